@@ -1,0 +1,20 @@
+//! The pure core of skein: what agents say to each other, what they believe, what they decide.
+//!
+//! The same inputs give the same outputs. Nothing here reads a clock, opens a socket, makes
+//! entropy, holds a lock or awaits. The shell in `node/` and the simulator in `sim/` drive the
+//! same [`engine::Engine`].
+//!
+//! Data moves left to right, and a module names only what stands to its left:
+//!
+//! ```text
+//! name limits clock -> wire -> trust -> record -> membership -> store -> view -> route -> engine
+//! manifest stands beside them: files that people write, to what this host says and does
+//! ```
+#![forbid(unsafe_code)]
+#![deny(clippy::as_conversions)]
+
+pub mod clock;
+pub mod limits;
+pub mod name;
+pub mod record;
+pub mod view;

@@ -1,0 +1,3 @@
+//! Records: what is said, by whom, and the type that proves that it may be believed.
+
+pub mod node;
