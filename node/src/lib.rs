@@ -1,1 +1,4 @@
-//! The agent.
+//! The agent: a thin shell of sockets, clocks, disks and tasks around the pure core.
+#![forbid(unsafe_code)]
+
+pub mod link;

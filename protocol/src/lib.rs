@@ -17,4 +17,6 @@ pub mod clock;
 pub mod limits;
 pub mod name;
 pub mod record;
+pub mod trust;
 pub mod view;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! Links: the sockets between agents.
+
+pub mod mux;

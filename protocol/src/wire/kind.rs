@@ -1,0 +1,45 @@
+//! Stream kinds: the byte with which every stream between agents begins.
+
+/// What a stream carries. An unknown kind is reset with [`UNKNOWN_KIND`], and not blamed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum StreamKind {
+    /// Control frames: the first stream of a control connection, and the Hello of every one.
+    Control = 1,
+    /// One chitchat message.
+    Gossip = 2,
+    /// One TCP connection of an application, behind a stream head.
+    Tcp = 3,
+    /// One HTTP exchange.
+    Http = 4,
+    /// Copied to an issuer: a join or a renewal through an agent that is none.
+    Relay = 5,
+}
+
+/// The code with which a stream of an unknown kind is reset.
+pub const UNKNOWN_KIND: u32 = 1;
+
+impl StreamKind {
+    /// The kind of that byte.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Control),
+            2 => Some(Self::Gossip),
+            3 => Some(Self::Tcp),
+            4 => Some(Self::Http),
+            5 => Some(Self::Relay),
+            _ => None,
+        }
+    }
+
+    /// The byte of that kind.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Control => 1,
+            Self::Gossip => 2,
+            Self::Tcp => 3,
+            Self::Http => 4,
+            Self::Relay => 5,
+        }
+    }
+}

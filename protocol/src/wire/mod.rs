@@ -1,0 +1,4 @@
+//! The wire: what agents exchange, in canonical form.
+
+pub mod codec;
+pub mod kind;
