@@ -14,9 +14,12 @@
 #![deny(clippy::as_conversions)]
 
 pub mod clock;
+pub mod engine;
 pub mod limits;
+pub mod membership;
 pub mod name;
 pub mod record;
+pub mod store;
 pub mod trust;
 pub mod view;
 pub mod wire;

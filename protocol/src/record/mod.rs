@@ -1,3 +1,7 @@
 //! Records: what is said, by whom, and the type that proves that it may be believed.
 
+pub mod header;
 pub mod node;
+pub mod signed;
+
+pub use signed::{Bundle, OwnChain, RecordError, Signed, Verified};

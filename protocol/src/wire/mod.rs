@@ -1,4 +1,6 @@
 //! The wire: what agents exchange, in canonical form.
 
 pub mod codec;
+pub mod frame;
 pub mod kind;
+pub mod section;

@@ -1,0 +1,313 @@
+//! Links: the control connections of this agent, from their Hello on.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::RngExt;
+
+use super::{Blame, CloseReason, Engine, Event, LinkId, Output};
+use crate::{
+    clock::{Now, Tick},
+    limits,
+    name::{Hash, NodeKey},
+    record::Bundle,
+    trust::VerifiedChain,
+    wire::frame::{self, Frame, Hello, LinkRole, Speaks},
+};
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: NodeKey,
+    dialled: bool,
+    opened: Tick,
+    /// The peer's boot, once its Hello came.
+    boot: Option<u64>,
+    /// Since when neither end has the other as a neighbour.
+    idle_since: Option<Tick>,
+    pub(super) exchange: Exchange,
+}
+
+/// Where this link stands in comparing records.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    pub(super) differs_since: Option<Tick>,
+    pub(super) last: Option<(Hash, Hash, Tick)>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// When it may be dialled next.
+    dial_at: Tick,
+    dialling: bool,
+    blame: u32,
+    forgiven: Tick,
+    banned_until: Tick,
+}
+
+/// The table of links.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: BTreeMap<LinkId, Link>,
+    ready: BTreeMap<NodeKey, LinkId>,
+    peers: BTreeMap<NodeKey, Peer>,
+}
+
+/// A Hello must come within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Dials of both sides at once are those younger than this.
+const SIMULTANEOUS: Duration = Duration::from_secs(5);
+/// A link that neither end needs is closed after this.
+const IDLE_CLOSE: Duration = Duration::from_secs(30);
+
+impl Links {
+    pub(super) fn peer(&self, link: LinkId) -> Option<NodeKey> {
+        self.links.get(&link).map(|link| link.peer)
+    }
+
+    pub(super) fn is_ready(&self, link: LinkId) -> bool {
+        self.links
+            .get(&link)
+            .is_some_and(|known| self.ready.get(&known.peer) == Some(&link))
+    }
+
+    pub(super) fn of(&self, peer: &NodeKey) -> Option<LinkId> {
+        self.ready.get(peer).copied()
+    }
+
+    pub(super) fn ready(&self) -> impl Iterator<Item = (LinkId, NodeKey)> + '_ {
+        self.ready.iter().map(|(peer, link)| (*link, *peer))
+    }
+
+    pub(super) fn exchange(&mut self, link: LinkId) -> Option<&mut Exchange> {
+        self.links.get_mut(&link).map(|link| &mut link.exchange)
+    }
+
+    pub(super) fn dial_failed(&mut self, node: NodeKey) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.dialling = false;
+        }
+    }
+
+    /// Counts a point of blame. True when the peer is to be cut off.
+    pub(super) fn blame(&mut self, now: Tick, node: NodeKey) -> bool {
+        let peer = self.peers.entry(node).or_default();
+        let forgiven = now.since(peer.forgiven).as_secs() / limits::BLAME_FORGIVE.as_secs();
+        peer.blame = peer
+            .blame
+            .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        peer.forgiven = if forgiven > 0 { now } else { peer.forgiven };
+        peer.blame = peer.blame.saturating_add(1);
+        let cut = peer.blame >= limits::BLAME_CUT && now >= peer.banned_until;
+        if cut {
+            peer.blame = 0;
+            peer.banned_until = now.after(limits::BLAME_BAN);
+        }
+        cut
+    }
+
+    fn banned(&self, node: &NodeKey, now: Tick) -> bool {
+        self.peers
+            .get(node)
+            .is_some_and(|peer| peer.banned_until > now)
+    }
+
+    fn remove(&mut self, link: LinkId) -> Option<Link> {
+        let gone = self.links.remove(&link)?;
+        if self.ready.get(&gone.peer) == Some(&link) {
+            self.ready.remove(&gone.peer);
+        }
+        Some(gone)
+    }
+}
+
+impl Engine {
+    pub(super) fn connected(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        chain: &Arc<VerifiedChain>,
+        dialled: bool,
+    ) {
+        let peer = chain.key;
+        self.links.dial_failed(peer);
+        let entry = Link {
+            peer,
+            dialled,
+            opened: now.tick,
+            boot: None,
+            idle_since: None,
+            exchange: Exchange::default(),
+        };
+        let refuse = if peer == self.me {
+            Some(CloseReason::Duplicate)
+        } else if self.links.banned(&peer, now.tick) {
+            Some(CloseReason::Blamed)
+        } else if self.links.links.len() >= limits::CONTROL_PEERS_MAX {
+            Some(CloseReason::TooMany)
+        } else {
+            None
+        };
+        if let Some(reason) = refuse {
+            self.outbox.push_back(Output::Close(link, reason));
+            return;
+        }
+        self.links.links.insert(link, entry);
+        let hello = self.own_hello(now);
+        self.send(link, &Frame::Hello(Box::new(hello)));
+    }
+
+    fn own_hello(&mut self, now: Now) -> Hello {
+        let own: Option<Bundle> = self
+            .store
+            .body(&self.me)
+            .map(|record| Bundle::clone(record.bundle()));
+        Hello {
+            versions: vec![frame::VERSION],
+            role: LinkRole::Control,
+            mesh: self.mesh,
+            key: self.me,
+            boot: self.own.boot,
+            revocation_root: Hash::of(&[]),
+            issuer_root: Hash::of(&[]),
+            records_root: self.store.root(),
+            wall: now.wall,
+            speaks: Speaks::Bundle(own),
+        }
+    }
+
+    pub(super) fn hello(&mut self, now: Now, link: LinkId, peer: NodeKey, hello: Hello) {
+        if self
+            .links
+            .links
+            .get(&link)
+            .is_none_or(|link| link.boot.is_some())
+        {
+            return self.blame(now, peer, Blame::OutOfTurn);
+        }
+        let right = hello.versions.contains(&frame::VERSION)
+            && hello.role == LinkRole::Control
+            && hello.mesh == self.mesh
+            && hello.key == peer;
+        if !right {
+            return self.close(now, link, CloseReason::BadHello);
+        }
+        self.note_skew(now, peer, hello.wall);
+        if !self.keeps(now, link, peer, hello.boot) {
+            return self.close(now, link, CloseReason::Duplicate);
+        }
+        if let Some(other) = self.links.ready.insert(peer, link) {
+            self.close(now, other, CloseReason::Duplicate);
+        }
+        if let Some(entry) = self.links.links.get_mut(&link) {
+            entry.boot = Some(hello.boot);
+        }
+        self.contact(now, peer);
+        if let Speaks::Bundle(Some(bundle)) = hello.speaks {
+            self.record_came(now, Some(link), Arc::new(bundle));
+        }
+        self.tell_doubts(link);
+        if hello.records_root != self.store.root() {
+            self.offer_heads(now, link, hello.records_root);
+        }
+        // The peer's record may be known already: then nothing else would show that it lives.
+        self.changed(now);
+    }
+
+    fn note_skew(&mut self, now: Now, peer: NodeKey, theirs: crate::clock::Wall) {
+        let apart = now.wall.since(theirs).max(theirs.since(now.wall));
+        if apart > limits::CLOCK_SKEW {
+            self.event(Event::ClockSkew(peer, apart));
+        }
+    }
+
+    /// Whether the link that just said Hello is kept, if another to the same peer is ready.
+    fn keeps(&self, now: Now, link: LinkId, peer: NodeKey, boot: u64) -> bool {
+        let (Some(new), Some(old)) = (
+            self.links.links.get(&link),
+            self.links
+                .of(&peer)
+                .and_then(|old| self.links.links.get(&old)),
+        ) else {
+            return true;
+        };
+        let old_boot = old.boot.unwrap_or_default();
+        if boot != old_boot {
+            return boot > old_boot;
+        }
+        let silent = self.members.get(&peer).is_some_and(|member| {
+            now.tick.since(member.heard) > limits::PROBE_EVERY.saturating_mul(limits::PROBES_MISSED)
+        });
+        if silent {
+            return true;
+        }
+        if now.tick.since(old.opened) > SIMULTANEOUS {
+            return false;
+        }
+        let lower_dials = self.me < peer;
+        new.dialled == lower_dials && old.dialled != lower_dials
+    }
+
+    pub(super) fn disconnected(&mut self, now: Now, link: LinkId) {
+        if let Some(gone) = self.links.remove(link) {
+            let delay = self.rng.random_range(50..500);
+            let peer = self.links.peers.entry(gone.peer).or_default();
+            peer.dial_at = now.tick.after(Duration::from_millis(delay));
+            self.changed(now);
+        }
+    }
+
+    pub(super) fn close(&mut self, now: Now, link: LinkId, reason: CloseReason) {
+        self.outbox.push_back(Output::Close(link, reason));
+        self.disconnected(now, link);
+    }
+
+    /// Closes links that said no Hello in time or that neither end needs any longer.
+    pub(super) fn links_in_time(&mut self, now: Now) {
+        let mut close = Vec::new();
+        for (id, link) in &mut self.links.links {
+            let needed = self.wanted.contains(&link.peer) || !self.members.contains_key(&link.peer);
+            link.idle_since = if needed {
+                None
+            } else {
+                link.idle_since.or(Some(now.tick))
+            };
+            if link.boot.is_none() && now.tick.since(link.opened) > HELLO_TIMEOUT {
+                close.push((*id, CloseReason::Silent));
+            } else if link
+                .idle_since
+                .is_some_and(|since| now.tick.since(since) > IDLE_CLOSE)
+            {
+                close.push((*id, CloseReason::NotNeighbours));
+            }
+        }
+        for (link, reason) in close {
+            self.close(now, link, reason);
+        }
+    }
+
+    /// Dials neighbours that no link leads to, the dead among them too.
+    pub(super) fn dial(&mut self, now: Now) {
+        let wanted: Vec<NodeKey> = self.wanted.iter().copied().collect();
+        for node in wanted {
+            self.dial_if_due(now, node);
+        }
+    }
+
+    pub(super) fn dial_if_due(&mut self, now: Now, node: NodeKey) {
+        if self.links.of(&node).is_some() || self.links.banned(&node, now.tick) {
+            return;
+        }
+        let Some(addresses) = self.body(&node).map(|record| record.addresses.0.clone()) else {
+            return;
+        };
+        let jitter = self.rng.random_range(0..500);
+        let peer = self.links.peers.entry(node).or_default();
+        if peer.dialling || now.tick < peer.dial_at {
+            return;
+        }
+        peer.dialling = true;
+        peer.dial_at = now
+            .tick
+            .after(limits::REDIAL_EVERY + Duration::from_millis(jitter));
+        self.outbox.push_back(Output::Dial(node, addresses));
+    }
+}

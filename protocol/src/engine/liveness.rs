@@ -1,0 +1,477 @@
+//! Liveness: who lives. A node is watched by its neighbours; two of them must agree that it does
+//! not answer; any newer record of it, and any contact, refutes.
+//!
+//! Lifeguard (DSN 2018): an agent that is late itself accuses nobody.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::RngExt;
+
+use super::{Engine, Event, LinkId, Subject, Write};
+use crate::{
+    clock::{Now, Tick},
+    limits,
+    membership::{SignedWitness, Witness},
+    name::NodeKey,
+    record::node::NodeState,
+    view::Liveness,
+    wire::frame::{Frame, ProbeFor, Stand},
+};
+
+/// What is known of a node's life.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) liveness: Liveness,
+    /// When we last had word of the node itself.
+    pub(super) heard: Tick,
+    /// When the last probe of this silence was sent, and how many were.
+    probed: Option<Tick>,
+    probes: u32,
+    /// Our own probes failed; others were asked, until then.
+    asked_until: Option<Tick>,
+    /// Who says that it does not answer, for its present sequence.
+    witnesses: BTreeMap<NodeKey, SignedWitness>,
+    /// Since when it is what it is.
+    since: Tick,
+    sequence: u64,
+    boot: u64,
+}
+
+/// Who asked us to probe a node.
+#[derive(Debug)]
+pub(super) struct Asked {
+    link: LinkId,
+    probe: ProbeFor,
+    until: Tick,
+}
+
+/// A probe is held for lost after this.
+const RETRY: Duration = Duration::from_millis(600);
+/// A single witness whom no second one joins is forgotten after this.
+const LONE_WITNESS: Duration = Duration::from_secs(5);
+/// Requests to probe that are remembered at one time.
+const ASKED_MAX: usize = 64;
+
+impl Engine {
+    /// A newer record of a node is believed.
+    pub(super) fn member_spoke(&mut self, now: Now, node: NodeKey, sequence: u64) {
+        let Some(host) = self.body(&node).map(|record| record.host.clone()) else {
+            return;
+        };
+        let fresh = !self.members.contains_key(&node);
+        let member = self.members.entry(node).or_insert_with(|| Member {
+            liveness: Liveness::Alive,
+            heard: now.tick,
+            probed: None,
+            probes: 0,
+            asked_until: None,
+            witnesses: BTreeMap::new(),
+            since: now.tick,
+            sequence,
+            boot: host.boot,
+        });
+        member.sequence = sequence;
+        member.boot = host.boot;
+        member
+            .witnesses
+            .retain(|_, witness| witness.witness.sequence >= sequence);
+        let before = member.liveness;
+        if host.state == NodeState::Left {
+            self.set_liveness(now, node, Liveness::Left);
+            return;
+        }
+        if before != Liveness::Alive {
+            // It signed something new: it lives, or lived a moment ago. Watch it afresh.
+            member.heard = member.heard.max(now.tick);
+            member.probes = 0;
+            member.probed = None;
+            member.asked_until = None;
+        }
+        if fresh {
+            self.event(Event::Joined(node));
+            self.live.insert(node);
+            self.known.insert(node);
+            self.rings_changed(now);
+        } else {
+            self.set_liveness(now, node, Liveness::Alive);
+        }
+    }
+
+    /// Word of a node itself, or of somebody who had it just now.
+    pub(super) fn contact(&mut self, now: Now, node: NodeKey) {
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        member.heard = now.tick;
+        member.probed = None;
+        member.probes = 0;
+        member.asked_until = None;
+        member.witnesses.clear();
+        if matches!(member.liveness, Liveness::Suspect | Liveness::Dead) {
+            self.set_liveness(now, node, Liveness::Alive);
+        }
+        self.answer_askers(now, node);
+    }
+
+    fn answer_askers(&mut self, now: Now, node: NodeKey) {
+        let mut answers = Vec::new();
+        self.spread.asked.retain(|asked| {
+            let meant = asked.probe.subject == node;
+            if meant && asked.until >= now.tick {
+                answers.push((asked.link, asked.probe));
+            }
+            !meant && asked.until >= now.tick
+        });
+        for (link, probe) in answers {
+            self.send(link, &Frame::Heard(probe));
+        }
+    }
+
+    fn set_liveness(&mut self, now: Now, node: NodeKey, liveness: Liveness) {
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        if member.liveness == liveness {
+            return;
+        }
+        member.liveness = liveness;
+        member.since = now.tick;
+        let (lives, known, event) = match liveness {
+            Liveness::Alive => (true, true, Event::Alive(node)),
+            Liveness::Suspect => (true, true, Event::Suspect(node)),
+            Liveness::Dead => (false, true, Event::Dead(node)),
+            Liveness::Left => (false, false, Event::Left(node)),
+        };
+        let moved = if lives {
+            self.live.insert(node)
+        } else {
+            self.live.remove(&node)
+        };
+        let known = if known {
+            self.known.insert(node)
+        } else {
+            self.known.remove(&node)
+        };
+        if liveness == Liveness::Dead {
+            self.deaths.push_back((now.tick, node));
+        } else {
+            self.deaths.retain(|(_, dead)| *dead != node);
+        }
+        self.event(event);
+        self.changed(now);
+        if moved || known {
+            self.rings_changed(now);
+        }
+    }
+
+    fn rings_changed(&mut self, now: Now) {
+        let watched = self.live.neighbours(&self.me);
+        for node in watched.difference(&self.watched) {
+            // Who was not watched until now gets the time of a dial before it is doubted.
+            if let Some(member) = self.members.get_mut(node) {
+                member.heard = member.heard.max(now.tick);
+            }
+        }
+        self.watched = watched;
+        self.wanted = self.known.neighbours(&self.me);
+        self.wanted.extend(self.watched.iter().copied());
+        let doubted: Vec<NodeKey> = self
+            .members
+            .iter()
+            .filter(|(_, member)| !member.witnesses.is_empty())
+            .map(|(node, _)| *node)
+            .collect();
+        for node in doubted {
+            self.weigh(now, node);
+        }
+    }
+
+    /// This agent was not run for a while: what it did not hear proves nothing.
+    pub(super) fn was_late(&mut self, now: Now, late: Duration) {
+        self.quiet_until = now.tick.after(limits::LATE_QUARANTINE);
+        for node in &self.wanted {
+            if let Some(member) = self.members.get_mut(node) {
+                member.heard = now.tick;
+                member.probes = 0;
+                member.probed = None;
+                member.asked_until = None;
+            }
+        }
+        self.event(Event::Late(late));
+    }
+
+    /// Looks at each node that is ours to watch, the dead in our reach among them.
+    pub(super) fn watch(&mut self, now: Now) {
+        let watched: Vec<NodeKey> = self.wanted.iter().copied().collect();
+        for node in watched {
+            self.watch_one(now, node);
+        }
+        self.forget_lone_witnesses(now);
+    }
+
+    fn watch_one(&mut self, now: Now, node: NodeKey) {
+        let link = self.links.of(&node);
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        let quiet = now.tick.since(member.heard);
+        if quiet < limits::PROBE_EVERY {
+            return;
+        }
+        let retry = member.probed.is_none_or(|at| now.tick.since(at) >= RETRY);
+        if retry {
+            let failed = member.probes >= limits::PROBES_MISSED;
+            member.probes = member.probes.saturating_add(1);
+            member.probed = Some(now.tick);
+            if let Some(link) = link {
+                self.probe(link);
+            }
+            if failed {
+                self.not_answering(now, node);
+            }
+        }
+        self.accuse_if_due(now, node);
+    }
+
+    pub(super) fn probe(&mut self, link: LinkId) {
+        let id = self.rng.random();
+        let stand = self.stand(id);
+        self.send(link, &Frame::Probe(stand));
+    }
+
+    fn stand(&mut self, id: u64) -> Stand {
+        let empty = crate::name::Hash::of(&[]);
+        Stand {
+            id,
+            records: self.store.root(),
+            revocations: empty,
+            policy: empty,
+        }
+    }
+
+    pub(super) fn probed(&mut self, now: Now, link: LinkId, stand: Stand) {
+        let answer = self.stand(stand.id);
+        self.send(link, &Frame::Answer(answer));
+        self.compare(now, link, stand.records);
+    }
+
+    /// Our own probes of a node failed: suspect it, and ask others.
+    fn not_answering(&mut self, now: Now, node: NodeKey) {
+        let quiet = now.tick < self.quiet_until;
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        if quiet || member.asked_until.is_some() || member.witnesses.contains_key(&self.me) {
+            return;
+        }
+        member.asked_until = Some(now.tick.after(limits::INDIRECT_TIMEOUT));
+        if member.liveness == Liveness::Alive {
+            self.set_liveness(now, node, Liveness::Suspect);
+        }
+        let subject_near = self.live.neighbours(&node);
+        let mut helpers: Vec<(bool, LinkId)> = self
+            .links
+            .ready()
+            .filter(|(_, peer)| *peer != node)
+            .map(|(link, peer)| (!subject_near.contains(&peer), link))
+            .collect();
+        helpers.sort();
+        let id = self.rng.random();
+        for (_, link) in helpers.into_iter().take(limits::INDIRECT_PROBES) {
+            self.send(link, &Frame::ProbeFor(ProbeFor { id, subject: node }));
+        }
+    }
+
+    pub(super) fn asked_to_probe(&mut self, now: Now, link: LinkId, probe: ProbeFor) {
+        let Some(member) = self.members.get(&probe.subject) else {
+            return;
+        };
+        if now.tick.since(member.heard) < limits::PROBE_EVERY / 2 {
+            self.send(link, &Frame::Heard(probe));
+            return;
+        }
+        if self.spread.asked.len() >= ASKED_MAX {
+            return;
+        }
+        self.spread.asked.push(Asked {
+            link,
+            probe,
+            until: now.tick.after(limits::DIAL_TIMEOUT),
+        });
+        match self.links.of(&probe.subject) {
+            Some(direct) => self.probe(direct),
+            None => self.dial_if_due(now, probe.subject),
+        }
+    }
+
+    fn accuse_if_due(&mut self, now: Now, node: NodeKey) {
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        if member.asked_until.is_none_or(|until| now.tick < until) {
+            return;
+        }
+        member.asked_until = None;
+        let witness = Witness {
+            mesh: self.mesh,
+            subject: node,
+            sequence: member.sequence,
+            boot: member.boot,
+            watcher: self.me,
+        };
+        let signed = witness.sign(&*self.signer);
+        member.witnesses.insert(self.me, signed);
+        self.flood(&Frame::Witness(signed), None);
+        self.weigh(now, node);
+    }
+
+    pub(super) fn witness_came(&mut self, now: Now, link: LinkId, signed: SignedWitness) {
+        let witness = signed.witness;
+        let known = self.members.contains_key(&witness.watcher);
+        let about_me = witness.subject == self.me && self.own.published == Some(witness.sequence);
+        let about_other = self.members.get(&witness.subject).is_some_and(|member| {
+            member.sequence == witness.sequence && !member.witnesses.contains_key(&witness.watcher)
+        });
+        let worth = witness.mesh == self.mesh && known && (about_me || about_other);
+        if worth && self.may_verify(link) {
+            self.verify(now, Some(link), None, Subject::Witness(signed));
+        }
+    }
+
+    pub(super) fn heard_witness(
+        &mut self,
+        now: Now,
+        source: Option<LinkId>,
+        signed: SignedWitness,
+    ) {
+        let witness = signed.witness;
+        if witness.subject == self.me {
+            if self.own.published == Some(witness.sequence) {
+                self.sign_again(now);
+            }
+            return;
+        }
+        let Some(member) = self.members.get_mut(&witness.subject) else {
+            return;
+        };
+        let known = member.witnesses.contains_key(&witness.watcher);
+        let full = member.witnesses.len() >= limits::WITNESSES_PER_SUBJECT;
+        if member.sequence != witness.sequence || known || full {
+            return;
+        }
+        member.witnesses.insert(witness.watcher, signed);
+        self.flood(&Frame::Witness(signed), source);
+        self.weigh(now, witness.subject);
+    }
+
+    /// Decides from the witnesses that count.
+    fn weigh(&mut self, now: Now, node: NodeKey) {
+        let Some(member) = self.members.get(&node) else {
+            return;
+        };
+        if member.liveness == Liveness::Left {
+            return;
+        }
+        let near = self.live.neighbours(&node);
+        let lives = |watcher: &NodeKey| {
+            *watcher == self.me
+                || self
+                    .members
+                    .get(watcher)
+                    .is_some_and(|m| m.liveness == Liveness::Alive)
+        };
+        let counted = member
+            .witnesses
+            .keys()
+            .filter(|watcher| near.contains(watcher) || **watcher == self.me)
+            .count();
+        let watchers = near.iter().filter(|watcher| lives(watcher)).count();
+        let talks = now.tick.since(member.heard) < limits::PROBE_EVERY + RETRY
+            && self.links.of(&node).is_some();
+        let enough = if watchers < 2 { 1 } else { 2 };
+        if counted >= enough && !talks {
+            self.set_liveness(now, node, Liveness::Dead);
+        } else if counted >= 1 && !talks && member.liveness == Liveness::Alive {
+            self.set_liveness(now, node, Liveness::Suspect);
+        }
+    }
+
+    fn forget_lone_witnesses(&mut self, now: Now) {
+        let lone: Vec<NodeKey> = self
+            .members
+            .iter()
+            .filter(|(node, member)| {
+                member.liveness == Liveness::Suspect
+                    && !self.watched.contains(node)
+                    && now.tick.since(member.since) > LONE_WITNESS
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        for node in lone {
+            if let Some(member) = self.members.get_mut(&node) {
+                member.witnesses.clear();
+            }
+            self.set_liveness(now, node, Liveness::Alive);
+        }
+    }
+
+    /// Something outside speaks against a node: have a look at once.
+    pub(super) fn doubted(&mut self, now: Now, node: NodeKey) {
+        match self.links.of(&node) {
+            Some(link) => self.probe(link),
+            None => self.dial_if_due(now, node),
+        }
+    }
+
+    /// Tells a peer, on a new link, whom this agent holds for suspect or dead, and on whose word.
+    pub(super) fn tell_doubts(&mut self, link: LinkId) {
+        let doubts: Vec<SignedWitness> = self
+            .members
+            .values()
+            .flat_map(|member| member.witnesses.values().copied())
+            .take(limits::HEADS_PER_FRAME)
+            .collect();
+        for witness in doubts {
+            self.send(link, &Frame::Witness(witness));
+        }
+    }
+
+    /// Forgets who has been dead for long. The floor stays.
+    pub(super) fn forget(&mut self, now: Now) {
+        let gone: Vec<NodeKey> = self
+            .members
+            .iter()
+            .filter(|(_, member)| {
+                matches!(member.liveness, Liveness::Dead | Liveness::Left)
+                    && now.tick.since(member.since) > limits::DEAD_KEEP
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        for node in gone {
+            self.members.remove(&node);
+            self.known.remove(&node);
+            self.store.drop_body(&node);
+            self.persist(vec![Write::Forget(node)]);
+            self.rings_changed(now);
+            self.changed(now);
+        }
+        while self
+            .deaths
+            .front()
+            .is_some_and(|(at, _)| now.tick.since(*at) > limits::MASS_KEEP)
+        {
+            self.deaths.pop_front();
+            self.changed(now);
+        }
+    }
+
+    /// The nodes that vanished together with so many others that this agent may itself be the
+    /// one that is cut off: their endpoints stay as last choice.
+    pub(super) fn lost_together(&self, now: Now) -> bool {
+        let recent = |at: &Tick| now.tick.since(*at) <= limits::MASS_KEEP;
+        let lost = self.deaths.iter().filter(|(at, _)| recent(at)).count();
+        let before = self.live.len().saturating_add(lost);
+        lost >= limits::MASS_NODES
+            && lost.saturating_mul(100) > before.saturating_mul(limits::MASS_PERCENT)
+    }
+}

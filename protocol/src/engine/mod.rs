@@ -1,0 +1,573 @@
+//! The engine: one state machine that decides what an agent says, believes and shows.
+//!
+//! In:    [`Input`], each with [`Now`].     Out: [`Output`], drained by [`Engine::poll_output`].
+//! Never: reads a clock, makes entropy, does I/O, checks a signature itself, acts on what had to
+//!        be on disk first and is not.
+//!
+//! The shell calls [`Engine::handle`], drains [`Engine::poll_output`] to the end, and hands in
+//! [`Input::Tick`] when [`Engine::next_wakeup`] has come. A signature check is
+//! [`Output::Verify`], run on a pool, and comes back as [`Input::Verified`], to be held against
+//! floors again. A write is [`Output::Persist`] and comes back as [`Input::Persisted`] or
+//! [`Input::PersistFailed`]; what needs it on disk happens only then.
+
+mod links;
+mod liveness;
+mod own;
+mod project;
+mod spread;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use self::{links::Links, liveness::Member, own::Own, spread::Spread};
+use crate::{
+    clock::{Now, Tick, Wall},
+    limits,
+    membership::{Rings, SignedWitness},
+    name::{Hash, MeshId, NodeKey},
+    record::{Bundle, OwnChain, RecordError, Signed, Verified, node::NodeRecord},
+    store::Store,
+    trust::{Crypto, Roots, Signer, VerifiedChain},
+    view::View,
+    wire::frame::Frame,
+};
+
+pub use self::own::Local;
+
+/// Tells one connection from another, also of the same peer. The shell counts them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkId(pub u64);
+
+/// Tells one verify job from another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct JobId(pub u64);
+
+/// Tells one write from another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PersistId(pub u64);
+
+/// What happens to an agent.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has come.
+    Tick,
+    /// This host has something to say, or no longer has.
+    Local(Box<Local>),
+    /// This host's certificate was renewed.
+    Renewed(Box<OwnChain>),
+    /// A control connection stands; the handshake proved the peer's chain.
+    Connected {
+        /// The shell's number for it.
+        link: LinkId,
+        /// What the peer's chain proves.
+        chain: Arc<VerifiedChain>,
+        /// Whether we dialled.
+        dialled: bool,
+    },
+    /// A control connection has ended.
+    Disconnected(LinkId),
+    /// A dial came to nothing.
+    DialFailed(NodeKey),
+    /// A frame came.
+    Frame {
+        /// On which connection.
+        link: LinkId,
+        /// Without the length in front.
+        bytes: Vec<u8>,
+    },
+    /// A verify job is done.
+    Verified(JobId, Box<Checked>),
+    /// A write is on disk.
+    Persisted(PersistId),
+    /// A write failed, and why.
+    PersistFailed(PersistId, String),
+    /// chitchat hints that a node has a newer record.
+    Hint {
+        /// The node.
+        node: NodeKey,
+        /// The sequence that it hints at.
+        sequence: u64,
+    },
+    /// Something outside of control links speaks for or against a node's life. Leads to a probe.
+    Doubt(NodeKey),
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a frame.
+    Send(LinkId, Vec<u8>),
+    /// Open a control connection to a node.
+    Dial(NodeKey, Vec<crate::record::node::Address>),
+    /// Close a control connection.
+    Close(LinkId, CloseReason),
+    /// Check a signature on the pool.
+    Verify(JobId, Box<Job>),
+    /// Write, all of it or nothing.
+    Persist(PersistId, Vec<Write>),
+    /// Show this view to all who read views.
+    View(Arc<View>),
+    /// Tell people.
+    Event(Event),
+}
+
+/// Why a control connection is closed. The numbers are the wire's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum CloseReason {
+    /// Another connection to the same peer is kept.
+    Duplicate = 0x10,
+    /// The first frame was no acceptable Hello.
+    BadHello = 0x11,
+    /// Neither end needs it.
+    NotNeighbours = 0x12,
+    /// The peer misbehaved too often.
+    Blamed = 0x13,
+    /// The peer's key is revoked.
+    Revoked = 0x14,
+    /// More control connections than an agent takes.
+    TooMany = 0x15,
+    /// It said nothing for too long.
+    Silent = 0x16,
+}
+
+impl CloseReason {
+    /// The number on the wire.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Duplicate => 0x10,
+            Self::BadHello => 0x11,
+            Self::NotNeighbours => 0x12,
+            Self::Blamed => 0x13,
+            Self::Revoked => 0x14,
+            Self::TooMany => 0x15,
+            Self::Silent => 0x16,
+        }
+    }
+}
+
+/// What is written to disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Write {
+    /// Sequences below this may have been used by this host.
+    Reserve(u64),
+    /// The record of a peer, so that a restart needs no seed.
+    Peer(NodeKey, Arc<Bundle>),
+    /// A peer is forgotten.
+    Forget(NodeKey),
+}
+
+/// A signature check.
+#[derive(Debug)]
+pub struct Job {
+    what: Subject,
+    roots: Arc<Roots>,
+    wall: Wall,
+}
+
+#[derive(Debug)]
+enum Subject {
+    Record(Signed),
+    Witness(SignedWitness),
+}
+
+/// What a signature check found.
+#[derive(Debug)]
+pub struct Checked(Finding);
+
+#[derive(Debug)]
+enum Finding {
+    Record(Result<Verified, RecordError>),
+    Witness(SignedWitness, bool),
+}
+
+impl Job {
+    /// Does the check. Takes tens of microseconds; run it on a pool.
+    pub fn run(&self, crypto: &dyn Crypto) -> Checked {
+        Checked(match &self.what {
+            Subject::Record(signed) => {
+                Finding::Record(signed.verify(&self.roots, self.wall, crypto))
+            }
+            Subject::Witness(witness) => Finding::Witness(*witness, witness.holds(crypto)),
+        })
+    }
+}
+
+/// What a peer did that it should not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Blame {
+    /// A frame that does not decode.
+    Malformed(String),
+    /// A frame before the Hello, or a second Hello.
+    OutOfTurn,
+    /// A record that does not hold.
+    BadRecord(RecordError),
+    /// A witness that does not hold.
+    BadWitness,
+    /// Two contents at one sequence.
+    Fork,
+    /// What the shell saw: gossip bytes, streams.
+    Other(&'static str),
+}
+
+impl Blame {
+    /// A word for metrics: a closed set.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::OutOfTurn => "out_of_turn",
+            Self::BadRecord(_) => "bad_record",
+            Self::BadWitness => "bad_witness",
+            Self::Fork => "fork",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(why) => write!(f, "sent a frame that does not decode: {why}"),
+            Self::OutOfTurn => f.write_str("sent a frame out of turn"),
+            Self::BadRecord(error) => write!(f, "sent a record that is not believed: {error}"),
+            Self::BadWitness => f.write_str("sent a witness that its watcher did not sign"),
+            Self::Fork => f.write_str("signed two records with one sequence"),
+            Self::Other(word) => f.write_str(word),
+        }
+    }
+}
+
+/// What people are told, one line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A node is known that was not.
+    Joined(NodeKey),
+    /// A node lives again.
+    Alive(NodeKey),
+    /// A node may be dead.
+    Suspect(NodeKey),
+    /// A node is held for dead.
+    Dead(NodeKey),
+    /// A node left on purpose.
+    Left(NodeKey),
+    /// A peer is blamed.
+    Blamed(NodeKey, Blame),
+    /// A peer was cut off for its blame.
+    CutOff(NodeKey),
+    /// This host's disk is older than its peers' memory: its sequence leaps.
+    RolledBack {
+        /// What the disk would have gone on with.
+        had: u64,
+        /// What peers have seen.
+        seen: u64,
+    },
+    /// Another host uses this host's key: fenced.
+    Cloned {
+        /// Where the other one says it is.
+        address: Option<std::net::SocketAddr>,
+    },
+    /// A node signed two contents at one sequence.
+    Forked(NodeKey),
+    /// This host's record cannot be published, and why.
+    NotPublished(String),
+    /// A write failed: what depends on it waits.
+    DiskFailed(String),
+    /// This agent was late itself, and accuses nobody for a while.
+    Late(Duration),
+    /// Two agents' clocks are far apart.
+    ClockSkew(NodeKey, Duration),
+}
+
+/// What an engine starts with.
+#[derive(Clone)]
+pub struct Start {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// The trusted roots.
+    pub roots: Arc<Roots>,
+    /// This host's chain.
+    pub own: OwnChain,
+    /// This host's key.
+    pub signer: Arc<dyn Signer>,
+    /// What this host says at first.
+    pub local: Local,
+    /// This start: above every earlier one, and on disk.
+    pub boot: u64,
+    /// Sequences below this may have been used by this host before.
+    pub reserved: u64,
+    /// Records of peers from before, and this host's own.
+    pub peers: Vec<Arc<Bundle>>,
+    /// The seed of all random choice.
+    pub seed: u64,
+}
+
+/// See the module.
+pub struct Engine {
+    mesh: MeshId,
+    roots: Arc<Roots>,
+    me: NodeKey,
+    signer: Arc<dyn Signer>,
+    rng: StdRng,
+    own: Own,
+    store: Store,
+    members: BTreeMap<NodeKey, Member>,
+    /// Members that live or are suspect, this node too.
+    live: Rings,
+    /// Members that did not leave, the dead too: they are dialled until they come back.
+    known: Rings,
+    /// Neighbours of this node over `live`.
+    watched: BTreeSet<NodeKey>,
+    /// Whom this node dials: neighbours over `live` and `known`.
+    wanted: BTreeSet<NodeKey>,
+    links: Links,
+    spread: Spread,
+    deaths: VecDeque<(Tick, NodeKey)>,
+    quiet_until: Tick,
+    timer: Tick,
+    view_number: u64,
+    view_due: Option<Tick>,
+    view_shown: Tick,
+    jobs: u64,
+    writes: u64,
+    reserving: Option<(PersistId, u64)>,
+    outbox: VecDeque<Output>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("me", &self.me)
+            .field("nodes", &self.store.len())
+            .finish()
+    }
+}
+
+/// Between two looks at timers.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Views are shown at most this often, so that a flood of records costs few of them.
+const VIEW_EVERY: Duration = Duration::from_millis(20);
+
+impl Engine {
+    /// An engine at its start. Drain it at once.
+    pub fn new(start: Start, now: Now) -> Self {
+        let me = NodeKey(start.signer.public_key());
+        let mut rng = StdRng::seed_from_u64(start.seed);
+        let phase = rng.random_range(0..100);
+        let mut engine = Self {
+            mesh: start.mesh,
+            roots: start.roots,
+            me,
+            signer: start.signer,
+            rng,
+            own: Own::new(start.own, start.local, start.boot, start.reserved),
+            store: Store::default(),
+            members: BTreeMap::new(),
+            live: Rings::default(),
+            known: Rings::default(),
+            watched: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            links: Links::default(),
+            spread: Spread::default(),
+            deaths: VecDeque::new(),
+            quiet_until: now.tick,
+            timer: now.tick.after(Duration::from_millis(phase)),
+            view_number: 0,
+            view_due: Some(now.tick),
+            view_shown: Tick(0),
+            jobs: 0,
+            writes: 0,
+            reserving: None,
+            outbox: VecDeque::new(),
+        };
+        engine.live.insert(me);
+        engine.known.insert(me);
+        engine.spread.restore(start.peers);
+        engine.next_restored(now);
+        engine.publish_if_due(now);
+        engine
+    }
+
+    /// Takes one event. Its effects come out of [`Self::poll_output`].
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Tick => self.tick(now),
+            Input::Local(local) => self.own_changed(now, *local),
+            Input::Renewed(chain) => self.own_renewed(now, *chain),
+            Input::Connected {
+                link,
+                chain,
+                dialled,
+            } => {
+                self.connected(now, link, &chain, dialled);
+            }
+            Input::Disconnected(link) => self.disconnected(now, link),
+            Input::DialFailed(node) => self.links.dial_failed(node),
+            Input::Frame { link, bytes } => self.frame(now, link, &bytes),
+            Input::Verified(job, checked) => self.verified(now, job, *checked),
+            Input::Persisted(id) => self.persisted(now, id),
+            Input::PersistFailed(id, why) => self.persist_failed(now, id, why),
+            Input::Hint { node, sequence } => self.hinted(now, node, sequence),
+            Input::Doubt(node) => self.doubted(now, node),
+        }
+    }
+
+    /// The next effect. Drain to `None` after every [`Self::handle`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When [`Input::Tick`] is next wanted.
+    pub fn next_wakeup(&self) -> Tick {
+        self.view_due.unwrap_or(Tick::NEVER).min(self.timer)
+    }
+
+    /// This node's key.
+    pub fn key(&self) -> NodeKey {
+        self.me
+    }
+
+    /// The hash over all heads that are held.
+    pub fn records_root(&mut self) -> Hash {
+        self.store.root()
+    }
+
+    /// Control links that are ready, with their peers.
+    pub fn ready_links(&self) -> impl Iterator<Item = (LinkId, NodeKey)> + '_ {
+        self.links.ready()
+    }
+
+    /// Everything that is believed, for checks.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Counts misbehaviour that the shell saw, as the engine does its own.
+    pub fn blame(&mut self, now: Now, node: NodeKey, blame: Blame) {
+        self.event(Event::Blamed(node, blame));
+        if self.links.blame(now.tick, node) {
+            self.event(Event::CutOff(node));
+            if let Some(link) = self.links.of(&node) {
+                self.close(now, link, CloseReason::Blamed);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        if now.tick >= self.timer {
+            let late = now.tick.since(self.timer);
+            if late > limits::LATE_TICK {
+                self.was_late(now, late);
+            }
+            self.timer = now.tick.after(HEARTBEAT);
+            self.next_restored(now);
+            self.watch(now);
+            self.dial(now);
+            self.links_in_time(now);
+            self.publish_if_due(now);
+            self.forget(now);
+        }
+        if self.view_due.is_some_and(|due| due <= now.tick) {
+            self.show_view(now);
+        }
+    }
+
+    fn frame(&mut self, now: Now, link: LinkId, bytes: &[u8]) {
+        let Some(peer) = self.links.peer(link) else {
+            return;
+        };
+        let frame = match Frame::decode(bytes) {
+            Ok(frame) => frame,
+            Err(error) => return self.blame(now, peer, Blame::Malformed(error.to_string())),
+        };
+        if let Frame::Hello(hello) = frame {
+            return self.hello(now, link, peer, *hello);
+        }
+        if !self.links.is_ready(link) {
+            return self.blame(now, peer, Blame::OutOfTurn);
+        }
+        self.contact(now, peer);
+        match frame {
+            Frame::Probe(stand) => self.probed(now, link, stand),
+            Frame::Answer(stand) => self.compare(now, link, stand.records),
+            Frame::Record(bundle) => self.record_came(now, Some(link), Arc::new(*bundle)),
+            Frame::Heads(range) => self.heads_came(now, link, &range),
+            Frame::Pull(origins) => self.pulled(now, link, &origins),
+            Frame::Witness(witness) => self.witness_came(now, link, witness),
+            Frame::ProbeFor(probe) => self.asked_to_probe(now, link, probe),
+            Frame::Heard(probe) => self.contact(now, probe.subject),
+            Frame::Revocations(_) | Frame::Unknown(_) | Frame::Hello(_) => {}
+        }
+    }
+
+    fn verified(&mut self, now: Now, job: JobId, checked: Checked) {
+        let Some(source) = self.spread.finished(job) else {
+            return;
+        };
+        match checked.0 {
+            Finding::Record(Ok(record)) => self.believe(now, source, record),
+            Finding::Record(Err(error)) => self.disbelieve(now, source, error),
+            Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
+            Finding::Witness(_, false) => {
+                if let Some(peer) = source.and_then(|link| self.links.peer(link)) {
+                    self.blame(now, peer, Blame::BadWitness);
+                }
+            }
+        }
+        self.next_restored(now);
+    }
+
+    fn persisted(&mut self, now: Now, id: PersistId) {
+        if let Some((waiting, upto)) = self.reserving
+            && waiting == id
+        {
+            self.reserving = None;
+            self.own.reserved(upto);
+            self.publish_if_due(now);
+        }
+    }
+
+    fn persist_failed(&mut self, now: Now, id: PersistId, why: String) {
+        if self.reserving.is_some_and(|(waiting, _)| waiting == id) {
+            self.reserving = None;
+            self.own.retry_at(now.tick.after(limits::REDIAL_EVERY));
+        }
+        self.event(Event::DiskFailed(why));
+    }
+
+    fn persist(&mut self, writes: Vec<Write>) -> PersistId {
+        self.writes = self.writes.saturating_add(1);
+        let id = PersistId(self.writes);
+        self.outbox.push_back(Output::Persist(id, writes));
+        id
+    }
+
+    fn send(&mut self, link: LinkId, frame: &Frame) {
+        // A frame that we build is within its bounds: lists are cut before they come here.
+        if let Ok(bytes) = frame.encode() {
+            self.outbox.push_back(Output::Send(link, bytes));
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outbox.push_back(Output::Event(event));
+    }
+
+    fn changed(&mut self, now: Now) {
+        let due = self.view_shown.after(VIEW_EVERY).max(now.tick);
+        self.view_due.get_or_insert(due);
+    }
+
+    fn roots_of(&self) -> Arc<Roots> {
+        Arc::clone(&self.roots)
+    }
+
+    fn body(&self, node: &NodeKey) -> Option<&Arc<NodeRecord>> {
+        self.store.body(node).map(Verified::content)
+    }
+}

@@ -1,0 +1,231 @@
+//! This host's own record: when it is signed, with which sequence, and when no longer.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::{Engine, Event, Write};
+use crate::{
+    clock::{Now, Tick},
+    limits,
+    record::{
+        OwnChain, Signed, Verified,
+        node::{Addresses, HeldIssuer, Host, Instances, NodeRecord, TokenUses},
+    },
+};
+
+/// What this host wants to say. Boot, name and locality stand in `host`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// Who and in what state. Its boot is put in by the engine.
+    pub host: Host,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// What it serves. What the grant does not name is left out, and said.
+    pub instances: Instances,
+    /// Uses of join tokens.
+    pub tokens: TokenUses,
+    /// The issuer that it holds.
+    pub issuer: HeldIssuer,
+}
+
+/// The state of this host's record.
+pub(super) struct Own {
+    pub(super) chain: OwnChain,
+    pub(super) local: Local,
+    pub(super) boot: u64,
+    /// The sequence of the last record signed in this boot.
+    pub(super) published: Option<u64>,
+    /// The next sequence to use.
+    next: u64,
+    /// Below this a sequence may be used.
+    limit: u64,
+    dirty: bool,
+    not_before: Tick,
+    resign_at: Tick,
+    leapt: bool,
+    pub(super) fenced: bool,
+}
+
+/// Own records are signed at most this often; changes in between go together.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+impl Own {
+    pub(super) fn new(chain: OwnChain, local: Local, boot: u64, reserved: u64) -> Self {
+        Self {
+            chain,
+            local,
+            boot,
+            published: None,
+            next: reserved.max(1),
+            limit: reserved.max(1),
+            dirty: true,
+            not_before: Tick(0),
+            resign_at: Tick(0),
+            leapt: false,
+            fenced: false,
+        }
+    }
+
+    pub(super) fn reserved(&mut self, upto: u64) {
+        self.limit = self.limit.max(upto);
+    }
+
+    pub(super) fn retry_at(&mut self, at: Tick) {
+        self.not_before = at;
+    }
+}
+
+impl Engine {
+    pub(super) fn own_changed(&mut self, now: Now, local: Local) {
+        if self.own.local != local {
+            self.own.local = local;
+            self.own.dirty = true;
+            self.publish_if_due(now);
+        }
+    }
+
+    pub(super) fn own_renewed(&mut self, now: Now, chain: OwnChain) {
+        self.own.chain = chain;
+        self.own.dirty = true;
+        self.publish_if_due(now);
+    }
+
+    /// Somebody doubts this host: what is signed anew refutes it.
+    pub(super) fn sign_again(&mut self, now: Now) {
+        self.own.dirty = true;
+        self.publish_if_due(now);
+    }
+
+    pub(super) fn publish_if_due(&mut self, now: Now) {
+        let due = self.own.dirty || now.tick >= self.own.resign_at;
+        if !due || now.tick < self.own.not_before || self.reserving.is_some() {
+            return;
+        }
+        if self.own.fenced && self.own.published.is_some() && !self.own.dirty {
+            return;
+        }
+        if self.own.next >= self.own.limit {
+            let upto = self.own.next.saturating_add(limits::SEQUENCE_BLOCK);
+            let id = self.persist(vec![Write::Reserve(upto)]);
+            self.reserving = Some((id, upto));
+            return;
+        }
+        self.publish(now);
+    }
+
+    fn publish(&mut self, now: Now) {
+        let sequence = self.own.next;
+        let content = self.own_content();
+        let not_after = now.wall.after(limits::RECORD_LIFE);
+        let signer = std::sync::Arc::clone(&self.signer);
+        let signed = Verified::sign(
+            content,
+            self.mesh,
+            sequence,
+            not_after,
+            &self.own.chain,
+            &*signer,
+        );
+        self.own.dirty = false;
+        self.own.not_before = now.tick.after(PUBLISH_EVERY);
+        let jitter = self
+            .rng
+            .random_range(0..limits::RECORD_RESIGN.as_secs() / 4);
+        let resign = limits::RECORD_RESIGN.saturating_sub(Duration::from_secs(jitter));
+        self.own.resign_at = now.tick.after(resign);
+        match signed {
+            Ok(record) => {
+                self.own.next = sequence.saturating_add(1);
+                self.own.published = Some(sequence);
+                self.persist(vec![Write::Peer(
+                    self.me,
+                    std::sync::Arc::clone(record.bundle()),
+                )]);
+                self.flood_record(record.bundle(), None);
+                self.store.insert(record);
+                self.changed(now);
+            }
+            Err(error) => self.event(Event::NotPublished(error.to_string())),
+        }
+    }
+
+    fn own_content(&mut self) -> NodeRecord {
+        let local = &self.own.local;
+        let grant = &self.own.chain.verified.grant;
+        let (mut instances, strangers): (Vec<_>, Vec<_>) = local
+            .instances
+            .0
+            .iter()
+            .cloned()
+            .partition(|i| grant.covers(&i.service));
+        if self.own.fenced {
+            instances.clear();
+        }
+        instances.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut host = local.host.clone();
+        host.boot = self.own.boot;
+        let content = NodeRecord {
+            host,
+            addresses: local.addresses.clone(),
+            instances: Instances(instances),
+            tokens: local.tokens.clone(),
+            issuer: local.issuer.clone(),
+        };
+        for instance in strangers {
+            self.event(Event::NotPublished(format!(
+                "instance {} not registered: this node's certificate does not name {}; an \
+                 operator admits it with `skein admit {} --service {}`",
+                instance.id, instance.service, self.me, instance.service
+            )));
+        }
+        content
+    }
+
+    /// A peer holds a record in this host's name that this host does not. It never overwrites
+    /// us; it can only show that our disk went back, or that our key is in use twice.
+    pub(super) fn own_from_outside(&mut self, now: Now, record: &Verified) {
+        let sequence = record.header().sequence;
+        let host = &record.content().host;
+        let ours = host.boot == self.own.boot;
+        let above = self
+            .own
+            .published
+            .is_none_or(|published| sequence >= published);
+        if ours || !above || self.own.fenced {
+            // Below what we said, an echo of it, or known already.
+            self.own.next = self.own.next.max(sequence.saturating_add(1));
+            return;
+        }
+        let restored = self.own.published.is_none() && host.boot < self.own.boot;
+        if restored && sequence < self.own.next {
+            return;
+        }
+        if host.boot > self.own.boot || self.own.leapt {
+            let address = record.content().addresses.0.first().map(|a| a.socket());
+            self.own.fenced = true;
+            self.event(Event::Cloned { address });
+        } else {
+            self.event(Event::RolledBack {
+                had: self.own.next,
+                seen: sequence,
+            });
+            self.own.leapt = true;
+        }
+        self.own.next = self
+            .own
+            .next
+            .max(sequence.saturating_add(limits::SEQUENCE_LEAP));
+        self.own.limit = self.own.limit.min(self.own.next);
+        self.own.dirty = true;
+        self.publish_if_due(now);
+    }
+
+    /// A record in this host's name came, not verified yet: whether it is worth a check.
+    pub(super) fn own_worth_checking(&self, signed: &Signed) -> bool {
+        let held = self.store.head(&self.me);
+        held.is_none_or(|head| {
+            signed.header().sequence >= head.sequence && signed.hash() != head.hash
+        })
+    }
+}

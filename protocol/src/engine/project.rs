@@ -1,0 +1,139 @@
+//! From verified records to the view: what each endpoint is worth, and why.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Engine, Output};
+use crate::{
+    clock::Now,
+    limits,
+    name::{Hash, NodeKey, ServiceName},
+    record::{
+        Verified,
+        node::{Health, Instance, NodeState, ServicePort},
+    },
+    view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
+};
+
+impl Engine {
+    pub(super) fn show_view(&mut self, now: Now) {
+        self.view_due = None;
+        self.view_shown = now.tick;
+        self.view_number = self.view_number.saturating_add(1);
+        let view = self.project(now);
+        self.outbox.push_back(Output::View(Arc::new(view)));
+    }
+
+    fn project(&mut self, now: Now) -> View {
+        let records_root = self.store.root();
+        let mass = self.lost_together(now);
+        let mut nodes = BTreeMap::new();
+        let mut services: BTreeMap<ServiceName, Vec<Endpoint>> = BTreeMap::new();
+        for (key, record) in self.store.bodies() {
+            let node = Arc::new(self.node_view(key, record));
+            let verdict = self.node_use(now, &node, record, mass);
+            for instance in &record.content().instances.0 {
+                let usable = instance_use(verdict, instance);
+                let endpoint = Endpoint {
+                    node: Arc::clone(&node),
+                    instance: Arc::new(instance.clone()),
+                    usable,
+                };
+                services
+                    .entry(instance.service.clone())
+                    .or_default()
+                    .push(endpoint);
+            }
+            nodes.insert(*key, node);
+        }
+        let services = services
+            .into_iter()
+            .map(|(name, all)| (name.clone(), service(name, all)))
+            .collect();
+        View {
+            number: self.view_number,
+            me: self.me,
+            locality: self.own.local.host.locality.clone(),
+            records_root,
+            revocation_root: Hash::of(&[]),
+            policy_root: Hash::of(&[]),
+            nodes,
+            services,
+        }
+    }
+
+    fn node_view(&self, key: &NodeKey, record: &Verified) -> NodeView {
+        let content = record.content();
+        let liveness = self
+            .members
+            .get(key)
+            .map_or(Liveness::Alive, |member| member.liveness);
+        NodeView {
+            key: *key,
+            short: key.short(),
+            name: content.host.name.clone(),
+            locality: content.host.locality.clone(),
+            addresses: content.addresses.0.clone(),
+            liveness,
+            boot: content.host.boot,
+            gossip_generation: content.host.gossip_generation,
+            sequence: record.header().sequence,
+            version: content.host.version.to_string(),
+            issuer: content.issuer.0.is_some(),
+        }
+    }
+
+    /// What a node's state makes of all its endpoints.
+    fn node_use(&self, now: Now, node: &NodeView, record: &Verified, mass: bool) -> Use {
+        let expired = record.header().not_after.after(limits::CLOCK_SKEW) < now.wall;
+        let linked = node.key == self.me || self.links.of(&node.key).is_some();
+        if self.store.fork(&node.key).is_some() {
+            return Use::No(Reason::Cloned);
+        }
+        match (node.liveness, record.content().host.state) {
+            (Liveness::Left, _) | (_, NodeState::Left) => Use::No(Reason::Left),
+            (Liveness::Dead, _) if mass => Use::LastChoice(Reason::MassLoss),
+            (Liveness::Dead, _) => Use::No(Reason::Dead),
+            (_, NodeState::Draining) => Use::No(Reason::Draining),
+            (Liveness::Suspect, _) => Use::LastChoice(Reason::Suspect),
+            (Liveness::Alive, NodeState::Up) if expired && !linked => Use::No(Reason::Stale),
+            (Liveness::Alive, NodeState::Up) => Use::Yes,
+        }
+    }
+}
+
+fn instance_use(node: Use, instance: &Instance) -> Use {
+    let own = match instance.health {
+        Health::Critical => Some(Reason::Critical),
+        Health::Maintenance => Some(Reason::Maintenance),
+        Health::Draining => Some(Reason::Draining),
+        Health::Passing | Health::Warning => (instance.weight == 0).then_some(Reason::NoWeight),
+    };
+    match (node, own) {
+        (Use::No(reason), _) => Use::No(reason),
+        (_, Some(reason)) => Use::No(reason),
+        (node, None) => node,
+    }
+}
+
+/// Endpoints whose ports differ from those of the most do not count: two hosts that disagree on
+/// what a port means must not share its calls.
+fn service(name: ServiceName, mut endpoints: Vec<Endpoint>) -> Arc<ServiceView> {
+    let mut votes: BTreeMap<&[ServicePort], usize> = BTreeMap::new();
+    for endpoint in &endpoints {
+        let vote = votes.entry(&endpoint.instance.ports).or_default();
+        *vote = vote.saturating_add(1);
+    }
+    let most = votes.values().copied().max().unwrap_or_default();
+    let winner = votes.iter().find(|(_, count)| **count == most);
+    let ports: Vec<ServicePort> = winner.map(|(ports, _)| ports.to_vec()).unwrap_or_default();
+    for endpoint in &mut endpoints {
+        if endpoint.instance.ports != ports && !matches!(endpoint.usable, Use::No(_)) {
+            endpoint.usable = Use::No(Reason::PortsDiffer);
+        }
+    }
+    Arc::new(ServiceView {
+        name,
+        ports,
+        endpoints,
+    })
+}

@@ -1,0 +1,314 @@
+//! From bytes to belief: `Signed` becomes `Verified` only through [`Signed::verify`].
+//!
+//! Only `Verified` has a content that can be read, and only that enters the store. Cheap checks
+//! come first; the signature is checked by a job that the shell runs on a pool.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    header::{HASH_DOMAIN, Header, HeaderError, RecordKind, SIGNATURE_DOMAIN},
+    node::{Addresses, HeldIssuer, Host, Instances, NodeRecord, TokenUses, Unfit},
+};
+use crate::{
+    clock::Wall,
+    limits,
+    name::{Hash, MeshId, NodeKey, ServiceName},
+    trust::{Chain, ChainError, Crypto, Roots, Signature, Signer, VerifiedChain, verify_chain},
+    wire::{
+        codec::{self, CodecError},
+        section::{SectionError, Sections},
+    },
+};
+
+/// A record and the chain that proves its origin: verifiable alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The origin's certificate and its issuer's.
+    pub chain: Chain,
+    /// Header, payload, signature.
+    pub record: Vec<u8>,
+}
+
+/// Why a record is not believed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Larger than a record may be.
+    #[error("{0} bytes, more than a record may have")]
+    Oversize(usize),
+    /// Not a record.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Of a kind that is not expected here.
+    #[error("kind {0} is not expected here")]
+    Kind(u16),
+    /// Of another mesh.
+    #[error("belongs to another mesh")]
+    WrongMesh,
+    /// A sequence that nobody reaches.
+    #[error("sequence {0} is beyond the limit")]
+    Sequence(u64),
+    /// Its chain does not hold.
+    #[error("its certificate: {0}")]
+    Chain(#[from] ChainError),
+    /// Signed by a key that its chain does not name.
+    #[error("its certificate is another node's")]
+    NotItsChain,
+    /// The signature does not hold.
+    #[error("its signature does not hold")]
+    BadSignature,
+    /// Its payload is not made of sections.
+    #[error("its payload: {0}")]
+    Section(#[from] SectionError),
+    /// A section is missing or not what it should be.
+    #[error("section {0}: {1}")]
+    Content(u16, CodecError),
+    /// A section that must be there is not.
+    #[error("section {0} is missing")]
+    Missing(u16),
+    /// It has a section that must be understood and is not.
+    #[error("made by a newer agent; carried, not read")]
+    Newer,
+    /// Its content breaks a bound.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// It names a service that its grant does not.
+    #[error("its grant does not name {0}")]
+    NotNamed(ServiceName),
+    /// It says another name or zone than its grant.
+    #[error("its {0} is not the one of its grant")]
+    NotGranted(&'static str),
+}
+
+const HOST: u16 = 1;
+const ADDRESSES: u16 = 2;
+const INSTANCES: u16 = 3;
+const TOKENS: u16 = 4;
+const ISSUER: u16 = 5;
+const KNOWN: [u16; 5] = [HOST, ADDRESSES, INSTANCES, TOKENS, ISSUER];
+
+/// A node record as it came: only its header can be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Signed {
+    bundle: Arc<Bundle>,
+    header: Header,
+    hash: Hash,
+}
+
+/// A node record that was verified: what may be believed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    bundle: Arc<Bundle>,
+    header: Header,
+    hash: Hash,
+    chain: VerifiedChain,
+    content: Arc<NodeRecord>,
+}
+
+impl Signed {
+    /// Takes a bundle apart and does the cheap checks: size, kind, mesh, sequence.
+    pub fn parse(bundle: Arc<Bundle>, mesh: MeshId) -> Result<Self, RecordError> {
+        if bundle.record.len() > limits::RECORD_BYTES {
+            return Err(RecordError::Oversize(bundle.record.len()));
+        }
+        let parts = Header::split(&bundle.record)?;
+        let header = parts.header;
+        if header.kind != RecordKind::NODE {
+            return Err(RecordError::Kind(header.kind.0));
+        }
+        if header.mesh != mesh {
+            return Err(RecordError::WrongMesh);
+        }
+        if header.sequence >= limits::SEQUENCE_MAX {
+            return Err(RecordError::Sequence(header.sequence));
+        }
+        let hash = Hash::of(&[HASH_DOMAIN, parts.signed]);
+        Ok(Self {
+            bundle,
+            header,
+            hash,
+        })
+    }
+
+    /// Who claims to say what, in which order.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What names it.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Checks chain, signature and content against the grant. Costs two or three signature
+    /// checks: run it on a pool.
+    pub fn verify(
+        &self,
+        roots: &Roots,
+        now: Wall,
+        crypto: &dyn Crypto,
+    ) -> Result<Verified, RecordError> {
+        let chain = verify_chain(&self.bundle.chain, roots, now, crypto)?;
+        if chain.key != self.header.origin {
+            return Err(RecordError::NotItsChain);
+        }
+        let parts = Header::split(&self.bundle.record)?;
+        let message = [SIGNATURE_DOMAIN, parts.signed].concat();
+        if !crypto.verify(&chain.key.0, &message, &Signature(parts.signature)) {
+            return Err(RecordError::BadSignature);
+        }
+        let content = read(parts.payload)?;
+        check_grant(&content, &chain)?;
+        Ok(Verified {
+            bundle: Arc::clone(&self.bundle),
+            header: self.header,
+            hash: self.hash,
+            chain,
+            content: Arc::new(content),
+        })
+    }
+}
+
+impl Verified {
+    /// Makes the record of this host.
+    pub fn sign(
+        content: NodeRecord,
+        mesh: MeshId,
+        sequence: u64,
+        not_after: Wall,
+        own: &OwnChain,
+        signer: &dyn Signer,
+    ) -> Result<Self, RecordError> {
+        content.check()?;
+        check_grant(&content, &own.verified)?;
+        let payload = write(&content)?;
+        let origin = NodeKey(signer.public_key());
+        let header = Header {
+            kind: RecordKind::NODE,
+            mesh,
+            origin,
+            sequence,
+            not_after,
+        };
+        let mut record = header.with_payload(&payload);
+        let hash = Hash::of(&[HASH_DOMAIN, &record]);
+        let signature = signer.sign(&[SIGNATURE_DOMAIN, &record].concat());
+        record.extend_from_slice(&signature.0);
+        if record.len() > limits::RECORD_BYTES {
+            return Err(RecordError::Oversize(record.len()));
+        }
+        let bundle = Arc::new(Bundle {
+            chain: own.chain.clone(),
+            record,
+        });
+        let chain = own.verified.clone();
+        Ok(Self {
+            bundle,
+            header,
+            hash,
+            chain,
+            content: Arc::new(content),
+        })
+    }
+
+    /// Who says it, in which order.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What names it.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// What proves its origin.
+    pub fn chain(&self) -> &VerifiedChain {
+        &self.chain
+    }
+
+    /// What it says.
+    pub fn content(&self) -> &Arc<NodeRecord> {
+        &self.content
+    }
+
+    /// As it travels.
+    pub fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+}
+
+/// This host's own chain, in both forms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnChain {
+    /// As it travels.
+    pub chain: Chain,
+    /// What it proves.
+    pub verified: VerifiedChain,
+}
+
+fn check_grant(content: &NodeRecord, chain: &VerifiedChain) -> Result<(), RecordError> {
+    let grant = &chain.grant;
+    if content.host.name != grant.name {
+        return Err(RecordError::NotGranted("name"));
+    }
+    if grant
+        .zone
+        .as_ref()
+        .is_some_and(|zone| *zone != content.host.locality)
+    {
+        return Err(RecordError::NotGranted("zone"));
+    }
+    let stranger = content
+        .instances
+        .0
+        .iter()
+        .find(|i| !grant.covers(&i.service));
+    stranger.map_or(Ok(()), |i| Err(RecordError::NotNamed(i.service.clone())))
+}
+
+fn write(content: &NodeRecord) -> Result<Vec<u8>, RecordError> {
+    fn section<T: Serialize>(
+        sections: &mut Sections,
+        tag: u16,
+        value: &T,
+    ) -> Result<(), RecordError> {
+        let bytes = codec::encode::<{ limits::RECORD_BYTES }, _>(value);
+        sections.put(
+            tag,
+            bytes.map_err(|error| RecordError::Content(tag, error))?,
+        );
+        Ok(())
+    }
+    let mut sections = Sections::default();
+    section(&mut sections, HOST, &content.host)?;
+    section(&mut sections, ADDRESSES, &content.addresses)?;
+    section(&mut sections, INSTANCES, &content.instances)?;
+    section(&mut sections, TOKENS, &content.tokens)?;
+    section(&mut sections, ISSUER, &content.issuer)?;
+    Ok(sections.encode())
+}
+
+fn read(payload: &[u8]) -> Result<NodeRecord, RecordError> {
+    fn section<T: Serialize + serde::de::DeserializeOwned>(
+        sections: &Sections,
+        tag: u16,
+    ) -> Result<T, RecordError> {
+        let bytes = sections.find(tag).ok_or(RecordError::Missing(tag))?;
+        codec::decode::<{ limits::RECORD_BYTES }, T>(bytes)
+            .map_err(|error| RecordError::Content(tag, error))
+    }
+    let sections = Sections::decode(payload)?;
+    if sections.has_unknown(&KNOWN) {
+        return Err(RecordError::Newer);
+    }
+    let content = NodeRecord {
+        host: section::<Host>(&sections, HOST)?,
+        addresses: section::<Addresses>(&sections, ADDRESSES)?,
+        instances: section::<Instances>(&sections, INSTANCES)?,
+        tokens: section::<TokenUses>(&sections, TOKENS)?,
+        issuer: section::<HeldIssuer>(&sections, ISSUER)?,
+    };
+    content.check()?;
+    Ok(content)
+}

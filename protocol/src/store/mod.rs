@@ -1,0 +1,222 @@
+//! The store: every node record that is believed, and a floor under each origin.
+//!
+//! In:    `Verified` records.       Out: heads, bodies, the records root, proofs of forks.
+//! Never: holds what was not verified, goes below a floor, holds more than
+//!        `limits::NODES_MAX` origins.
+
+pub mod heads;
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+pub use heads::{Head, Standing};
+
+use crate::{
+    clock::Wall,
+    limits,
+    name::{Hash, NodeKey},
+    record::{Bundle, Verified},
+};
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stored {
+    /// It is the newest of its origin now.
+    New,
+    /// Another content at the sequence of the one held; both are kept as proof.
+    Fork {
+        /// Whether it is the newest now.
+        wins: bool,
+    },
+    /// It was known, or is below the floor.
+    Known,
+    /// A further origin would be over [`limits::NODES_MAX`].
+    Full,
+}
+
+/// Two contents of one origin at one sequence: it signed both.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForkProof {
+    /// The sequence.
+    pub sequence: u64,
+    /// The boot in which it happened; a later boot heals.
+    pub boot: u64,
+    /// Both records.
+    pub bundles: [Arc<Bundle>; 2],
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    head: Head,
+    body: Option<Verified>,
+    /// Until when the head stays as a floor when its body is gone.
+    floor_until: Wall,
+    fork: Option<ForkProof>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    entries: BTreeMap<NodeKey, Entry>,
+    root: Option<Hash>,
+}
+
+impl Store {
+    /// The head held of an origin.
+    pub fn head(&self, origin: &NodeKey) -> Option<Head> {
+        self.entries.get(origin).map(|entry| entry.head)
+    }
+
+    /// The body held of an origin.
+    pub fn body(&self, origin: &NodeKey) -> Option<&Verified> {
+        self.entries.get(origin)?.body.as_ref()
+    }
+
+    /// The proof that an origin signed two contents at one sequence of its present boot.
+    pub fn fork(&self, origin: &NodeKey) -> Option<&ForkProof> {
+        let entry = self.entries.get(origin)?;
+        let boot = entry.body.as_ref()?.content().host.boot;
+        entry.fork.as_ref().filter(|proof| proof.boot == boot)
+    }
+
+    /// All bodies, by origin.
+    pub fn bodies(&self) -> impl Iterator<Item = (&NodeKey, &Verified)> {
+        self.entries
+            .iter()
+            .filter_map(|(key, entry)| Some((key, entry.body.as_ref()?)))
+    }
+
+    /// Heads from `from` on, by origin, at most `count`.
+    pub fn heads_from(&self, from: NodeKey, count: usize) -> Vec<(NodeKey, Head)> {
+        let range = (Bound::Included(from), Bound::Unbounded);
+        self.entries
+            .range(range)
+            .take(count)
+            .map(|(key, entry)| (*key, entry.head))
+            .collect()
+    }
+
+    /// Heads within a range of origins, both ends included.
+    pub fn heads_between(
+        &self,
+        from: NodeKey,
+        to: NodeKey,
+    ) -> impl Iterator<Item = (NodeKey, Head)> + '_ {
+        let known = from <= to;
+        let range = if known { (from, to) } else { (to, to) };
+        self.entries
+            .range((Bound::Included(range.0), Bound::Included(range.1)))
+            .filter(move |_| known)
+            .map(|(key, entry)| (*key, entry.head))
+    }
+
+    /// How many origins are held, floors counted.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The hash over all heads.
+    pub fn root(&mut self) -> Hash {
+        let entries = &self.entries;
+        *self.root.get_or_insert_with(|| {
+            heads::root(entries.iter().map(|(key, entry)| (key, &entry.head)))
+        })
+    }
+
+    /// Takes a verified record.
+    pub fn insert(&mut self, record: Verified) -> Stored {
+        let origin = record.header().origin;
+        let head = Head {
+            sequence: record.header().sequence,
+            hash: record.hash(),
+        };
+        match head.against(self.head(&origin)) {
+            Standing::Same => self.restore_body(origin, record),
+            Standing::Older => Stored::Known,
+            Standing::Newer => self.put(origin, head, record),
+            Standing::Fork { wins } => self.fork_with(origin, head, record, wins),
+        }
+    }
+
+    /// Drops the body of an origin; its head stays as a floor.
+    pub fn drop_body(&mut self, origin: &NodeKey) {
+        if let Some(entry) = self.entries.get_mut(origin) {
+            entry.body = None;
+        }
+    }
+
+    /// Drops floors whose time is over. Roots of agents differ until all have: floors are kept
+    /// so long that this is long after anyone could offer the record again.
+    pub fn drop_floors(&mut self, now: Wall) {
+        let before = self.entries.len();
+        self.entries
+            .retain(|_, entry| entry.body.is_some() || entry.floor_until > now);
+        if self.entries.len() != before {
+            self.root = None;
+        }
+    }
+
+    fn put(&mut self, origin: NodeKey, head: Head, record: Verified) -> Stored {
+        if !self.entries.contains_key(&origin) && self.entries.len() >= limits::NODES_MAX {
+            return Stored::Full;
+        }
+        let floor_until = record.chain().not_after.after(limits::FLOOR_KEEP);
+        let fork = self.entries.remove(&origin).and_then(|entry| entry.fork);
+        self.entries.insert(
+            origin,
+            Entry {
+                head,
+                body: Some(record),
+                floor_until,
+                fork,
+            },
+        );
+        self.root = None;
+        Stored::New
+    }
+
+    fn restore_body(&mut self, origin: NodeKey, record: Verified) -> Stored {
+        if let Some(entry) = self.entries.get_mut(&origin)
+            && entry.body.is_none()
+        {
+            entry.body = Some(record);
+            return Stored::New;
+        }
+        Stored::Known
+    }
+
+    fn fork_with(&mut self, origin: NodeKey, head: Head, record: Verified, wins: bool) -> Stored {
+        let Some(entry) = self.entries.get_mut(&origin) else {
+            return Stored::Known;
+        };
+        let Some(held) = &entry.body else {
+            // The body of the other is gone, so nothing can be proven: the lower hash stays.
+            return if wins {
+                self.put(origin, head, record)
+            } else {
+                Stored::Known
+            };
+        };
+        if entry
+            .fork
+            .as_ref()
+            .is_none_or(|proof| proof.sequence < head.sequence)
+        {
+            entry.fork = Some(ForkProof {
+                sequence: head.sequence,
+                boot: held.content().host.boot,
+                bundles: [Arc::clone(held.bundle()), Arc::clone(record.bundle())],
+            });
+        }
+        if wins {
+            entry.head = head;
+            entry.body = Some(record);
+            self.root = None;
+        }
+        Stored::Fork { wins }
+    }
+}

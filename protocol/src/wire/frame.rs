@@ -1,0 +1,285 @@
+//! Frames: what two agents say on the first stream of their control connection.
+//!
+//! A frame is a kind byte and a body; the link puts a length of four bytes (little-endian, at
+//! most [`limits::FRAME_BYTES`]) in front of each. A kind that is not known is skipped without
+//! blame: it is what a newer agent says.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::codec::{self, CodecError};
+use crate::{
+    clock::Wall,
+    limits,
+    membership::SignedWitness,
+    name::{Hash, MeshId, NodeKey},
+    record::Bundle,
+    store::Head,
+};
+
+/// The version of this protocol that an agent of this build speaks.
+pub const VERSION: u16 = 1;
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LinkRole {
+    /// Gossip, probes, records.
+    Control,
+    /// Streams of applications.
+    Data,
+}
+
+/// What a Hello says of its sender's record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Speaks {
+    /// All of it, on control connections; none while it has not signed one.
+    Bundle(Option<Bundle>),
+    /// Its head, on data connections.
+    Head(Option<Head>),
+}
+
+/// The first frame of the first stream of every connection, both ways.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The protocol versions it speaks, best first.
+    pub versions: Vec<u16>,
+    /// What the connection is for.
+    pub role: LinkRole,
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Who speaks: must be the key of the handshake.
+    pub key: NodeKey,
+    /// Its boot.
+    pub boot: u64,
+    /// Its revocation root.
+    pub revocation_root: Hash,
+    /// The hash over the issuers that it knows.
+    pub issuer_root: Hash,
+    /// The hash over its heads.
+    pub records_root: Hash,
+    /// Its clock.
+    pub wall: Wall,
+    /// Its own record.
+    pub speaks: Speaks,
+}
+
+/// Where an agent stands: what probes and their answers carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stand {
+    /// Tells an answer from another.
+    pub id: u64,
+    /// The hash over its heads.
+    pub records: Hash,
+    /// The hash over its revocations.
+    pub revocations: Hash,
+    /// The hash over its policy heads.
+    pub policy: Hash,
+}
+
+/// Heads of a range of origins, both ends included: whom the range has and the list has not,
+/// the sender does not know.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeadRange {
+    /// From this origin.
+    pub from: NodeKey,
+    /// To this origin.
+    pub to: NodeKey,
+    /// Sorted by origin, at most [`limits::HEADS_PER_FRAME`].
+    pub heads: Vec<(NodeKey, Head)>,
+}
+
+/// A request to probe a node on behalf of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProbeFor {
+    /// Tells an answer from another.
+    pub id: u64,
+    /// Whom to probe.
+    pub subject: NodeKey,
+}
+
+/// One frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// Who I am.
+    Hello(Box<Hello>),
+    /// Are you there? I stand here.
+    Probe(Stand),
+    /// I am; I stand here.
+    Answer(Stand),
+    /// A record, asked for or new.
+    Record(Box<Bundle>),
+    /// What I know.
+    Heads(HeadRange),
+    /// Send me these.
+    Pull(Vec<NodeKey>),
+    /// A watcher's word.
+    Witness(SignedWitness),
+    /// Probe this node for me.
+    ProbeFor(ProbeFor),
+    /// I heard of it just now.
+    Heard(ProbeFor),
+    /// Revocations, as `trust::revocation` writes them; the last of a run says so.
+    Revocations(Vec<u8>),
+    /// A kind of a newer agent: skipped.
+    Unknown(u8),
+}
+
+const HELLO: u8 = 1;
+const PROBE: u8 = 2;
+const ANSWER: u8 = 3;
+const RECORD: u8 = 4;
+const HEADS: u8 = 5;
+const PULL: u8 = 6;
+const WITNESS: u8 = 7;
+const PROBE_FOR: u8 = 8;
+const HEARD: u8 = 9;
+const REVOCATIONS: u8 = 10;
+
+impl Frame {
+    /// The bytes of it.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        match self {
+            Self::Hello(hello) => write(HELLO, hello),
+            Self::Probe(stand) => write(PROBE, stand),
+            Self::Answer(stand) => write(ANSWER, stand),
+            Self::Record(bundle) => write(RECORD, bundle),
+            Self::Heads(range) => write(HEADS, range),
+            Self::Pull(origins) => write(PULL, origins),
+            Self::Witness(witness) => write(WITNESS, witness),
+            Self::ProbeFor(probe) => write(PROBE_FOR, probe),
+            Self::Heard(probe) => write(HEARD, probe),
+            Self::Revocations(bytes) => write(REVOCATIONS, bytes),
+            Self::Unknown(kind) => Ok(vec![*kind]),
+        }
+    }
+
+    /// Reads one frame.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let (kind, body) = bytes
+            .split_first()
+            .ok_or(CodecError::Malformed("empty".to_owned()))?;
+        match *kind {
+            HELLO => read(body).map(Self::Hello),
+            PROBE => read(body).map(Self::Probe),
+            ANSWER => read(body).map(Self::Answer),
+            RECORD => read(body).map(Self::Record),
+            HEADS => bounded_heads(read(body)?).map(Self::Heads),
+            PULL => bounded_pull(read(body)?).map(Self::Pull),
+            WITNESS => read(body).map(Self::Witness),
+            PROBE_FOR => read(body).map(Self::ProbeFor),
+            HEARD => read(body).map(Self::Heard),
+            REVOCATIONS => read(body).map(Self::Revocations),
+            unknown => Ok(Self::Unknown(unknown)),
+        }
+    }
+}
+
+fn write<T: Serialize>(kind: u8, body: &T) -> Result<Vec<u8>, CodecError> {
+    let body = codec::encode::<{ limits::FRAME_BYTES }, _>(body)?;
+    let mut bytes = Vec::with_capacity(body.len().saturating_add(1));
+    bytes.push(kind);
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+fn read<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+    codec::decode::<{ limits::FRAME_BYTES }, T>(body)
+}
+
+fn bounded_heads(range: HeadRange) -> Result<HeadRange, CodecError> {
+    let count = range.heads.len();
+    if count > limits::HEADS_PER_FRAME {
+        return Err(CodecError::Oversize {
+            bytes: count,
+            limit: limits::HEADS_PER_FRAME,
+        });
+    }
+    let sorted = range
+        .heads
+        .iter()
+        .zip(range.heads.iter().skip(1))
+        .all(|(a, b)| a.0 < b.0);
+    let within = range
+        .heads
+        .iter()
+        .all(|(key, _)| *key >= range.from && *key <= range.to);
+    if sorted && within {
+        Ok(range)
+    } else {
+        Err(CodecError::NotCanonical)
+    }
+}
+
+fn bounded_pull(origins: Vec<NodeKey>) -> Result<Vec<NodeKey>, CodecError> {
+    if origins.len() > limits::PULLS_PER_FRAME {
+        return Err(CodecError::Oversize {
+            bytes: origins.len(),
+            limit: limits::PULLS_PER_FRAME,
+        });
+    }
+    Ok(origins)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stand() -> Stand {
+        Stand {
+            id: 7,
+            records: Hash([1; 32]),
+            revocations: Hash([2; 32]),
+            policy: Hash([3; 32]),
+        }
+    }
+
+    #[test]
+    fn the_golden_bytes_of_a_probe_stay_what_they_are() {
+        let bytes = Frame::Probe(stand()).encode().unwrap();
+        let golden = [
+            vec![2, 7, 0, 0, 0, 0, 0, 0, 0],
+            vec![1; 32],
+            vec![2; 32],
+            vec![3; 32],
+        ];
+        assert_eq!(bytes, golden.concat());
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_agent_is_skipped() {
+        assert_eq!(Frame::decode(&[200, 1, 2, 3]).unwrap(), Frame::Unknown(200));
+    }
+
+    #[test]
+    fn heads_out_of_order_or_out_of_range_are_refused() {
+        let head = Head {
+            sequence: 1,
+            hash: Hash([0; 32]),
+        };
+        let key = |byte| NodeKey([byte; 32]);
+        let mut range = HeadRange {
+            from: key(1),
+            to: key(9),
+            heads: vec![(key(3), head), (key(2), head)],
+        };
+        let bytes = Frame::Heads(range.clone()).encode().unwrap();
+        assert_eq!(Frame::decode(&bytes), Err(CodecError::NotCanonical));
+        range.heads = vec![(key(10), head)];
+        let bytes = Frame::Heads(range).encode().unwrap();
+        assert_eq!(Frame::decode(&bytes), Err(CodecError::NotCanonical));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics_and_is_the_inverse_of_encoding(
+            kind in 0u8..12, body in proptest::collection::vec(any::<u8>(), 0..300)
+        ) {
+            let bytes = [vec![kind], body].concat();
+            match Frame::decode(&bytes) {
+                Ok(Frame::Unknown(_)) | Err(_) => {}
+                Ok(frame) => prop_assert_eq!(frame.encode().unwrap(), bytes),
+            }
+        }
+    }
+}
