@@ -183,7 +183,7 @@ pub struct Checked(Finding);
 
 #[derive(Debug)]
 enum Finding {
-    Record(Result<Verified, RecordError>),
+    Record(Box<Result<Verified, RecordError>>),
     Witness(SignedWitness, bool),
 }
 
@@ -192,7 +192,7 @@ impl Job {
     pub fn run(&self, crypto: &dyn Crypto) -> Checked {
         Checked(match &self.what {
             Subject::Record(signed) => {
-                Finding::Record(signed.verify(&self.roots, self.wall, crypto))
+                Finding::Record(Box::new(signed.verify(&self.roots, self.wall, crypto)))
             }
             Subject::Witness(witness) => Finding::Witness(*witness, witness.holds(crypto)),
         })
@@ -510,8 +510,10 @@ impl Engine {
             return;
         };
         match checked.0 {
-            Finding::Record(Ok(record)) => self.believe(now, source, record),
-            Finding::Record(Err(error)) => self.disbelieve(now, source, error),
+            Finding::Record(found) => match *found {
+                Ok(record) => self.believe(now, source, record),
+                Err(error) => self.disbelieve(now, source, error),
+            },
             Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
             Finding::Witness(_, false) => {
                 if let Some(peer) = source.and_then(|link| self.links.peer(link)) {

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Spread {
     /// Jobs out, with the link that each came by; none for what stood on disk.
-    jobs: BTreeMap<JobId, (Option<LinkId>, Option<(NodeKey, Head)>)>,
+    jobs: BTreeMap<JobId, Pending>,
     /// Records from before that wait for a free place among the jobs.
     restored: VecDeque<Arc<Bundle>>,
     /// What was asked for, and when.
@@ -36,7 +36,7 @@ impl Spread {
     }
 
     pub(super) fn finished(&mut self, job: JobId) -> Option<Option<LinkId>> {
-        self.jobs.remove(&job).map(|(source, _)| source)
+        self.jobs.remove(&job).map(|pending| pending.source)
     }
 
     fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
@@ -51,6 +51,13 @@ impl Spread {
             .filter(|(source, _)| *source == link)
             .count()
     }
+}
+
+/// A job that is out: the link that it came by, and the head that it would bring.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    source: Option<LinkId>,
+    head: Option<(NodeKey, Head)>,
 }
 
 /// Something that was asked for may be asked for again, of another, after this.
@@ -118,7 +125,7 @@ impl Engine {
     ) {
         self.jobs = self.jobs.saturating_add(1);
         let id = JobId(self.jobs);
-        self.spread.jobs.insert(id, (source, head));
+        self.spread.jobs.insert(id, Pending { source, head });
         let job = Job {
             what,
             roots: self.roots_of(),

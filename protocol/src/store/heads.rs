@@ -115,8 +115,8 @@ mod tests {
         #[test]
         fn merge_is_idempotent(a in heads(), b in heads()) {
             let both = joined(&a, &b);
-            prop_assert_eq!(joined(&both, &b), both.clone());
-            prop_assert_eq!(joined(&both, &both), both);
+            prop_assert_eq!(&joined(&both, &b), &both);
+            prop_assert_eq!(&joined(&both, &both), &both);
         }
 
         #[test]

@@ -156,7 +156,7 @@ impl Frame {
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let (kind, body) = bytes
             .split_first()
-            .ok_or(CodecError::Malformed("empty".to_owned()))?;
+            .ok_or_else(|| CodecError::Malformed("empty".to_owned()))?;
         match *kind {
             HELLO => read(body).map(Self::Hello),
             PROBE => read(body).map(Self::Probe),
