@@ -42,13 +42,13 @@ impl Spread {
     fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
         self.jobs
             .values()
-            .any(|(_, known)| *known == Some((*origin, head)))
+            .any(|pending| pending.head == Some((*origin, head)))
     }
 
     fn of_link(&self, link: Option<LinkId>) -> usize {
         self.jobs
             .values()
-            .filter(|(source, _)| *source == link)
+            .filter(|pending| pending.source == link)
             .count()
     }
 }
