@@ -21,11 +21,7 @@ pub struct InvalidName {
 
 impl InvalidName {
     fn new(what: &'static str, text: &str, why: &'static str) -> Self {
-        Self {
-            what,
-            text: text.chars().take(80).collect(),
-            why,
-        }
+        Self { what, text: text.chars().take(80).collect(), why }
     }
 }
 
@@ -51,10 +47,7 @@ impl Hash {
 
     /// The first eight bytes as a number: the place of something on a ring.
     pub fn prefix(&self) -> u64 {
-        self.0
-            .iter()
-            .take(8)
-            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+        self.0.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
     }
 }
 
@@ -73,9 +66,7 @@ impl fmt::Debug for Hash {
 fn base32_lower() -> Encoding {
     // The alphabet of RFC 4648 in lower case, as SPIFFE ids must be.
     let mut specification = Specification::new();
-    specification
-        .symbols
-        .push_str("abcdefghijklmnopqrstuvwxyz234567");
+    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
     specification.encoding().unwrap_or(BASE32_NOPAD)
 }
 
@@ -115,9 +106,7 @@ impl FromStr for NodeKey {
         let bytes = data_encoding::HEXLOWER_PERMISSIVE
             .decode(text.trim().as_bytes())
             .map_err(|_| InvalidName::new("node key", text, why))?;
-        let key = bytes
-            .try_into()
-            .map_err(|_| InvalidName::new("node key", text, why))?;
+        let key = bytes.try_into().map_err(|_| InvalidName::new("node key", text, why))?;
         Ok(Self(key))
     }
 }
@@ -309,10 +298,7 @@ impl FromStr for Locality {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let (region, zone) = text.split_once('/').unwrap_or((text, text));
         if is_label(region) && is_label(zone) {
-            Ok(Self {
-                region: region.to_owned(),
-                zone: zone.to_owned(),
-            })
+            Ok(Self { region: region.to_owned(), zone: zone.to_owned() })
         } else {
             let why = "a locality is `zone` or `region/zone`, each a label of lower-case letters, \
                        digits and inner `-`";
@@ -381,11 +367,7 @@ impl FromStr for ServiceName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let (namespace, name) = text.split_once('/').ok_or_else(|| {
-            InvalidName::new(
-                "service",
-                text,
-                "write `namespace/name`, for example `shop/checkout`",
-            )
+            InvalidName::new("service", text, "write `namespace/name`, for example `shop/checkout`")
         })?;
         Ok(Self::new(Label::new(namespace)?, Label::new(name)?))
     }
@@ -511,10 +493,7 @@ mod tests {
     fn a_locality_without_region_is_its_own_region() {
         let locality: Locality = "eu-1a".parse().unwrap();
         assert_eq!((locality.region(), locality.zone()), ("eu-1a", "eu-1a"));
-        assert_eq!(
-            "eu-1/eu-1a".parse::<Locality>().unwrap().to_string(),
-            "eu-1/eu-1a"
-        );
+        assert_eq!("eu-1/eu-1a".parse::<Locality>().unwrap().to_string(), "eu-1/eu-1a");
     }
 
     #[test]

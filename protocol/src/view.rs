@@ -164,10 +164,7 @@ pub struct EndpointKey {
 impl Endpoint {
     /// What tells it apart from others.
     pub fn key(&self) -> EndpointKey {
-        EndpointKey {
-            node: self.node.key,
-            instance: self.instance.id.clone(),
-        }
+        EndpointKey { node: self.node.key, instance: self.instance.id.clone() }
     }
 
     /// `node/document/endpoint`, as the command line names it.

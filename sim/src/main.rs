@@ -1,2 +1,67 @@
-//! The simulator.
-fn main() {}
+//! `skein-sim`: runs one seed and says what happened, with the hash by which to compare.
+
+use anyhow::Result;
+use clap::Parser;
+use skein_sim::world::{Options, World};
+
+/// The skein engine in a world of discrete events: one seed, one trace.
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Everything random comes from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Nodes of the mesh.
+    #[arg(long, default_value_t = 100)]
+    nodes: usize,
+    /// Share of packets lost, in percent.
+    #[arg(long, default_value_t = 5.0)]
+    loss: f64,
+    /// One-way delay, from, in milliseconds.
+    #[arg(long, default_value_t = 1)]
+    delay_from: u64,
+    /// One-way delay, to, in milliseconds.
+    #[arg(long, default_value_t = 20)]
+    delay_to: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let options = Options {
+        seed: arguments.seed,
+        nodes: arguments.nodes,
+        loss: arguments.loss / 100.0,
+        delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
+        seeds: 3,
+    };
+    println!("{options:?}");
+    let nodes = options.nodes;
+    let mut world = World::new(options)?;
+    world.start_all();
+    report("one view", world.run_until(120_000, |w| w.full_and_equal()));
+    world.run_to(world.now + 10_000);
+    let (frames, bytes) = world.sent;
+    world.run_to(world.now + 30_000);
+    let seconds = nodes as f64 * 30.0;
+    println!(
+        "idle: {:.1} frames and {:.0} bytes a second and node",
+        (world.sent.0 - frames) as f64 / seconds,
+        (world.sent.1 - bytes) as f64 / seconds
+    );
+    world.say(nodes / 2, |local| {
+        local.instances.0.iter_mut().for_each(|instance| instance.weight = 77);
+    });
+    // What is said within a tenth of a second goes together: the clock starts when it is signed.
+    world.run_to(world.now + 1);
+    report("an update everywhere", world.run_until(60_000, |w| w.told_everywhere(nodes / 2)));
+    world.crash(nodes - 1);
+    report("a crash known everywhere", world.run_until(60_000, |w| w.dead_everywhere(nodes - 1)));
+    println!("trace {}", world.trace_hash());
+    Ok(())
+}
+
+fn report(what: &str, took: Option<u64>) {
+    match took {
+        Some(ms) => println!("{what}: {ms} ms"),
+        None => println!("{what}: not within the time"),
+    }
+}

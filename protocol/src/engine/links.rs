@@ -64,9 +64,7 @@ impl Links {
     }
 
     pub(super) fn is_ready(&self, link: LinkId) -> bool {
-        self.links
-            .get(&link)
-            .is_some_and(|known| self.ready.get(&known.peer) == Some(&link))
+        self.links.get(&link).is_some_and(|known| self.ready.get(&known.peer) == Some(&link))
     }
 
     pub(super) fn of(&self, peer: &NodeKey) -> Option<LinkId> {
@@ -91,9 +89,7 @@ impl Links {
     pub(super) fn blame(&mut self, now: Tick, node: NodeKey) -> bool {
         let peer = self.peers.entry(node).or_default();
         let forgiven = now.since(peer.forgiven).as_secs() / limits::BLAME_FORGIVE.as_secs();
-        peer.blame = peer
-            .blame
-            .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        peer.blame = peer.blame.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         peer.forgiven = if forgiven > 0 { now } else { peer.forgiven };
         peer.blame = peer.blame.saturating_add(1);
         let cut = peer.blame >= limits::BLAME_CUT && now >= peer.banned_until;
@@ -105,9 +101,7 @@ impl Links {
     }
 
     fn banned(&self, node: &NodeKey, now: Tick) -> bool {
-        self.peers
-            .get(node)
-            .is_some_and(|peer| peer.banned_until > now)
+        self.peers.get(node).is_some_and(|peer| peer.banned_until > now)
     }
 
     fn remove(&mut self, link: LinkId) -> Option<Link> {
@@ -156,10 +150,8 @@ impl Engine {
     }
 
     fn own_hello(&mut self, now: Now) -> Hello {
-        let own: Option<Bundle> = self
-            .store
-            .body(&self.me)
-            .map(|record| Bundle::clone(record.bundle()));
+        let own: Option<Bundle> =
+            self.store.body(&self.me).map(|record| Bundle::clone(record.bundle()));
         Hello {
             versions: vec![frame::VERSION],
             role: LinkRole::Control,
@@ -175,12 +167,7 @@ impl Engine {
     }
 
     pub(super) fn hello(&mut self, now: Now, link: LinkId, peer: NodeKey, hello: Hello) {
-        if self
-            .links
-            .links
-            .get(&link)
-            .is_none_or(|link| link.boot.is_some())
-        {
+        if self.links.links.get(&link).is_none_or(|link| link.boot.is_some()) {
             return self.blame(now, peer, Blame::OutOfTurn);
         }
         let right = hello.versions.contains(&frame::VERSION)
@@ -223,9 +210,7 @@ impl Engine {
     fn keeps(&self, now: Now, link: LinkId, peer: NodeKey, boot: u64) -> bool {
         let (Some(new), Some(old)) = (
             self.links.links.get(&link),
-            self.links
-                .of(&peer)
-                .and_then(|old| self.links.links.get(&old)),
+            self.links.of(&peer).and_then(|old| self.links.links.get(&old)),
         ) else {
             return true;
         };
@@ -265,17 +250,10 @@ impl Engine {
         let mut close = Vec::new();
         for (id, link) in &mut self.links.links {
             let needed = self.wanted.contains(&link.peer) || !self.members.contains_key(&link.peer);
-            link.idle_since = if needed {
-                None
-            } else {
-                link.idle_since.or(Some(now.tick))
-            };
+            link.idle_since = if needed { None } else { link.idle_since.or(Some(now.tick)) };
             if link.boot.is_none() && now.tick.since(link.opened) > HELLO_TIMEOUT {
                 close.push((*id, CloseReason::Silent));
-            } else if link
-                .idle_since
-                .is_some_and(|since| now.tick.since(since) > IDLE_CLOSE)
-            {
+            } else if link.idle_since.is_some_and(|since| now.tick.since(since) > IDLE_CLOSE) {
                 close.push((*id, CloseReason::NotNeighbours));
             }
         }
@@ -305,9 +283,7 @@ impl Engine {
             return;
         }
         peer.dialling = true;
-        peer.dial_at = now
-            .tick
-            .after(limits::REDIAL_EVERY + Duration::from_millis(jitter));
+        peer.dial_at = now.tick.after(limits::REDIAL_EVERY + Duration::from_millis(jitter));
         self.outbox.push_back(Output::Dial(node, addresses));
     }
 }

@@ -72,9 +72,7 @@ impl Engine {
         });
         member.sequence = sequence;
         member.boot = host.boot;
-        member
-            .witnesses
-            .retain(|_, witness| witness.witness.sequence >= sequence);
+        member.witnesses.retain(|_, witness| witness.witness.sequence >= sequence);
         let before = member.liveness;
         if host.state == NodeState::Left {
             self.set_liveness(now, node, Liveness::Left);
@@ -142,16 +140,8 @@ impl Engine {
             Liveness::Dead => (false, true, Event::Dead(node)),
             Liveness::Left => (false, false, Event::Left(node)),
         };
-        let moved = if lives {
-            self.live.insert(node)
-        } else {
-            self.live.remove(&node)
-        };
-        let known = if known {
-            self.known.insert(node)
-        } else {
-            self.known.remove(&node)
-        };
+        let moved = if lives { self.live.insert(node) } else { self.live.remove(&node) };
+        let known = if known { self.known.insert(node) } else { self.known.remove(&node) };
         if liveness == Liveness::Dead {
             self.deaths.push_back((now.tick, node));
         } else {
@@ -241,12 +231,7 @@ impl Engine {
 
     fn stand(&mut self, id: u64) -> Stand {
         let empty = crate::name::Hash::of(&[]);
-        Stand {
-            id,
-            records: self.store.root(),
-            revocations: empty,
-            policy: empty,
-        }
+        Stand { id, records: self.store.root(), revocations: empty, policy: empty }
     }
 
     pub(super) fn probed(&mut self, now: Now, link: LinkId, stand: Stand) {
@@ -293,11 +278,7 @@ impl Engine {
         if self.spread.asked.len() >= ASKED_MAX {
             return;
         }
-        self.spread.asked.push(Asked {
-            link,
-            probe,
-            until: now.tick.after(limits::DIAL_TIMEOUT),
-        });
+        self.spread.asked.push(Asked { link, probe, until: now.tick.after(limits::DIAL_TIMEOUT) });
         match self.links.of(&probe.subject) {
             Some(direct) => self.probe(direct),
             None => self.dial_if_due(now, probe.subject),
@@ -375,10 +356,7 @@ impl Engine {
         let near = self.live.neighbours(&node);
         let lives = |watcher: &NodeKey| {
             *watcher == self.me
-                || self
-                    .members
-                    .get(watcher)
-                    .is_some_and(|m| m.liveness == Liveness::Alive)
+                || self.members.get(watcher).is_some_and(|m| m.liveness == Liveness::Alive)
         };
         let counted = member
             .witnesses
@@ -455,11 +433,7 @@ impl Engine {
             self.rings_changed(now);
             self.changed(now);
         }
-        while self
-            .deaths
-            .front()
-            .is_some_and(|(at, _)| now.tick.since(*at) > limits::MASS_KEEP)
-        {
+        while self.deaths.front().is_some_and(|(at, _)| now.tick.since(*at) > limits::MASS_KEEP) {
             self.deaths.pop_front();
             self.changed(now);
         }

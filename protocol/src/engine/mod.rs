@@ -341,10 +341,7 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine")
-            .field("me", &self.me)
-            .field("nodes", &self.store.len())
-            .finish()
+        f.debug_struct("Engine").field("me", &self.me).field("nodes", &self.store.len()).finish()
     }
 }
 
@@ -399,11 +396,7 @@ impl Engine {
             Input::Tick => self.tick(now),
             Input::Local(local) => self.own_changed(now, *local),
             Input::Renewed(chain) => self.own_renewed(now, *chain),
-            Input::Connected {
-                link,
-                chain,
-                dialled,
-            } => {
+            Input::Connected { link, chain, dialled } => {
                 self.connected(now, link, &chain, dialled);
             }
             Input::Disconnected(link) => self.disconnected(now, link),

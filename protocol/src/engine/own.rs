@@ -10,7 +10,7 @@ use crate::{
     limits,
     record::{
         OwnChain, Signed, Verified,
-        node::{Addresses, HeldIssuer, Host, Instances, NodeRecord, TokenUses},
+        node::{Addresses, HeldIssuer, Host, Instances, NodeRecord, NodeState, TokenUses},
     },
 };
 
@@ -119,29 +119,18 @@ impl Engine {
         let content = self.own_content();
         let not_after = now.wall.after(limits::RECORD_LIFE);
         let signer = std::sync::Arc::clone(&self.signer);
-        let signed = Verified::sign(
-            content,
-            self.mesh,
-            sequence,
-            not_after,
-            &self.own.chain,
-            &*signer,
-        );
+        let signed =
+            Verified::sign(content, self.mesh, sequence, not_after, &self.own.chain, &*signer);
         self.own.dirty = false;
         self.own.not_before = now.tick.after(PUBLISH_EVERY);
-        let jitter = self
-            .rng
-            .random_range(0..limits::RECORD_RESIGN.as_secs() / 4);
+        let jitter = self.rng.random_range(0..limits::RECORD_RESIGN.as_secs() / 4);
         let resign = limits::RECORD_RESIGN.saturating_sub(Duration::from_secs(jitter));
         self.own.resign_at = now.tick.after(resign);
         match signed {
             Ok(record) => {
                 self.own.next = sequence.saturating_add(1);
                 self.own.published = Some(sequence);
-                self.persist(vec![Write::Peer(
-                    self.me,
-                    std::sync::Arc::clone(record.bundle()),
-                )]);
+                self.persist(vec![Write::Peer(self.me, std::sync::Arc::clone(record.bundle()))]);
                 self.flood_record(record.bundle(), None);
                 self.store.insert(record);
                 self.changed(now);
@@ -153,17 +142,14 @@ impl Engine {
     fn own_content(&mut self) -> NodeRecord {
         let local = &self.own.local;
         let grant = &self.own.chain.verified.grant;
-        let (mut instances, strangers): (Vec<_>, Vec<_>) = local
-            .instances
-            .0
-            .iter()
-            .cloned()
-            .partition(|i| grant.covers(&i.service));
+        let (mut instances, strangers): (Vec<_>, Vec<_>) =
+            local.instances.0.iter().cloned().partition(|i| grant.covers(&i.service));
+        let mut host = local.host.clone();
         if self.own.fenced {
             instances.clear();
+            host.state = NodeState::Fenced;
         }
         instances.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut host = local.host.clone();
         host.boot = self.own.boot;
         let content = NodeRecord {
             host,
@@ -187,35 +173,24 @@ impl Engine {
     pub(super) fn own_from_outside(&mut self, now: Now, record: &Verified) {
         let sequence = record.header().sequence;
         let host = &record.content().host;
-        let ours = host.boot == self.own.boot;
-        let above = self
-            .own
-            .published
-            .is_none_or(|published| sequence >= published);
-        if ours || !above || self.own.fenced {
-            // Below what we said, an echo of it, or known already.
-            self.own.next = self.own.next.max(sequence.saturating_add(1));
+        let held = self.store.head(&self.me);
+        let echo = held.is_some_and(|head| head.hash == record.hash());
+        let fork = !echo && self.own.published == Some(sequence);
+        // Below the next sequence stands only what this host may have said itself.
+        let ours = !fork && sequence < self.own.next;
+        if echo || ours || self.own.fenced {
             return;
         }
-        let restored = self.own.published.is_none() && host.boot < self.own.boot;
-        if restored && sequence < self.own.next {
-            return;
-        }
-        if host.boot > self.own.boot || self.own.leapt {
+        let twin = host.boot >= self.own.boot || host.state == NodeState::Fenced;
+        if twin || self.own.leapt {
             let address = record.content().addresses.0.first().map(|a| a.socket());
             self.own.fenced = true;
             self.event(Event::Cloned { address });
         } else {
-            self.event(Event::RolledBack {
-                had: self.own.next,
-                seen: sequence,
-            });
+            self.event(Event::RolledBack { had: self.own.next, seen: sequence });
             self.own.leapt = true;
         }
-        self.own.next = self
-            .own
-            .next
-            .max(sequence.saturating_add(limits::SEQUENCE_LEAP));
+        self.own.next = self.own.next.max(sequence.saturating_add(limits::SEQUENCE_LEAP));
         self.own.limit = self.own.limit.min(self.own.next);
         self.own.dirty = true;
         self.publish_if_due(now);

@@ -38,17 +38,12 @@ impl Engine {
                     instance: Arc::new(instance.clone()),
                     usable,
                 };
-                services
-                    .entry(instance.service.clone())
-                    .or_default()
-                    .push(endpoint);
+                services.entry(instance.service.clone()).or_default().push(endpoint);
             }
             nodes.insert(*key, node);
         }
-        let services = services
-            .into_iter()
-            .map(|(name, all)| (name.clone(), service(name, all)))
-            .collect();
+        let services =
+            services.into_iter().map(|(name, all)| (name.clone(), service(name, all))).collect();
         View {
             number: self.view_number,
             me: self.me,
@@ -63,10 +58,7 @@ impl Engine {
 
     fn node_view(&self, key: &NodeKey, record: &Verified) -> NodeView {
         let content = record.content();
-        let liveness = self
-            .members
-            .get(key)
-            .map_or(Liveness::Alive, |member| member.liveness);
+        let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
         NodeView {
             key: *key,
             short: key.short(),
@@ -91,6 +83,7 @@ impl Engine {
         }
         match (node.liveness, record.content().host.state) {
             (Liveness::Left, _) | (_, NodeState::Left) => Use::No(Reason::Left),
+            (_, NodeState::Fenced) => Use::No(Reason::Cloned),
             (Liveness::Dead, _) if mass => Use::LastChoice(Reason::MassLoss),
             (Liveness::Dead, _) => Use::No(Reason::Dead),
             (_, NodeState::Draining) => Use::No(Reason::Draining),
@@ -131,9 +124,5 @@ fn service(name: ServiceName, mut endpoints: Vec<Endpoint>) -> Arc<ServiceView> 
             endpoint.usable = Use::No(Reason::PortsDiffer);
         }
     }
-    Arc::new(ServiceView {
-        name,
-        ports,
-        endpoints,
-    })
+    Arc::new(ServiceView { name, ports, endpoints })
 }

@@ -40,16 +40,11 @@ impl Spread {
     }
 
     fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
-        self.jobs
-            .values()
-            .any(|pending| pending.head == Some((*origin, head)))
+        self.jobs.values().any(|pending| pending.head == Some((*origin, head)))
     }
 
     fn of_link(&self, link: Option<LinkId>) -> usize {
-        self.jobs
-            .values()
-            .filter(|pending| pending.source == link)
-            .count()
+        self.jobs.values().filter(|pending| pending.source == link).count()
     }
 }
 
@@ -84,17 +79,15 @@ impl Engine {
             Err(error) => return self.disbelieve(now, source, error),
         };
         let header = *signed.header();
-        let head = Head {
-            sequence: header.sequence,
-            hash: signed.hash(),
-        };
+        let head = Head { sequence: header.sequence, hash: signed.hash() };
         let standing = head.against(self.store.head(&header.origin));
         let worth = if header.origin == self.me {
             self.own_worth_checking(&signed)
         } else {
             let lacks_body = self.store.body(&header.origin).is_none();
             match standing {
-                Standing::Newer | Standing::Fork { .. } => true,
+                Standing::Newer => true,
+                Standing::Fork { .. } => !self.store.proven(&header.origin, head),
                 Standing::Same => lacks_body,
                 Standing::Older => false,
             }
@@ -107,12 +100,7 @@ impl Engine {
             if self.spread.under_way(&header.origin, head) {
                 return;
             }
-            self.verify(
-                now,
-                source,
-                Some((header.origin, head)),
-                Subject::Record(signed),
-            );
+            self.verify(now, source, Some((header.origin, head)), Subject::Record(signed));
         }
     }
 
@@ -126,11 +114,7 @@ impl Engine {
         self.jobs = self.jobs.saturating_add(1);
         let id = JobId(self.jobs);
         self.spread.jobs.insert(id, Pending { source, head });
-        let job = Job {
-            what,
-            roots: self.roots_of(),
-            wall: now.wall,
-        };
+        let job = Job { what, roots: self.roots_of(), wall: now.wall };
         self.outbox.push_back(Output::Verify(id, Box::new(job)));
     }
 
@@ -174,12 +158,7 @@ impl Engine {
             Stored::Fork { wins } => self.forked(now, origin, &bundle, source, wins),
             Stored::Known | Stored::Full => {}
         }
-        if self
-            .spread
-            .pulling
-            .get(&origin)
-            .is_some_and(|(asked, _)| *asked <= sequence)
-        {
+        if self.spread.pulling.get(&origin).is_some_and(|(asked, _)| *asked <= sequence) {
             self.spread.pulling.remove(&origin);
         }
         self.changed(now);
@@ -262,32 +241,30 @@ impl Engine {
         let theirs: BTreeMap<NodeKey, Head> = range.heads.iter().copied().collect();
         for (origin, head) in &theirs {
             match head.against(self.store.head(origin)) {
-                Standing::Newer | Standing::Fork { .. } => lacking.push((*origin, head.sequence)),
-                Standing::Same if self.store.body(origin).is_none() => {}
+                Standing::Newer => lacking.push((*origin, head.sequence)),
+                Standing::Fork { wins } => {
+                    if !self.store.proven(origin, *head) {
+                        lacking.push((*origin, head.sequence));
+                    }
+                    if !wins {
+                        surplus.push(*origin);
+                    }
+                }
                 Standing::Older => surplus.push(*origin),
                 Standing::Same => {}
             }
         }
         let ours = self.store.heads_between(range.from, range.to);
-        surplus.extend(
-            ours.map(|(key, _)| key)
-                .filter(|key| !theirs.contains_key(key)),
-        );
+        surplus.extend(ours.map(|(key, _)| key).filter(|key| !theirs.contains_key(key)));
         self.pull(now, link, lacking);
         self.answer_pull(link, &surplus);
     }
 
     fn pull(&mut self, now: Now, link: LinkId, lacking: Vec<(NodeKey, u64)>) {
-        self.spread
-            .pulling
-            .retain(|_, (_, at)| now.tick.since(*at) < PULL_AGAIN);
+        self.spread.pulling.retain(|_, (_, at)| now.tick.since(*at) < PULL_AGAIN);
         let mut ask = Vec::new();
         for (origin, sequence) in lacking {
-            let asked = self
-                .spread
-                .pulling
-                .get(&origin)
-                .is_some_and(|(s, _)| *s >= sequence);
+            let asked = self.spread.pulling.get(&origin).is_some_and(|(s, _)| *s >= sequence);
             if !asked && self.spread.pulling.len() < limits::NODES_MAX {
                 self.spread.pulling.insert(origin, (sequence, now.tick));
                 ask.push(origin);
@@ -323,10 +300,7 @@ impl Engine {
     /// chitchat says that a node has something newer: ask it, or whoever is linked.
     pub(super) fn hinted(&mut self, now: Now, node: NodeKey, sequence: u64) {
         let held = self.store.head(&node).map_or(0, |head| head.sequence);
-        let any = self
-            .links
-            .of(&node)
-            .or_else(|| self.links.ready().next().map(|(l, _)| l));
+        let any = self.links.of(&node).or_else(|| self.links.ready().next().map(|(l, _)| l));
         if sequence > held
             && node != self.me
             && let Some(link) = any

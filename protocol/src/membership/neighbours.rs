@@ -79,9 +79,7 @@ impl Rings {
     /// The next member on each ring: those that `key` chooses. `key` need not be a member.
     pub fn chosen(&self, key: &NodeKey) -> BTreeSet<NodeKey> {
         self.on_each(key, |ring, place| {
-            let after = ring
-                .range((Bound::Excluded(place), Bound::Unbounded))
-                .next();
+            let after = ring.range((Bound::Excluded(place), Bound::Unbounded)).next();
             after.or_else(|| ring.first()).copied()
         })
     }
@@ -89,10 +87,7 @@ impl Rings {
     /// The member before on each ring: those that choose `key`.
     pub fn choosers(&self, key: &NodeKey) -> BTreeSet<NodeKey> {
         self.on_each(key, |ring, place| {
-            ring.range(..place)
-                .next_back()
-                .or_else(|| ring.last())
-                .copied()
+            ring.range(..place).next_back().or_else(|| ring.last()).copied()
         })
     }
 
@@ -108,17 +103,10 @@ impl Rings {
         key: &NodeKey,
         pick: impl Fn(&BTreeSet<Place>, Place) -> Option<Place>,
     ) -> BTreeSet<NodeKey> {
-        let places = self
-            .members
-            .get(key)
-            .copied()
-            .unwrap_or_else(|| places(key));
+        let places = self.members.get(key).copied().unwrap_or_else(|| places(key));
         let rings = self.rings.iter().zip(places);
         let picked = rings.filter_map(|(ring, place)| pick(ring, (place, *key)));
-        picked
-            .map(|(_, node)| node)
-            .filter(|node| node != key)
-            .collect()
+        picked.map(|(_, node)| node).filter(|node| node != key).collect()
     }
 }
 

@@ -43,20 +43,13 @@ impl Witness {
 
     /// Signs it. The watcher must be the signer's key.
     pub fn sign(self, signer: &dyn Signer) -> SignedWitness {
-        SignedWitness {
-            witness: self,
-            signature: signer.sign(&self.message()),
-        }
+        SignedWitness { witness: self, signature: signer.sign(&self.message()) }
     }
 }
 
 impl SignedWitness {
     /// Whether the watcher signed it.
     pub fn holds(&self, crypto: &dyn Crypto) -> bool {
-        crypto.verify(
-            &self.witness.watcher.0,
-            &self.witness.message(),
-            &self.signature,
-        )
+        crypto.verify(&self.witness.watcher.0, &self.witness.message(), &self.signature)
     }
 }

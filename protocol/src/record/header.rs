@@ -102,15 +102,13 @@ impl Header {
         let (sequence, rest) = take::<8>(rest)?;
         let (not_after, rest) = take::<8>(rest)?;
         let (length, rest) = take::<4>(rest)?;
-        let (payload, signature) = rest
-            .split_last_chunk::<SIGNATURE_BYTES>()
-            .ok_or(HeaderError::Length)?;
+        let (payload, signature) =
+            rest.split_last_chunk::<SIGNATURE_BYTES>().ok_or(HeaderError::Length)?;
         if usize::try_from(u32::from_le_bytes(length)) != Ok(payload.len()) {
             return Err(HeaderError::Length);
         }
-        let signed = bytes
-            .get(..HEADER_BYTES.saturating_add(payload.len()))
-            .ok_or(HeaderError::Length)?;
+        let signed =
+            bytes.get(..HEADER_BYTES.saturating_add(payload.len())).ok_or(HeaderError::Length)?;
         let header = Self {
             kind: RecordKind(u16::from_le_bytes(kind)),
             mesh: MeshId(Hash(mesh)),
@@ -118,18 +116,10 @@ impl Header {
             sequence: u64::from_le_bytes(sequence),
             not_after: Wall(u64::from_le_bytes(not_after)),
         };
-        Ok(Parts {
-            header,
-            signed,
-            payload,
-            signature: *signature,
-        })
+        Ok(Parts { header, signed, payload, signature: *signature })
     }
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), HeaderError> {
-    bytes
-        .split_first_chunk::<N>()
-        .map(|(head, rest)| (*head, rest))
-        .ok_or(HeaderError::Length)
+    bytes.split_first_chunk::<N>().map(|(head, rest)| (*head, rest)).ok_or(HeaderError::Length)
 }

@@ -22,6 +22,8 @@ pub enum NodeState {
     Draining,
     /// Has left on purpose. Its endpoints are gone.
     Left,
+    /// Has found its key in use on another host, and serves nothing until a person decides.
+    Fenced,
 }
 
 /// Section 1: who speaks.
@@ -205,11 +207,7 @@ pub enum Unfit {
 }
 
 fn at_most(what: &'static str, count: usize, limit: usize) -> Result<(), Unfit> {
-    if count > limit {
-        Err(Unfit::TooMany { what, count, limit })
-    } else {
-        Ok(())
-    }
+    if count > limit { Err(Unfit::TooMany { what, count, limit }) } else { Ok(()) }
 }
 
 fn shown(what: &'static str, text: &str, limit: usize) -> Result<(), Unfit> {
@@ -246,16 +244,10 @@ impl Instance {
         at_most("tags", self.tags.len(), limits::PORTS_MAX)?;
         at_most("meta", self.meta.len(), limits::PORTS_MAX)?;
         shown("target", &self.target, SHOWN_BYTES)?;
-        shown(
-            "image",
-            self.image.as_deref().unwrap_or_default(),
-            SHOWN_BYTES,
-        )?;
+        shown("image", self.image.as_deref().unwrap_or_default(), SHOWN_BYTES)?;
         for port in &self.ports {
             at_most("hosts", port.hosts.len(), limits::PORTS_MAX)?;
-            port.hosts
-                .iter()
-                .try_for_each(|host| shown("host", host, SHOWN_BYTES))?;
+            port.hosts.iter().try_for_each(|host| shown("host", host, SHOWN_BYTES))?;
         }
         self.meta.iter().try_for_each(|(key, value)| {
             shown("meta", key, SHOWN_BYTES).and_then(|()| shown("meta", value, SHOWN_BYTES))

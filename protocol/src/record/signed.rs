@@ -124,11 +124,7 @@ impl Signed {
             return Err(RecordError::Sequence(header.sequence));
         }
         let hash = Hash::of(&[HASH_DOMAIN, parts.signed]);
-        Ok(Self {
-            bundle,
-            header,
-            hash,
-        })
+        Ok(Self { bundle, header, hash })
     }
 
     /// Who claims to say what, in which order.
@@ -184,13 +180,7 @@ impl Verified {
         check_grant(&content, &own.verified)?;
         let payload = write(&content)?;
         let origin = NodeKey(signer.public_key());
-        let header = Header {
-            kind: RecordKind::NODE,
-            mesh,
-            origin,
-            sequence,
-            not_after,
-        };
+        let header = Header { kind: RecordKind::NODE, mesh, origin, sequence, not_after };
         let mut record = header.with_payload(&payload);
         let hash = Hash::of(&[HASH_DOMAIN, &record]);
         let signature = signer.sign(&[SIGNATURE_DOMAIN, &record].concat());
@@ -198,18 +188,9 @@ impl Verified {
         if record.len() > limits::RECORD_BYTES {
             return Err(RecordError::Oversize(record.len()));
         }
-        let bundle = Arc::new(Bundle {
-            chain: own.chain.clone(),
-            record,
-        });
+        let bundle = Arc::new(Bundle { chain: own.chain.clone(), record });
         let chain = own.verified.clone();
-        Ok(Self {
-            bundle,
-            header,
-            hash,
-            chain,
-            content: Arc::new(content),
-        })
+        Ok(Self { bundle, header, hash, chain, content: Arc::new(content) })
     }
 
     /// Who says it, in which order.
@@ -252,18 +233,10 @@ fn check_grant(content: &NodeRecord, chain: &VerifiedChain) -> Result<(), Record
     if content.host.name != grant.name {
         return Err(RecordError::NotGranted("name"));
     }
-    if grant
-        .zone
-        .as_ref()
-        .is_some_and(|zone| *zone != content.host.locality)
-    {
+    if grant.zone.as_ref().is_some_and(|zone| *zone != content.host.locality) {
         return Err(RecordError::NotGranted("zone"));
     }
-    let stranger = content
-        .instances
-        .0
-        .iter()
-        .find(|i| !grant.covers(&i.service));
+    let stranger = content.instances.0.iter().find(|i| !grant.covers(&i.service));
     stranger.map_or(Ok(()), |i| Err(RecordError::NotNamed(i.service.clone())))
 }
 
@@ -274,10 +247,7 @@ fn write(content: &NodeRecord) -> Result<Vec<u8>, RecordError> {
         value: &T,
     ) -> Result<(), RecordError> {
         let bytes = codec::encode::<{ limits::RECORD_BYTES }, _>(value);
-        sections.put(
-            tag,
-            bytes.map_err(|error| RecordError::Content(tag, error))?,
-        );
+        sections.put(tag, bytes.map_err(|error| RecordError::Content(tag, error))?);
         Ok(())
     }
     let mut sections = Sections::default();

@@ -38,11 +38,7 @@ impl Head {
     /// The one of two that stays.
     pub fn join(self, other: Self) -> Self {
         let key = |head: &Self| (head.sequence, std::cmp::Reverse(head.hash));
-        if key(&other) > key(&self) {
-            other
-        } else {
-            self
-        }
+        if key(&other) > key(&self) { other } else { self }
     }
 
     /// How `self` stands to the one held.
@@ -54,9 +50,7 @@ impl Head {
             std::cmp::Ordering::Greater => Standing::Newer,
             std::cmp::Ordering::Less => Standing::Older,
             std::cmp::Ordering::Equal if self.hash == held.hash => Standing::Same,
-            std::cmp::Ordering::Equal => Standing::Fork {
-                wins: self.hash < held.hash,
-            },
+            std::cmp::Ordering::Equal => Standing::Fork { wins: self.hash < held.hash },
         }
     }
 }
@@ -75,9 +69,7 @@ pub fn root<'a>(heads: impl Iterator<Item = (&'a NodeKey, &'a Head)>) -> Hash {
 /// The join of two sets of heads.
 pub fn merge(into: &mut BTreeMap<NodeKey, Head>, other: &BTreeMap<NodeKey, Head>) {
     for (origin, head) in other {
-        into.entry(*origin)
-            .and_modify(|held| *held = held.join(*head))
-            .or_insert(*head);
+        into.entry(*origin).and_modify(|held| *held = held.join(*head)).or_insert(*head);
     }
 }
 
@@ -88,10 +80,8 @@ mod tests {
     use super::*;
 
     fn heads() -> impl Strategy<Value = BTreeMap<NodeKey, Head>> {
-        let head = (0u64..4, 0u8..3).prop_map(|(sequence, hash)| Head {
-            sequence,
-            hash: Hash([hash; 32]),
-        });
+        let head = (0u64..4, 0u8..3)
+            .prop_map(|(sequence, hash)| Head { sequence, hash: Hash([hash; 32]) });
         proptest::collection::btree_map((0u8..4).prop_map(|k| NodeKey([k; 32])), head, 0..4)
     }
 

@@ -40,8 +40,8 @@ pub struct ForkProof {
     pub sequence: u64,
     /// The boot in which it happened; a later boot heals.
     pub boot: u64,
-    /// Both records.
-    pub bundles: [Arc<Bundle>; 2],
+    /// Both records, and what names them.
+    pub bundles: [(Hash, Arc<Bundle>); 2],
 }
 
 #[derive(Clone, Debug)]
@@ -78,21 +78,23 @@ impl Store {
         entry.fork.as_ref().filter(|proof| proof.boot == boot)
     }
 
+    /// Whether that content of an origin is one of a proof that is held.
+    pub fn proven(&self, origin: &NodeKey, head: Head) -> bool {
+        let proof = self.entries.get(origin).and_then(|entry| entry.fork.as_ref());
+        proof.is_some_and(|proof| {
+            proof.sequence == head.sequence && proof.bundles.iter().any(|(h, _)| *h == head.hash)
+        })
+    }
+
     /// All bodies, by origin.
     pub fn bodies(&self) -> impl Iterator<Item = (&NodeKey, &Verified)> {
-        self.entries
-            .iter()
-            .filter_map(|(key, entry)| Some((key, entry.body.as_ref()?)))
+        self.entries.iter().filter_map(|(key, entry)| Some((key, entry.body.as_ref()?)))
     }
 
     /// Heads from `from` on, by origin, at most `count`.
     pub fn heads_from(&self, from: NodeKey, count: usize) -> Vec<(NodeKey, Head)> {
         let range = (Bound::Included(from), Bound::Unbounded);
-        self.entries
-            .range(range)
-            .take(count)
-            .map(|(key, entry)| (*key, entry.head))
-            .collect()
+        self.entries.range(range).take(count).map(|(key, entry)| (*key, entry.head)).collect()
     }
 
     /// Heads within a range of origins, both ends included.
@@ -130,10 +132,7 @@ impl Store {
     /// Takes a verified record.
     pub fn insert(&mut self, record: Verified) -> Stored {
         let origin = record.header().origin;
-        let head = Head {
-            sequence: record.header().sequence,
-            hash: record.hash(),
-        };
+        let head = Head { sequence: record.header().sequence, hash: record.hash() };
         match head.against(self.head(&origin)) {
             Standing::Same => self.restore_body(origin, record),
             Standing::Older => Stored::Known,
@@ -153,8 +152,7 @@ impl Store {
     /// so long that this is long after anyone could offer the record again.
     pub fn drop_floors(&mut self, now: Wall) {
         let before = self.entries.len();
-        self.entries
-            .retain(|_, entry| entry.body.is_some() || entry.floor_until > now);
+        self.entries.retain(|_, entry| entry.body.is_some() || entry.floor_until > now);
         if self.entries.len() != before {
             self.root = None;
         }
@@ -166,15 +164,7 @@ impl Store {
         }
         let floor_until = record.chain().not_after.after(limits::FLOOR_KEEP);
         let fork = self.entries.remove(&origin).and_then(|entry| entry.fork);
-        self.entries.insert(
-            origin,
-            Entry {
-                head,
-                body: Some(record),
-                floor_until,
-                fork,
-            },
-        );
+        self.entries.insert(origin, Entry { head, body: Some(record), floor_until, fork });
         self.root = None;
         Stored::New
     }
@@ -190,27 +180,26 @@ impl Store {
     }
 
     fn fork_with(&mut self, origin: NodeKey, head: Head, record: Verified, wins: bool) -> Stored {
-        let Some(entry) = self.entries.get_mut(&origin) else {
+        if self.proven(&origin, head) {
             return Stored::Known;
-        };
+        }
+        let Some(entry) = self.entries.get_mut(&origin) else { return Stored::Known };
         let Some(held) = &entry.body else {
             // The body of the other is gone, so nothing can be proven: the lower hash stays.
-            return if wins {
-                self.put(origin, head, record)
-            } else {
-                Stored::Known
-            };
+            return if wins { self.put(origin, head, record) } else { Stored::Known };
         };
-        if entry
-            .fork
-            .as_ref()
-            .is_none_or(|proof| proof.sequence < head.sequence)
-        {
+        if entry.fork.as_ref().is_none_or(|proof| proof.sequence < head.sequence) {
             entry.fork = Some(ForkProof {
                 sequence: head.sequence,
                 boot: held.content().host.boot,
-                bundles: [Arc::clone(held.bundle()), Arc::clone(record.bundle())],
+                bundles: [
+                    (held.hash(), Arc::clone(held.bundle())),
+                    (record.hash(), Arc::clone(record.bundle())),
+                ],
             });
+        } else if !wins {
+            // It has been proven already, and this third content changes nothing.
+            return Stored::Known;
         }
         if wins {
             entry.head = head;

@@ -32,9 +32,7 @@ pub enum CodecError {
 type Config<const LIMIT: usize> = Configuration<LittleEndian, Fixint, Limit<LIMIT>>;
 
 fn config<const LIMIT: usize>() -> Config<LIMIT> {
-    bincode::config::standard()
-        .with_fixed_int_encoding()
-        .with_limit::<LIMIT>()
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<LIMIT>()
 }
 
 /// The bytes of `value`, at most `LIMIT` of them.
@@ -63,10 +61,7 @@ pub fn decode<const LIMIT: usize, T: Serialize + DeserializeOwned>(
 
 fn within<const LIMIT: usize>(bytes: &[u8]) -> Result<(), CodecError> {
     if bytes.len() > LIMIT {
-        Err(CodecError::Oversize {
-            bytes: bytes.len(),
-            limit: LIMIT,
-        })
+        Err(CodecError::Oversize { bytes: bytes.len(), limit: LIMIT })
     } else {
         Ok(())
     }

@@ -154,9 +154,8 @@ impl Frame {
 
     /// Reads one frame.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (kind, body) = bytes
-            .split_first()
-            .ok_or_else(|| CodecError::Malformed("empty".to_owned()))?;
+        let (kind, body) =
+            bytes.split_first().ok_or_else(|| CodecError::Malformed("empty".to_owned()))?;
         match *kind {
             HELLO => read(body).map(Self::Hello),
             PROBE => read(body).map(Self::Probe),
@@ -188,33 +187,16 @@ fn read<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
 fn bounded_heads(range: HeadRange) -> Result<HeadRange, CodecError> {
     let count = range.heads.len();
     if count > limits::HEADS_PER_FRAME {
-        return Err(CodecError::Oversize {
-            bytes: count,
-            limit: limits::HEADS_PER_FRAME,
-        });
+        return Err(CodecError::Oversize { bytes: count, limit: limits::HEADS_PER_FRAME });
     }
-    let sorted = range
-        .heads
-        .iter()
-        .zip(range.heads.iter().skip(1))
-        .all(|(a, b)| a.0 < b.0);
-    let within = range
-        .heads
-        .iter()
-        .all(|(key, _)| *key >= range.from && *key <= range.to);
-    if sorted && within {
-        Ok(range)
-    } else {
-        Err(CodecError::NotCanonical)
-    }
+    let sorted = range.heads.iter().zip(range.heads.iter().skip(1)).all(|(a, b)| a.0 < b.0);
+    let within = range.heads.iter().all(|(key, _)| *key >= range.from && *key <= range.to);
+    if sorted && within { Ok(range) } else { Err(CodecError::NotCanonical) }
 }
 
 fn bounded_pull(origins: Vec<NodeKey>) -> Result<Vec<NodeKey>, CodecError> {
     if origins.len() > limits::PULLS_PER_FRAME {
-        return Err(CodecError::Oversize {
-            bytes: origins.len(),
-            limit: limits::PULLS_PER_FRAME,
-        });
+        return Err(CodecError::Oversize { bytes: origins.len(), limit: limits::PULLS_PER_FRAME });
     }
     Ok(origins)
 }
@@ -226,23 +208,13 @@ mod tests {
     use super::*;
 
     fn stand() -> Stand {
-        Stand {
-            id: 7,
-            records: Hash([1; 32]),
-            revocations: Hash([2; 32]),
-            policy: Hash([3; 32]),
-        }
+        Stand { id: 7, records: Hash([1; 32]), revocations: Hash([2; 32]), policy: Hash([3; 32]) }
     }
 
     #[test]
     fn the_golden_bytes_of_a_probe_stay_what_they_are() {
         let bytes = Frame::Probe(stand()).encode().unwrap();
-        let golden = [
-            vec![2, 7, 0, 0, 0, 0, 0, 0, 0],
-            vec![1; 32],
-            vec![2; 32],
-            vec![3; 32],
-        ];
+        let golden = [vec![2, 7, 0, 0, 0, 0, 0, 0, 0], vec![1; 32], vec![2; 32], vec![3; 32]];
         assert_eq!(bytes, golden.concat());
     }
 
@@ -253,16 +225,10 @@ mod tests {
 
     #[test]
     fn heads_out_of_order_or_out_of_range_are_refused() {
-        let head = Head {
-            sequence: 1,
-            hash: Hash([0; 32]),
-        };
+        let head = Head { sequence: 1, hash: Hash([0; 32]) };
         let key = |byte| NodeKey([byte; 32]);
-        let mut range = HeadRange {
-            from: key(1),
-            to: key(9),
-            heads: vec![(key(3), head), (key(2), head)],
-        };
+        let mut range =
+            HeadRange { from: key(1), to: key(9), heads: vec![(key(3), head), (key(2), head)] };
         let bytes = Frame::Heads(range.clone()).encode().unwrap();
         assert_eq!(Frame::decode(&bytes), Err(CodecError::NotCanonical));
         range.heads = vec![(key(10), head)];

@@ -42,9 +42,7 @@ impl Sections {
 
     /// Whether a tag below [`OPTIONAL_FROM`] is not among `known`.
     pub fn has_unknown(&self, known: &[u16]) -> bool {
-        self.0
-            .keys()
-            .any(|tag| *tag < OPTIONAL_FROM && !known.contains(tag))
+        self.0.keys().any(|tag| *tag < OPTIONAL_FROM && !known.contains(tag))
     }
 
     /// The canonical bytes.
@@ -101,10 +99,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_payload_is_refused() {
-        assert_eq!(
-            Sections::decode(&[1, 0, 255, 255, 255, 255]),
-            Err(SectionError::Short)
-        );
+        assert_eq!(Sections::decode(&[1, 0, 255, 255, 255, 255]), Err(SectionError::Short));
     }
 
     proptest! {

@@ -1,0 +1,521 @@
+//! Revocation: the end of a key, for ever, and of what it signed but for a list.
+//!
+//! Revocations and voids are grow-only: their set is a join, so every order of hearing them ends
+//! in the same set, and what is in effect is computed from the whole set, never from an order.
+//!
+//! Rules: an operator revokes nodes only. A root revokes nodes, issuers, operators, and roots
+//! before it in the chain of roots, and only a root voids. No date decides anything here, since
+//! a thief dates back. What a revoked operator or root signed counts only where the revocation
+//! lists it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    certificate::{ChainError, Roots, VerifiedChain},
+    crypto::{Crypto, PublicKey, Signature, Signer},
+    operator::verify_operator,
+    signed,
+};
+use crate::{
+    limits,
+    name::{Hash, MeshId, NodeKey},
+    wire::codec::{self, CodecError},
+};
+
+const REVOKE: &str = "skein/revocation/v1";
+const VOID: &str = "skein/void/v1";
+
+/// What kind of key is revoked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Subject {
+    /// A node's.
+    Node,
+    /// An issuer's.
+    Issuer,
+    /// An operator's.
+    Operator,
+    /// A root's.
+    Root,
+}
+
+/// Who revokes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum By {
+    /// An operator, with its certificate, so that the revocation verifies alone.
+    Operator(Vec<u8>),
+    /// A root.
+    Root(PublicKey),
+}
+
+/// The statement that a key has ended.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Of which mesh.
+    pub mesh: MeshId,
+    /// What kind of key.
+    pub subject: Subject,
+    /// Which.
+    pub key: PublicKey,
+    /// Who says so.
+    pub by: By,
+    /// Why, for people; at most [`limits::REASON_BYTES`].
+    pub reason: String,
+    /// What stays valid of its works, sorted: hashes of leaves of an issuer, of policy versions
+    /// and revocations of an operator, [`work_of_root`] of what a root certified or revoked.
+    pub works: Vec<Hash>,
+}
+
+/// The statement that a revocation does not count.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Void {
+    /// Of which mesh.
+    pub mesh: MeshId,
+    /// Which revocation, by [`Revocation::id`].
+    pub revocation: Hash,
+    /// The root that says so.
+    pub by: PublicKey,
+    /// Why, for people; at most [`limits::REASON_BYTES`].
+    pub reason: String,
+}
+
+/// A revocation or a void, signed: what travels.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Statement {
+    /// A key has ended.
+    Revocation(Revocation, Signature),
+    /// A revocation does not count.
+    Void(Void, Signature),
+}
+
+/// A statement that was verified. Only such enter [`Revocations`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifiedStatement {
+    statement: Statement,
+    signer: PublicKey,
+}
+
+/// Why a statement is not believed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RevocationError {
+    /// Of another mesh.
+    #[error("a revocation of another mesh")]
+    OtherMesh,
+    /// Its signer's certificate.
+    #[error("the operator's certificate: {0}")]
+    Operator(#[from] ChainError),
+    /// Signed by a root that is not known here.
+    #[error("signed by an unknown root")]
+    UnknownRoot,
+    /// Its signer may not revoke this kind of key.
+    #[error(
+        "who signed it may not revoke this kind of key: operators revoke nodes only, a root \
+             revokes issuers, operators and roots before it"
+    )]
+    NotAllowed,
+    /// Its signature.
+    #[error("the signature does not hold")]
+    BadSignature,
+    /// Out of its bounds.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// The set is full.
+    #[error("{limit} revocations are held already: the mesh needs a new root", limit = limits::REVOCATIONS_MAX)]
+    Full,
+}
+
+impl Revocation {
+    /// What tells it apart: the hash of its content.
+    pub fn id(&self) -> Hash {
+        id(REVOKE, self)
+    }
+
+    /// Signs it, with its works sorted.
+    pub fn sign(mut self, signer: &dyn Signer) -> Result<Statement, CodecError> {
+        self.works.sort();
+        self.works.dedup();
+        let signature = signed::sign::<BYTES, _>(REVOKE, &self, signer)?;
+        Ok(Statement::Revocation(self, signature))
+    }
+}
+
+impl Void {
+    /// What tells it apart: the hash of its content.
+    pub fn id(&self) -> Hash {
+        id(VOID, self)
+    }
+
+    /// Signs it.
+    pub fn sign(self, signer: &dyn Signer) -> Result<Statement, CodecError> {
+        let signature = signed::sign::<BYTES, _>(VOID, &self, signer)?;
+        Ok(Statement::Void(self, signature))
+    }
+}
+
+/// How the works of a root are named: an issuer's or an operator's or the next root's key, or
+/// the id of a revocation or void.
+pub fn work_of_root(key: &PublicKey) -> Hash {
+    Hash::of(&[b"skein/work/v1\0", key])
+}
+
+fn id<T: Serialize>(domain: &str, value: &T) -> Hash {
+    let input = signed::input::<BYTES, T>(domain, value).unwrap_or_default();
+    Hash::of(&[&input])
+}
+
+impl Statement {
+    /// What tells it apart: the hash of its content, never of its signature.
+    pub fn id(&self) -> Hash {
+        match self {
+            Self::Revocation(revocation, _) => revocation.id(),
+            Self::Void(void, _) => void.id(),
+        }
+    }
+
+    /// Its bytes as they travel and lie on disk.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode::<STATEMENT_BYTES, _>(self)
+    }
+
+    /// The statement of these bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode::<STATEMENT_BYTES, _>(bytes)
+    }
+
+    /// Verifies it alone: bounds, mesh, who may, signature. Whether it is in effect depends on
+    /// all others, see [`Revocations`].
+    pub fn verify(
+        self,
+        roots: &Roots,
+        crypto: &dyn Crypto,
+    ) -> Result<VerifiedStatement, RevocationError> {
+        let signer = match &self {
+            Self::Revocation(revocation, signature) => {
+                let signer = revocation.check(roots, crypto)?;
+                held(REVOKE, revocation, &signer, signature, crypto)?;
+                signer
+            }
+            Self::Void(void, signature) => {
+                void.check(roots)?;
+                held(VOID, void, &void.by, signature, crypto)?;
+                void.by
+            }
+        };
+        Ok(VerifiedStatement { statement: self, signer })
+    }
+}
+
+fn held<T: Serialize>(
+    domain: &str,
+    value: &T,
+    signer: &PublicKey,
+    signature: &Signature,
+    crypto: &dyn Crypto,
+) -> Result<(), RevocationError> {
+    if signed::holds::<BYTES, _>(domain, value, signer, signature, crypto) {
+        Ok(())
+    } else {
+        Err(RevocationError::BadSignature)
+    }
+}
+
+fn check_text(reason: &str) -> Result<(), RevocationError> {
+    if reason.len() > limits::REASON_BYTES || reason.chars().any(char::is_control) {
+        Err(RevocationError::Malformed("the reason is too long or has control characters"))
+    } else {
+        Ok(())
+    }
+}
+
+impl Revocation {
+    fn check(&self, roots: &Roots, crypto: &dyn Crypto) -> Result<PublicKey, RevocationError> {
+        if self.mesh != roots.mesh {
+            return Err(RevocationError::OtherMesh);
+        }
+        check_text(&self.reason)?;
+        if self.works.len() > limits::REVOCATION_WORKS || !self.works.is_sorted_by(|a, b| a < b) {
+            return Err(RevocationError::Malformed("works too many or out of order"));
+        }
+        match (&self.by, self.subject) {
+            (By::Operator(certificate), Subject::Node) => {
+                Ok(verify_operator(certificate, roots, crypto)?.key)
+            }
+            (By::Operator(_), Subject::Issuer | Subject::Operator | Subject::Root) => {
+                Err(RevocationError::NotAllowed)
+            }
+            (By::Root(root), subject) => {
+                let signer = place(roots, root).ok_or(RevocationError::UnknownRoot)?;
+                let earlier = place(roots, &self.key).is_some_and(|place| place < signer);
+                if subject == Subject::Root && !earlier {
+                    return Err(RevocationError::NotAllowed);
+                }
+                Ok(*root)
+            }
+        }
+    }
+}
+
+impl Void {
+    fn check(&self, roots: &Roots) -> Result<(), RevocationError> {
+        if self.mesh != roots.mesh {
+            return Err(RevocationError::OtherMesh);
+        }
+        check_text(&self.reason)?;
+        place(roots, &self.by).map(|_| ()).ok_or(RevocationError::UnknownRoot)
+    }
+}
+
+fn place(roots: &Roots, key: &PublicKey) -> Option<usize> {
+    roots.order.iter().position(|root| root == key)
+}
+
+impl VerifiedStatement {
+    /// What was verified.
+    pub fn statement(&self) -> &Statement {
+        &self.statement
+    }
+
+    fn by_operator(&self) -> bool {
+        matches!(&self.statement, Statement::Revocation(Revocation { by: By::Operator(_), .. }, _))
+    }
+}
+
+/// Why a chain that verifies is refused all the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
+pub enum Revoked {
+    /// The node's key was revoked.
+    #[error("the node's key was revoked")]
+    Node,
+    /// The issuer's key was revoked, and this leaf is not among what stays valid.
+    #[error("the issuer's key was revoked")]
+    Issuer,
+    /// The root was revoked, and this issuer is not among what stays valid.
+    #[error("the root was revoked")]
+    Root,
+    /// The host of the issuer was revoked, and this key was not known before: until the root
+    /// decides about the issuer, it admits nobody new.
+    #[error("the issuer is suspended, since its host was revoked: a root must decide about it")]
+    Suspended,
+}
+
+/// All that was said about keys that ended: a grow-only set, and what follows from it.
+#[derive(Clone, Debug, Default)]
+pub struct Revocations {
+    statements: BTreeMap<Hash, VerifiedStatement>,
+    effect: BTreeMap<(Subject, PublicKey), Works>,
+}
+
+/// What stays valid of a revoked key's works. Of two revocations of one key both must list it.
+type Works = BTreeSet<Hash>;
+
+impl PartialEq for Revocations {
+    fn eq(&self, other: &Self) -> bool {
+        self.statements == other.statements
+    }
+}
+
+impl Eq for Revocations {}
+
+impl Revocations {
+    /// Adds a statement; `roots` gives the order of the roots. Says whether anything is new.
+    ///
+    /// Of two forms of one statement that differ in the signature only, the lower stays, so that
+    /// the set does not depend on the order of hearing.
+    pub fn insert(
+        &mut self,
+        statement: VerifiedStatement,
+        roots: &Roots,
+    ) -> Result<bool, RevocationError> {
+        let new = self.add(statement)?;
+        if new {
+            self.effect = self.compute(roots);
+        }
+        Ok(new)
+    }
+
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self, roots: &Roots) -> Result<bool, RevocationError> {
+        let mut new = false;
+        for statement in other.statements.values() {
+            new |= self.add(statement.clone())?;
+        }
+        if new {
+            self.effect = self.compute(roots);
+        }
+        Ok(new)
+    }
+
+    fn add(&mut self, statement: VerifiedStatement) -> Result<bool, RevocationError> {
+        let id = statement.statement.id();
+        if let Some(held) = self.statements.get_mut(&id) {
+            if statement.statement < held.statement {
+                *held = statement;
+            }
+            return Ok(false);
+        }
+        if self.statements.len() >= limits::REVOCATIONS_MAX {
+            return Err(RevocationError::Full);
+        }
+        self.statements.insert(id, statement);
+        Ok(true)
+    }
+
+    /// Whether the key of a node was revoked.
+    pub fn is_revoked(&self, key: &NodeKey) -> bool {
+        self.ended(Subject::Node, &key.0)
+    }
+
+    /// Whether a key of that kind was revoked.
+    pub fn ended(&self, subject: Subject, key: &PublicKey) -> bool {
+        self.effect.contains_key(&(subject, *key))
+    }
+
+    /// Whether `work` of a key of that kind stays valid: it does when the key was not revoked,
+    /// or when every revocation of it lists the work.
+    pub fn stands(&self, subject: Subject, key: &PublicKey, work: &Hash) -> bool {
+        self.effect.get(&(subject, *key)).is_none_or(|works| works.contains(work))
+    }
+
+    /// Judges a verified chain. `known` is whether a record or chain of this node's key was
+    /// accepted before: what was known keeps working while its issuer is suspended.
+    pub fn judge(&self, chain: &VerifiedChain, known: bool) -> Result<(), Revoked> {
+        if self.is_revoked(&chain.key) {
+            return Err(Revoked::Node);
+        }
+        if !self.stands(Subject::Root, &chain.root, &work_of_root(&chain.issuer)) {
+            return Err(Revoked::Root);
+        }
+        if !self.stands(Subject::Issuer, &chain.issuer, &chain.leaf_hash) {
+            return Err(Revoked::Issuer);
+        }
+        let decided = self.ended(Subject::Issuer, &chain.issuer);
+        if !known && !decided && self.is_revoked(&chain.issuer_host) {
+            return Err(Revoked::Suspended);
+        }
+        Ok(())
+    }
+
+    /// Whether an issuer may certify: neither revoked, nor its host revoked, nor its root.
+    pub fn may_issue(&self, issuer: &super::VerifiedIssuer) -> Result<(), Revoked> {
+        if self.ended(Subject::Issuer, &issuer.key) {
+            Err(Revoked::Issuer)
+        } else if !self.stands(Subject::Root, &issuer.root, &work_of_root(&issuer.key)) {
+            Err(Revoked::Root)
+        } else if self.is_revoked(&issuer.host) {
+            Err(Revoked::Suspended)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Every statement, sorted by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&Hash, &Statement)> {
+        self.statements.iter().map(|(id, verified)| (id, &verified.statement))
+    }
+
+    /// Whether a statement is held.
+    pub fn contains(&self, id: &Hash) -> bool {
+        self.statements.contains_key(id)
+    }
+
+    /// The statement of that id.
+    pub fn find(&self, id: &Hash) -> Option<&Statement> {
+        self.statements.get(id).map(|verified| &verified.statement)
+    }
+
+    /// How many statements are held.
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
+    /// The hash over all ids: equal where the sets are.
+    pub fn root(&self) -> Hash {
+        let ids: Vec<&[u8]> = self.statements.keys().map(|id| id.0.as_slice()).collect();
+        let ids = ids.concat();
+        Hash::of(&[b"skein/revocations/v1\0", &ids])
+    }
+
+    /// What is in effect. One pass from the newest root to the oldest, since only a later root
+    /// ends an earlier one: a root's voids count for itself and for earlier roots, so the thief
+    /// of an old root cannot undo its end. Then operators, whom only roots end.
+    fn compute(&self, roots: &Roots) -> BTreeMap<(Subject, PublicKey), Works> {
+        let mut effect = BTreeMap::new();
+        let mut voided = BTreeSet::new();
+        for root in roots.order.iter().rev() {
+            self.voids_by(root, &effect, &mut voided);
+            self.revoke_by(root, true, &voided, &mut effect);
+        }
+        let operators: BTreeSet<PublicKey> = self
+            .statements
+            .values()
+            .filter(|verified| verified.by_operator())
+            .map(|verified| verified.signer)
+            .collect();
+        for operator in &operators {
+            self.revoke_by(operator, false, &voided, &mut effect);
+        }
+        effect
+    }
+
+    fn voids_by(
+        &self,
+        root: &PublicKey,
+        effect: &BTreeMap<(Subject, PublicKey), Works>,
+        voided: &mut BTreeSet<Hash>,
+    ) {
+        for (id, verified) in &self.statements {
+            if let Statement::Void(void, _) = &verified.statement
+                && void.by == *root
+                && listed(effect, Subject::Root, root, id)
+            {
+                voided.insert(void.revocation);
+            }
+        }
+    }
+
+    fn revoke_by(
+        &self,
+        signer: &PublicKey,
+        root: bool,
+        voided: &BTreeSet<Hash>,
+        effect: &mut BTreeMap<(Subject, PublicKey), Works>,
+    ) {
+        let kind = if root { Subject::Root } else { Subject::Operator };
+        for (id, verified) in &self.statements {
+            let Statement::Revocation(revocation, _) = &verified.statement else {
+                continue;
+            };
+            let counts = verified.signer == *signer
+                && verified.by_operator() != root
+                && !voided.contains(id)
+                && listed(effect, kind, signer, id);
+            if counts {
+                let works: Works = revocation.works.iter().copied().collect();
+                effect
+                    .entry((revocation.subject, revocation.key))
+                    .and_modify(|both| both.retain(|work| works.contains(work)))
+                    .or_insert(works);
+            }
+        }
+    }
+}
+
+fn listed(
+    effect: &BTreeMap<(Subject, PublicKey), Works>,
+    kind: Subject,
+    signer: &PublicKey,
+    id: &Hash,
+) -> bool {
+    effect.get(&(kind, *signer)).is_none_or(|works| works.contains(id))
+}
+
+/// A revocation's content: its works, an operator's certificate, a reason.
+const BYTES: usize =
+    limits::REVOCATION_WORKS * 32 + limits::CERTIFICATE_BYTES + limits::REASON_BYTES + 256;
+const STATEMENT_BYTES: usize = BYTES + 128;

@@ -1,0 +1,428 @@
+//! The cases of the world: each a fault, and what must hold all the same.
+
+use std::collections::BTreeMap;
+
+use skein_protocol::{
+    clock::Wall,
+    engine::{Event, Input},
+    limits,
+    membership::Witness,
+    name::NodeKey,
+    record::{Bundle, Verified, node::NodeRecord},
+    view::{Liveness, Reason, Use},
+    wire::frame::{Frame, HeadRange},
+};
+
+use crate::{
+    mesh::{self, EPOCH},
+    world::{Options, World},
+};
+
+fn world(nodes: usize, seed: u64) -> World {
+    let mut world = World::new(Options { seed, nodes, ..Options::default() }).unwrap();
+    world.start_all();
+    assert!(world.run_until(20_000, World::full_and_equal).is_some(), "no common view");
+    world
+}
+
+fn head(world: &World, at: usize, of: usize) -> u64 {
+    let engine = world.nodes[at].engine.as_ref().unwrap();
+    engine.store().head(&world.mesh.key(of)).map_or(0, |head| head.sequence)
+}
+
+/// The record that `node` has published.
+fn said(world: &World, node: usize) -> Bundle {
+    let engine = world.nodes[node].engine.as_ref().unwrap();
+    Bundle::clone(engine.store().body(&world.mesh.key(node)).unwrap().bundle())
+}
+
+/// A record in the name of `node`, signed with its key.
+fn forged(
+    world: &World,
+    node: usize,
+    sequence: u64,
+    change: impl FnOnce(&mut NodeRecord),
+) -> Bundle {
+    let own = world.nodes[node].own();
+    forged_with(world, own, sequence, change)
+}
+
+fn forged_with(
+    world: &World,
+    own: &skein_protocol::record::OwnChain,
+    sequence: u64,
+    change: impl FnOnce(&mut NodeRecord),
+) -> Bundle {
+    let node = world.number(&own.verified.key).unwrap();
+    let said = world.nodes[node].engine.as_ref().unwrap().store().body(&own.verified.key);
+    let mut content = NodeRecord::clone(said.unwrap().content());
+    change(&mut content);
+    let not_after = Wall(EPOCH.0 + world.now).after(limits::RECORD_LIFE);
+    let signer = world.nodes[node].signer();
+    let record = Verified::sign(content, world.mesh.id, sequence, not_after, own, &signer);
+    Bundle::clone(record.unwrap().bundle())
+}
+
+fn inject_everywhere(world: &mut World, from: usize, frame: &Frame) {
+    let sent = (0..world.nodes.len())
+        .filter(|to| *to != from)
+        .filter(|to| world.link_between(from, *to).is_some());
+    let to: Vec<usize> = sent.collect();
+    assert!(!to.is_empty());
+    for to in to {
+        assert!(world.inject(from, to, frame));
+    }
+}
+
+fn blamed(world: &World, who: usize) -> bool {
+    let key = world.mesh.key(who);
+    world.events.iter().any(|(_, _, event)| matches!(event, Event::Blamed(peer, _) if *peer == key))
+}
+
+#[test]
+fn a_hundred_engines_reach_one_view_and_an_update_is_everywhere() {
+    let options = Options { seed: 7, nodes: 100, loss: 0.05, delay: (1, 20), seeds: 3 };
+    let mut world = World::new(options).unwrap();
+    world.start_all();
+    assert!(world.run_until(20_000, World::full_and_equal).is_some());
+    world.run_to(world.now + 2000);
+    world.say(50, |local| local.instances.0[0].weight = 77);
+    world.run_to(world.now + 1);
+    assert!(world.run_until(5_000, |w| w.told_everywhere(50)).is_some());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let run = |seed| {
+        let options = Options { seed, nodes: 30, loss: 0.05, delay: (1, 30), seeds: 3 };
+        let mut world = World::new(options).unwrap();
+        world.start_all();
+        world.run_to(5_000);
+        world.crash(3);
+        world.run_to(12_000);
+        world.trace_hash()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn case_1_loss_up_to_two_fifths_converges_and_a_little_kills_nobody() {
+    for (loss, seconds) in [(0.05, 120), (0.2, 20), (0.4, 20)] {
+        let options = Options { seed: 3, nodes: 20, loss, delay: (1, 20), seeds: 3 };
+        let mut world = World::new(options).unwrap();
+        world.start_all();
+        assert!(world.run_until(60_000, World::full_and_equal).is_some(), "loss {loss}");
+        world.run_to(world.now + seconds * 1000);
+        let dead = world.events.iter().filter(|(_, _, e)| matches!(e, Event::Dead(_))).count();
+        assert!(loss > 0.05 || dead == 0, "{dead} false deaths at {loss}");
+    }
+}
+
+#[test]
+fn case_2_every_frame_twice_changes_nothing() {
+    let mut world = world(8, 5);
+    let bundles: Vec<Bundle> = (0..8).map(|n| said(&world, n)).collect();
+    let roots: Vec<_> = world.nodes.iter().map(|n| n.view.clone().unwrap().records_root).collect();
+    for _ in 0..3 {
+        for (n, bundle) in bundles.iter().enumerate().rev() {
+            let by = if n == 0 { 1 } else { 0 };
+            inject_everywhere(&mut world, by, &Frame::Record(Box::new(bundle.clone())));
+        }
+    }
+    world.run_to(world.now + 2000);
+    let after: Vec<_> = world.nodes.iter().map(|n| n.view.clone().unwrap().records_root).collect();
+    assert_eq!(roots, after);
+    assert!(!(0..8).any(|n| blamed(&world, n)));
+}
+
+#[test]
+fn case_14_a_crash_at_any_moment_never_reuses_a_sequence() {
+    for moment in 0..60 {
+        let mut world =
+            World::new(Options { seed: moment, nodes: 3, ..Options::default() }).unwrap();
+        world.start_all();
+        world.run_to(3_000);
+        let mut seen = head(&world, 1, 0);
+        world.say(0, |local| local.instances.0[0].weight = 11);
+        world.run_to(world.now + moment);
+        world.crash(0);
+        world.run_to(world.now + 300);
+        seen = seen.max(head(&world, 1, 0)).max(head(&world, 2, 0));
+        world.start(0);
+        world.say(0, |local| local.instances.0[0].weight = 12);
+        world.run_to(world.now + 5_000);
+        assert!(head(&world, 0, 0) > seen, "moment {moment}");
+        assert_eq!(head(&world, 1, 0), head(&world, 0, 0));
+        assert!(world.events.iter().all(|(_, _, e)| !matches!(e, Event::Forked(_))));
+    }
+}
+
+#[test]
+fn case_15_an_empty_disk_is_told_and_records_are_learned_again() {
+    let mut world = world(5, 2);
+    for _ in 0..3 {
+        world.say(4, |local| local.instances.0[0].weight += 1);
+        world.run_to(world.now + 300);
+    }
+    world.crash(4);
+    world.run_to(world.now + 1000);
+    world.nodes[4].disk = Default::default();
+    let before = head(&world, 0, 4);
+    world.start(4);
+    assert!(world.run_until(20_000, World::full_and_equal).is_some());
+    assert!(head(&world, 0, 4) > before);
+    let alarm = |e: &Event| matches!(e, Event::RolledBack { .. });
+    assert!(world.events.iter().any(|(_, n, e)| *n == 4 && alarm(e)));
+    assert_eq!(world.view(4).unwrap().nodes.len(), 5);
+}
+
+#[test]
+fn case_16_a_disk_that_went_back_leaps_over_what_peers_have_seen() {
+    let mut world = world(4, 3);
+    let old = world.nodes[2].disk.clone();
+    for _ in 0..(limits::SEQUENCE_BLOCK + 5) {
+        world.say(2, |local| local.instances.0[0].weight += 1);
+        world.run_to(world.now + 120);
+    }
+    world.crash(2);
+    world.nodes[2].disk = old;
+    world.run_to(world.now + 500);
+    let before = head(&world, 0, 2);
+    world.start(2);
+    let caught_up = world.run_until(20_000, |w| w.full_and_equal() && head(w, 0, 2) > before);
+    assert!(caught_up.is_some());
+    assert!(head(&world, 0, 2) >= before + limits::SEQUENCE_LEAP);
+    assert!(!world.events.iter().any(|(_, _, e)| matches!(e, Event::Forked(_))));
+    assert!(!world.events.iter().any(|(_, _, e)| matches!(e, Event::Cloned { .. })));
+}
+
+#[test]
+fn case_18_two_hosts_with_one_key_fence_both_and_say_so() {
+    let mut world = World::new(Options { seed: 4, nodes: 5, ..Options::default() }).unwrap();
+    // Node 4 is a copy of node 3: the same key, the same disk, another address.
+    world.clone_identity(3, 4);
+    for node in 0..5 {
+        world.start(node);
+        world.run_to(world.now + 400);
+    }
+    world.run_to(15_000);
+    let fenced = |n: usize| {
+        world.events.iter().any(|(_, at, e)| *at == n && matches!(e, Event::Cloned { .. }))
+    };
+    assert!(fenced(3) && fenced(4), "{:?}", world.events);
+    let view = world.view(0).unwrap();
+    let twin = world.mesh.key(3);
+    let used = view
+        .services
+        .values()
+        .flat_map(|s| &s.endpoints)
+        .any(|endpoint| endpoint.node.key == twin && endpoint.usable == Use::Yes);
+    assert!(!used, "a fenced host still gets calls");
+}
+
+#[test]
+fn case_27_a_record_signed_by_another_key_is_dropped_and_blamed() {
+    let mut world = world(5, 6);
+    let mut bundle = forged(&world, 2, 50, |content| content.instances.0[0].weight = 99);
+    let last = bundle.record.len() - 1;
+    bundle.record[last] ^= 1;
+    inject_everywhere(&mut world, 1, &Frame::Record(Box::new(bundle)));
+    world.run_to(world.now + 1000);
+    assert!(blamed(&world, 1) && !blamed(&world, 2));
+    assert!((0..5).all(|at| head(&world, at, 2) < 50));
+}
+
+#[test]
+fn case_28_a_service_that_the_grant_does_not_name_is_not_believed() {
+    let mut world = world(5, 6);
+    let wide = world.mesh.chain(1, "*/*").unwrap();
+    let narrow = world.nodes[1].own().clone();
+    // Signed with a chain that would allow it, shown with the one that does not.
+    let mut bundle = forged_with(&world, &wide, 60, |content| {
+        content.instances.0[0].service = "bank/vault".parse().unwrap();
+    });
+    bundle.chain = narrow.chain;
+    inject_everywhere(&mut world, 1, &Frame::Record(Box::new(bundle)));
+    world.run_to(world.now + 1000);
+    assert!(blamed(&world, 1));
+    let vault = "bank/vault".parse().unwrap();
+    assert!((0..5).all(|at| !world.view(at).unwrap().services.contains_key(&vault)));
+}
+
+#[test]
+fn case_29_an_old_record_replayed_changes_nothing_and_blames_nobody() {
+    let mut world = world(5, 6);
+    let old = said(&world, 2);
+    world.say(2, |local| local.instances.0[0].weight = 44);
+    world.run_to(world.now + 2000);
+    let roots: Vec<_> = (0..5).map(|n| world.view(n).unwrap().records_root).collect();
+    inject_everywhere(&mut world, 1, &Frame::Record(Box::new(old)));
+    world.run_to(world.now + 2000);
+    let after: Vec<_> = (0..5).map(|n| world.view(n).unwrap().records_root).collect();
+    assert_eq!(roots, after);
+    assert!(!blamed(&world, 1));
+}
+
+#[test]
+fn case_30_two_contents_at_one_sequence_converge_on_one_and_eject_the_origin() {
+    let mut world = world(6, 8);
+    let one = forged(&world, 2, 70, |content| content.instances.0[0].weight = 1);
+    let two = forged(&world, 2, 70, |content| content.instances.0[0].weight = 2);
+    let near: Vec<usize> = (0..6).filter(|to| world.link_between(2, *to).is_some()).collect();
+    for (n, to) in near.iter().enumerate() {
+        let bundle = if n % 2 == 0 { &one } else { &two };
+        world.inject(2, *to, &Frame::Record(Box::new(bundle.clone())));
+    }
+    world.run_to(world.now + 6000);
+    let key = world.mesh.key(2);
+    let honest = [0, 1, 3, 4, 5];
+    let heads: BTreeMap<_, _> = honest
+        .iter()
+        .map(|at| (world.nodes[*at].engine.as_ref().unwrap().store().head(&key).unwrap().hash, ()))
+        .collect();
+    assert_eq!(heads.len(), 1, "honest nodes differ");
+    for at in honest {
+        let engine = world.nodes[at].engine.as_ref().unwrap();
+        assert!(engine.store().fork(&key).is_some(), "node {at} holds no proof");
+        let view = world.view(at).unwrap();
+        let reasons = view.services.values().flat_map(|s| &s.endpoints);
+        assert!(
+            reasons.filter(|e| e.node.key == key).all(|e| e.usable == Use::No(Reason::Cloned)),
+            "node {at} still uses the origin"
+        );
+    }
+}
+
+#[test]
+fn case_31_a_sequence_beyond_the_limit_is_refused() {
+    let mut world = world(4, 9);
+    let bundle = forged(&world, 1, u64::MAX, |_| ());
+    inject_everywhere(&mut world, 1, &Frame::Record(Box::new(bundle)));
+    world.run_to(world.now + 1000);
+    assert!(blamed(&world, 1));
+    assert!((0..4).all(|at| head(&world, at, 1) < 1000));
+    world.say(1, |local| local.instances.0[0].weight = 5);
+    world.run_to(world.now + 1000);
+    assert!(world.told_everywhere(1));
+}
+
+#[test]
+fn case_32_a_peer_cannot_overwrite_what_a_node_says_of_itself() {
+    let mut world = world(4, 9);
+    let before = head(&world, 2, 2);
+    let old = forged(&world, 2, before - 1 + u64::from(before == 0), |content| {
+        content.instances.0.clear();
+    });
+    inject_everywhere(&mut world, 1, &Frame::Record(Box::new(old)));
+    let nothing = HeadRange { from: NodeKey([0; 32]), to: NodeKey([0xff; 32]), heads: Vec::new() };
+    inject_everywhere(&mut world, 1, &Frame::Heads(nothing));
+    world.run_to(world.now + 2000);
+    let own = world.nodes[2].engine.as_ref().unwrap().store().body(&world.mesh.key(2)).unwrap();
+    assert_eq!(own.content().instances.0.len(), 1);
+    assert!(head(&world, 2, 2) >= before);
+}
+
+#[test]
+fn a_crash_is_known_everywhere_and_a_restart_heals_it() {
+    let mut world = world(20, 11);
+    world.crash(5);
+    assert!(world.run_until(6_000, |w| w.dead_everywhere(5)).is_some());
+    world.start(5);
+    let back = world.run_until(20_000, |w| {
+        (0..20).all(|at| w.liveness(at, 5) == Some(Liveness::Alive)) && w.full_and_equal()
+    });
+    assert!(back.is_some());
+}
+
+#[test]
+fn one_liar_alone_kills_nobody() {
+    let mut world = world(12, 12);
+    for subject in 0..12 {
+        if subject == 3 {
+            continue;
+        }
+        let witness = Witness {
+            mesh: world.mesh.id,
+            subject: world.mesh.key(subject),
+            sequence: head(&world, 0, subject),
+            boot: 0,
+            watcher: world.mesh.key(3),
+        };
+        let signed = witness.sign(&world.nodes[3].signer());
+        inject_everywhere(&mut world, 3, &Frame::Witness(signed));
+    }
+    world.run_to(world.now + 10_000);
+    assert!(!world.events.iter().any(|(_, _, e)| matches!(e, Event::Dead(_))));
+}
+
+#[test]
+fn halves_go_on_alone_and_are_one_again_soon_after_the_cut_is_mended() {
+    let mut world = world(12, 13);
+    world.partition(|n| n % 2);
+    world.run_to(world.now + 30_000);
+    for at in 0..12 {
+        for of in 0..12 {
+            let expected = if at % 2 == of % 2 { Liveness::Alive } else { Liveness::Dead };
+            assert_eq!(world.liveness(at, of), Some(expected), "{at} of {of}");
+        }
+    }
+    world.heal();
+    let healed = world.run_until(20_000, |w| {
+        w.full_and_equal()
+            && (0..12).all(|at| (0..12).all(|of| w.liveness(at, of) == Some(Liveness::Alive)))
+    });
+    assert!(healed.is_some_and(|ms| ms < 8_000), "{healed:?}");
+}
+
+#[test]
+fn all_restart_without_seeds_and_the_mesh_is_back() {
+    let mut world = world(10, 14);
+    for node in 0..10 {
+        world.crash(node);
+    }
+    world.run_to(world.now + 500);
+    world.options.seeds = 0;
+    for node in [7, 3, 9, 1, 0, 2, 8, 6, 5, 4] {
+        world.start(node);
+        world.run_to(world.now + 700);
+    }
+    let back = world.run_until(30_000, |w| {
+        w.full_and_equal()
+            && (0..10).all(|at| (0..10).all(|of| w.liveness(at, of) == Some(Liveness::Alive)))
+    });
+    assert!(back.is_some());
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_keeps_what_is() {
+    let mut world = world(4, 15);
+    world.nodes[1].disk.full = true;
+    for _ in 0..(limits::SEQUENCE_BLOCK + 2) {
+        world.say(1, |local| local.instances.0[0].weight += 1);
+        world.run_to(world.now + 120);
+    }
+    let stuck = head(&world, 1, 1);
+    assert!(world.events.iter().any(|(_, at, e)| *at == 1 && matches!(e, Event::DiskFailed(_))));
+    assert!(
+        world.view(0).unwrap().nodes.len() == 4 && world.liveness(0, 1) == Some(Liveness::Alive)
+    );
+    world.nodes[1].disk.full = false;
+    assert!(world.run_until(10_000, |w| head(w, 0, 1) > stuck).is_some());
+}
+
+#[test]
+fn a_frame_that_does_not_decode_is_blamed_and_harms_nobody() {
+    let mut world = world(3, 16);
+    let link = world.link_between(0, 1).unwrap();
+    let at = world.link_between(1, 0).unwrap();
+    assert_ne!(link, at);
+    let now = skein_protocol::clock::Now::default();
+    let engine = world.nodes[1].engine.as_mut().unwrap();
+    for byte in 0..=255u8 {
+        engine.handle(now, Input::Frame { link: at, bytes: vec![byte; 40] });
+    }
+    world.run_to(world.now + 5_000);
+    assert!(blamed(&world, 0));
+    let _ = mesh::local(0).unwrap();
+}

@@ -1,0 +1,13 @@
+//! The simulator: the very engine that ships, in a world of discrete events.
+//!
+//! One thread, one seed, one trace hash. The world is a queue of (time, number, event); links
+//! delay and lose, disks keep, fail and go back, nodes crash and come again. Not modelled: the
+//! kernel, QUIC's inside, TLS, real disks. Loss is what QUIC makes of it: a frame comes later,
+//! in order, or its link ends.
+
+pub mod crypto;
+pub mod mesh;
+pub mod world;
+
+#[cfg(test)]
+mod cases;

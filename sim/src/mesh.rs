@@ -1,0 +1,123 @@
+//! The authorities of a simulated mesh, and what each of its nodes starts with.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use skein_protocol::{
+    clock::Wall,
+    engine::Local,
+    limits,
+    name::{Label, MeshId, NodeKey, ServiceName},
+    record::{
+        OwnChain,
+        node::{
+            Address, Addresses, Health, HeldIssuer, Host, Instance, InstanceId, Instances,
+            NodeState, Protocol, ServicePort, TokenUses,
+        },
+    },
+    trust::{
+        Chain, Grant, Roots, Signer,
+        issue::{self, Authority, Validity},
+        verify_chain,
+    },
+};
+
+use crate::crypto::{KeyedHash, SimKey};
+
+/// When simulated time starts: some moment of 2026.
+pub const EPOCH: Wall = Wall(1_790_000_000_000);
+
+/// Root and issuer of a simulated mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    /// The trusted root.
+    pub roots: Arc<Roots>,
+    /// Its name.
+    pub id: MeshId,
+    issuer: Vec<u8>,
+    issuer_key: SimKey,
+    base: u64,
+}
+
+impl Mesh {
+    /// A mesh of its own for each `number`.
+    pub fn new(number: u64) -> Result<Self> {
+        let base = number.saturating_mul(1_000_000);
+        let (root_key, issuer_key) = (SimKey(base), SimKey(base + 1));
+        let root = issue::root(&root_key, "sim", EPOCH, [1; 16])?;
+        let roots = Roots::first(&root, &KeyedHash)?;
+        let by = Authority::new(&roots.mesh, &root, &root_key)?;
+        let host = NodeKey(SimKey(base + 10).public_key());
+        let validity = Validity::new(EPOCH, limits::ISSUER_LIFE, issue::NEVER_ENDS);
+        let issuer = issue::issuer(&by, &issuer_key.public_key(), &host, validity, [2; 16])?;
+        let id = roots.mesh;
+        Ok(Self { roots: Arc::new(roots), id, issuer, issuer_key, base })
+    }
+
+    /// The key of a node.
+    pub fn signer(&self, node: usize) -> SimKey {
+        SimKey(self.base + 10 + node as u64)
+    }
+
+    /// The identity of a node.
+    pub fn key(&self, node: usize) -> NodeKey {
+        NodeKey(self.signer(node).public_key())
+    }
+
+    /// The chain of a node whose grant names `services`.
+    pub fn chain(&self, node: usize, services: &str) -> Result<OwnChain> {
+        let name = format!("node-{node}").parse()?;
+        let grant = Grant::new(name, vec![services.parse()?], vec![], None)?;
+        let by = Authority::new(&self.id, &self.issuer, &self.issuer_key)?;
+        let validity = Validity::new(EPOCH, limits::LEAF_LIFE, issue::NEVER_ENDS);
+        let leaf = issue::node(&by, &self.key(node), &grant, validity, [3; 16])?;
+        let chain = Chain { leaf, issuer: self.issuer.clone() };
+        let verified = verify_chain(&chain, &self.roots, EPOCH, &KeyedHash)?;
+        Ok(OwnChain { chain, verified })
+    }
+}
+
+/// What node `number` says at first: one instance of `shop/svc-<number % 10>`.
+pub fn local(number: usize) -> Result<Local> {
+    let host = Host {
+        boot: 0,
+        gossip_generation: 1,
+        name: format!("node-{number}").parse()?,
+        locality: format!("region-{}/zone-{}", number % 2, number % 4).parse()?,
+        state: NodeState::Up,
+        version: "0.1.0".parse()?,
+    };
+    let network: Label = "default".parse()?;
+    let index = u32::try_from(number).context("too many nodes")?;
+    let ip = std::net::Ipv4Addr::from(0x0a00_0000 + index).into();
+    Ok(Local {
+        host,
+        addresses: Addresses(vec![Address { network, ip, port: 7400 }]),
+        instances: Instances(vec![instance(&format!("svc-{}", number % 10), 10)?]),
+        tokens: TokenUses::default(),
+        issuer: HeldIssuer::default(),
+    })
+}
+
+/// An instance of `shop/<service>`.
+pub fn instance(service: &str, weight: u32) -> Result<Instance> {
+    let port = ServicePort {
+        name: "http".parse()?,
+        port: 80,
+        protocol: Protocol::Http,
+        exposed: false,
+        hosts: Vec::new(),
+    };
+    Ok(Instance {
+        id: InstanceId { document: service.parse()?, endpoint: "a".parse()? },
+        service: ServiceName::new("shop".parse()?, service.parse()?),
+        ports: vec![port],
+        health: Health::Passing,
+        weight,
+        version: None,
+        image: None,
+        tags: Vec::new(),
+        meta: Vec::new(),
+        target: "127.0.0.1:8080".to_owned(),
+    })
+}

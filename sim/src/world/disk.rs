@@ -1,0 +1,43 @@
+//! A disk: keeps what was written, fails when it is full, can be set back or copied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use skein_protocol::{
+    engine::{Input, PersistId, Write},
+    name::NodeKey,
+    record::Bundle,
+};
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The last boot.
+    pub boot: u64,
+    /// Sequences below this may have been used.
+    pub reserved: u64,
+    /// Records of peers and of this host.
+    pub peers: BTreeMap<NodeKey, Arc<Bundle>>,
+    /// Whether writes fail.
+    pub full: bool,
+}
+
+impl Disk {
+    /// Does a write, all of it or nothing, and says so.
+    pub fn write(&mut self, id: PersistId, writes: Vec<Write>) -> Input {
+        if self.full {
+            return Input::PersistFailed(id, "no space left on device".to_owned());
+        }
+        for write in writes {
+            match write {
+                Write::Reserve(upto) => self.reserved = self.reserved.max(upto),
+                Write::Peer(key, bundle) => {
+                    self.peers.insert(key, bundle);
+                }
+                Write::Forget(key) => {
+                    self.peers.remove(&key);
+                }
+            }
+        }
+        Input::Persisted(id)
+    }
+}
