@@ -188,3 +188,21 @@ pub const HOPS_MAX: u8 = 4;
 pub const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Endpoints tried for one connection.
 pub const TRIES_MAX: usize = 4;
+
+// Trust: revocation, tokens, joining.
+
+/// Works that stay valid of one revoked key: 1,024 leaves at 32 bytes are 32 KiB, half a frame.
+/// An issuer with more nodes than that is better revoked after they have renewed elsewhere.
+pub const REVOCATION_WORKS: usize = 1024;
+/// Hosts that one join token may admit.
+pub const TOKEN_USES_MAX: u32 = 10_000;
+/// Further issuers that one join token may make.
+pub const TOKEN_ISSUERS_MAX: u32 = 16;
+/// How long a join token may be good for at most: a month for a slow roll-out.
+pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(30 * DAY);
+/// Policy heads in a join answer: 256 at 100 bytes are 25 KiB, within [`JOIN_BYTES`].
+pub const JOIN_POLICY_HEADS: usize = 256;
+/// The text of a refusal to admit a host.
+pub const REFUSAL_BYTES: usize = 1024;
+
+const _: () = assert!(REVOCATION_WORKS * 32 + CERTIFICATE_BYTES + 1024 <= FRAME_BYTES / 2);
