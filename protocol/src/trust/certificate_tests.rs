@@ -136,7 +136,7 @@ fn a_self_signed_leaf_proves_nothing() {
 fn a_chain_of_another_mesh_proves_nothing() {
     let (mesh, other) = (Mesh::new(1), Mesh::new(2));
     assert_eq!(verify(&mesh, &other.chain(5, NOW), NOW), Err(ChainError::UnknownRoot));
-    let mixed = Chain { leaf: mesh.chain(5, NOW).leaf, issuer: other.issuer.clone() };
+    let mixed = Chain { leaf: mesh.chain(5, NOW).leaf, issuer: other.issuer };
     assert_eq!(verify(&mesh, &mixed, NOW), Err(ChainError::UnknownRoot));
 }
 
@@ -212,7 +212,7 @@ fn a_leaf_has_exactly_one_grant_that_is_known_and_not_critical() {
     assert!(matches!(twice, Err(ChainError::Twice(_))));
     let none = forged(|f| f.params.custom_extensions.clear());
     assert!(matches!(none, Err(ChainError::Grant(_))));
-    let mut next = grant.clone();
+    let mut next = grant;
     next[4] = 2;
     let version = forged(|f| f.params.custom_extensions = vec![ours(next.clone())]);
     assert_eq!(version, Err(ChainError::Grant(GrantError::Version(2))));
@@ -280,7 +280,7 @@ fn bytes_left_over_and_long_forms_are_refused() {
     let mut chain = good.clone();
     chain.leaf.push(0);
     assert!(matches!(verify(&mesh, &chain, NOW), Err(ChainError::Malformed(_))));
-    let mut chain = good.clone();
+    let mut chain = good;
     // 0x82 hh ll written as 0x83 00 hh ll: BER, not DER.
     chain.leaf.splice(1..2, [0x83, 0]);
     assert!(verify(&mesh, &chain, NOW).is_err());
