@@ -426,3 +426,34 @@ fn a_frame_that_does_not_decode_is_blamed_and_harms_nobody() {
     assert!(blamed(&world, 0));
     let _ = mesh::local(0).unwrap();
 }
+
+#[test]
+fn a_revoked_node_is_out_everywhere_and_stays_out() {
+    let mut world = world(10, 17);
+    let statement = world.mesh.revocation(4).unwrap();
+    world.revoke(0, statement);
+    let cut = world.run_until(5_000, |w| {
+        (0..10).filter(|n| *n != 4).all(|n| w.link_between(n, 4).is_none())
+            && (0..10).filter(|n| *n != 4).all(|n| {
+                let view = w.view(n).unwrap();
+                let key = w.mesh.key(4);
+                let mut of = view.services.values().flat_map(|s| &s.endpoints);
+                of.all(|e| e.node.key != key || e.usable == Use::No(Reason::Revoked))
+            })
+    });
+    assert!(cut.is_some_and(|ms| ms < 2_000), "{cut:?}");
+    // It stays out over a restart of those who know and of itself.
+    for node in [2, 4] {
+        world.crash(node);
+        world.run_to(world.now + 500);
+        world.start(node);
+    }
+    world.run_to(world.now + 15_000);
+    assert!((0..10).filter(|n| *n != 4).all(|n| world.link_between(n, 4).is_none()));
+    // A node that was away hears of it before anything else.
+    world.crash(7);
+    world.nodes[7].disk = Default::default();
+    world.start(7);
+    world.run_to(world.now + 10_000);
+    assert!(world.link_between(7, 4).is_none());
+}

@@ -18,6 +18,8 @@ use skein_protocol::{
     trust::{
         Chain, Grant, Roots, Signer,
         issue::{self, Authority, Validity},
+        operator::Scope,
+        revocation::{By, Revocation, Statement, Subject},
         verify_chain,
     },
 };
@@ -34,6 +36,7 @@ pub struct Mesh {
     pub roots: Arc<Roots>,
     /// Its name.
     pub id: MeshId,
+    operator: Vec<u8>,
     issuer: Vec<u8>,
     issuer_key: SimKey,
     base: u64,
@@ -47,11 +50,26 @@ impl Mesh {
         let root = issue::root(&root_key, "sim", EPOCH, [1; 16])?;
         let roots = Roots::first(&root, &KeyedHash)?;
         let by = Authority::new(&roots.mesh, &root, &root_key)?;
+        let operator = SimKey(base + 2).public_key();
+        let operator = issue::operator(&by, &operator, "ann", &Scope::All, EPOCH, [4; 16])?;
         let host = NodeKey(SimKey(base + 10).public_key());
         let validity = Validity::new(EPOCH, limits::ISSUER_LIFE, issue::NEVER_ENDS);
         let issuer = issue::issuer(&by, &issuer_key.public_key(), &host, validity, [2; 16])?;
         let id = roots.mesh;
-        Ok(Self { roots: Arc::new(roots), id, issuer, issuer_key, base })
+        Ok(Self { roots: Arc::new(roots), id, operator, issuer, issuer_key, base })
+    }
+
+    /// The operator's statement that a node's key has ended.
+    pub fn revocation(&self, node: usize) -> Result<Statement> {
+        let revocation = Revocation {
+            mesh: self.id,
+            subject: Subject::Node,
+            key: self.key(node).0,
+            by: By::Operator(self.operator.clone()),
+            reason: "stolen".to_owned(),
+            works: Vec::new(),
+        };
+        Ok(revocation.sign(&SimKey(self.base + 2))?)
     }
 
     /// The key of a node.

@@ -4,19 +4,21 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt;
 
-use super::{Blame, CloseReason, Engine, Event, LinkId, Output};
+use super::{Blame, Engine, Event, LinkId, Output};
 use crate::{
     clock::{Now, Tick},
     limits,
     name::{Hash, NodeKey},
     record::Bundle,
-    trust::VerifiedChain,
+    trust::{CloseCode, VerifiedChain},
     wire::frame::{self, Frame, Hello, LinkRole, Speaks},
 };
 
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: NodeKey,
+    /// What the handshake proved; keys may end while the link stands.
+    chain: Arc<VerifiedChain>,
     dialled: bool,
     opened: Tick,
     /// The peer's boot, once its Hello came.
@@ -24,6 +26,19 @@ pub(super) struct Link {
     /// Since when neither end has the other as a neighbour.
     idle_since: Option<Tick>,
     pub(super) exchange: Exchange,
+    /// What is still to be heard of keys that have ended before anything else is.
+    pub(super) awaits: Option<Awaits>,
+}
+
+/// A link whose ends do not agree yet on which keys have ended.
+#[derive(Debug, Default)]
+pub(super) struct Awaits {
+    /// The peer has told all that it knows.
+    pub(super) whole: bool,
+    /// Statements of it that are being checked or written.
+    pub(super) open: usize,
+    /// What it said meanwhile, in order.
+    pub(super) early: Vec<Frame>,
 }
 
 /// Where this link stands in comparing records.
@@ -31,6 +46,8 @@ pub(super) struct Link {
 pub(super) struct Exchange {
     pub(super) differs_since: Option<Tick>,
     pub(super) last: Option<(Hash, Hash, Tick)>,
+    /// Since when the revocation roots differ, or until when nothing is told again.
+    pub(super) revocations: Option<Tick>,
 }
 
 #[derive(Debug, Default)]
@@ -64,15 +81,27 @@ impl Links {
     }
 
     pub(super) fn is_ready(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|known| self.ready.get(&known.peer) == Some(&link))
+        self.links.get(&link).is_some_and(|known| {
+            known.awaits.is_none() && self.ready.get(&known.peer) == Some(&link)
+        })
     }
 
     pub(super) fn of(&self, peer: &NodeKey) -> Option<LinkId> {
-        self.ready.get(peer).copied()
+        self.ready.get(peer).copied().filter(|link| self.is_ready(*link))
     }
 
     pub(super) fn ready(&self) -> impl Iterator<Item = (LinkId, NodeKey)> + '_ {
-        self.ready.iter().map(|(peer, link)| (*link, *peer))
+        let all = self.ready.iter().map(|(peer, link)| (*link, *peer));
+        all.filter(|(link, _)| self.is_ready(*link))
+    }
+
+    /// All links, ready or not, whose peer's chain is one of those.
+    pub(super) fn whose(&self, chain: impl Fn(&VerifiedChain) -> bool) -> Vec<LinkId> {
+        self.links.iter().filter(|(_, link)| chain(&link.chain)).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn awaits(&mut self, link: LinkId) -> Option<&mut Option<Awaits>> {
+        self.links.get_mut(&link).map(|link| &mut link.awaits)
     }
 
     pub(super) fn exchange(&mut self, link: LinkId) -> Option<&mut Exchange> {
@@ -125,18 +154,23 @@ impl Engine {
         self.links.dial_failed(peer);
         let entry = Link {
             peer,
+            chain: Arc::clone(chain),
             dialled,
             opened: now.tick,
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
+            awaits: None,
         };
+        let known = self.members.contains_key(&peer);
         let refuse = if peer == self.me {
-            Some(CloseReason::Duplicate)
+            Some(CloseCode::Duplicate)
+        } else if self.revocations.judge(chain, known).is_err() {
+            Some(CloseCode::Revoked)
         } else if self.links.banned(&peer, now.tick) {
-            Some(CloseReason::Blamed)
+            Some(CloseCode::Blame)
         } else if self.links.links.len() >= limits::CONTROL_PEERS_MAX {
-            Some(CloseReason::TooMany)
+            Some(CloseCode::Full)
         } else {
             None
         };
@@ -158,7 +192,7 @@ impl Engine {
             mesh: self.mesh,
             key: self.me,
             boot: self.own.boot,
-            revocation_root: Hash::of(&[]),
+            revocation_root: self.revocations.root(),
             issuer_root: Hash::of(&[]),
             records_root: self.store.root(),
             wall: now.wall,
@@ -175,18 +209,30 @@ impl Engine {
             && hello.mesh == self.mesh
             && hello.key == peer;
         if !right {
-            return self.close(now, link, CloseReason::BadHello);
+            return self.close(now, link, CloseCode::WrongProtocol);
         }
         self.note_skew(now, peer, hello.wall);
         if !self.keeps(now, link, peer, hello.boot) {
-            return self.close(now, link, CloseReason::Duplicate);
+            return self.close(now, link, CloseCode::Duplicate);
         }
         if let Some(other) = self.links.ready.insert(peer, link) {
-            self.close(now, other, CloseReason::Duplicate);
+            self.close(now, other, CloseCode::Duplicate);
         }
         if let Some(entry) = self.links.links.get_mut(&link) {
             entry.boot = Some(hello.boot);
         }
+        if hello.revocation_root == self.revocations.root() {
+            return self.welcome(now, link, peer, hello);
+        }
+        self.tell_revocations(link);
+        if let Some(awaits) = self.links.awaits(link) {
+            let early = vec![Frame::Hello(Box::new(hello))];
+            *awaits = Some(Awaits { early, ..Awaits::default() });
+        }
+    }
+
+    /// Both ends agree on which keys have ended: now the peer is heard.
+    pub(super) fn welcome(&mut self, now: Now, link: LinkId, peer: NodeKey, hello: Hello) {
         self.contact(now, peer);
         if let Speaks::Bundle(Some(bundle)) = hello.speaks {
             self.record_came(now, Some(link), Arc::new(bundle));
@@ -240,7 +286,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn close(&mut self, now: Now, link: LinkId, reason: CloseReason) {
+    pub(super) fn close(&mut self, now: Now, link: LinkId, reason: CloseCode) {
         self.outbox.push_back(Output::Close(link, reason));
         self.disconnected(now, link);
     }
@@ -252,9 +298,9 @@ impl Engine {
             let needed = self.wanted.contains(&link.peer) || !self.members.contains_key(&link.peer);
             link.idle_since = if needed { None } else { link.idle_since.or(Some(now.tick)) };
             if link.boot.is_none() && now.tick.since(link.opened) > HELLO_TIMEOUT {
-                close.push((*id, CloseReason::Silent));
+                close.push((*id, CloseCode::Timeout));
             } else if link.idle_since.is_some_and(|since| now.tick.since(since) > IDLE_CLOSE) {
-                close.push((*id, CloseReason::NotNeighbours));
+                close.push((*id, CloseCode::Done));
             }
         }
         for (link, reason) in close {

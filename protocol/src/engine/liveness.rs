@@ -154,7 +154,7 @@ impl Engine {
         }
     }
 
-    fn rings_changed(&mut self, now: Now) {
+    pub(super) fn rings_changed(&mut self, now: Now) {
         let watched = self.live.neighbours(&self.me);
         for node in watched.difference(&self.watched) {
             // Who was not watched until now gets the time of a dial before it is doubted.
@@ -230,14 +230,15 @@ impl Engine {
     }
 
     fn stand(&mut self, id: u64) -> Stand {
-        let empty = crate::name::Hash::of(&[]);
-        Stand { id, records: self.store.root(), revocations: empty, policy: empty }
+        let policy = crate::name::Hash::of(&[]);
+        let revocations = self.revocations.root();
+        Stand { id, records: self.store.root(), revocations, policy }
     }
 
     pub(super) fn probed(&mut self, now: Now, link: LinkId, stand: Stand) {
         let answer = self.stand(stand.id);
         self.send(link, &Frame::Answer(answer));
-        self.compare(now, link, stand.records);
+        self.compare_stand(now, link, stand);
     }
 
     /// Our own probes of a node failed: suspect it, and ask others.

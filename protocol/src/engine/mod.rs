@@ -14,6 +14,7 @@ mod links;
 mod liveness;
 mod own;
 mod project;
+mod revoke;
 mod spread;
 
 use std::{
@@ -33,7 +34,10 @@ use crate::{
     name::{Hash, MeshId, NodeKey},
     record::{Bundle, OwnChain, RecordError, Signed, Verified, node::NodeRecord},
     store::Store,
-    trust::{Crypto, Roots, Signer, VerifiedChain},
+    trust::{
+        CloseCode, Crypto, Revocations, Roots, Signer, VerifiedChain,
+        revocation::{RevocationError, Statement, VerifiedStatement},
+    },
     view::View,
     wire::frame::Frame,
 };
@@ -87,6 +91,8 @@ pub enum Input {
     Persisted(PersistId),
     /// A write failed, and why.
     PersistFailed(PersistId, String),
+    /// A key of this mesh has ended, somebody says here.
+    Revoke(Box<Statement>),
     /// chitchat hints that a node has a newer record.
     Hint {
         /// The node.
@@ -106,50 +112,17 @@ pub enum Output {
     /// Open a control connection to a node.
     Dial(NodeKey, Vec<crate::record::node::Address>),
     /// Close a control connection.
-    Close(LinkId, CloseReason),
+    Close(LinkId, CloseCode),
     /// Check a signature on the pool.
     Verify(JobId, Box<Job>),
     /// Write, all of it or nothing.
     Persist(PersistId, Vec<Write>),
     /// Show this view to all who read views.
     View(Arc<View>),
+    /// Keys have ended: judge every handshake by this, cut what is open to them.
+    Revoked(Arc<Revocations>),
     /// Tell people.
     Event(Event),
-}
-
-/// Why a control connection is closed. The numbers are the wire's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum CloseReason {
-    /// Another connection to the same peer is kept.
-    Duplicate = 0x10,
-    /// The first frame was no acceptable Hello.
-    BadHello = 0x11,
-    /// Neither end needs it.
-    NotNeighbours = 0x12,
-    /// The peer misbehaved too often.
-    Blamed = 0x13,
-    /// The peer's key is revoked.
-    Revoked = 0x14,
-    /// More control connections than an agent takes.
-    TooMany = 0x15,
-    /// It said nothing for too long.
-    Silent = 0x16,
-}
-
-impl CloseReason {
-    /// The number on the wire.
-    pub fn code(self) -> u32 {
-        match self {
-            Self::Duplicate => 0x10,
-            Self::BadHello => 0x11,
-            Self::NotNeighbours => 0x12,
-            Self::Blamed => 0x13,
-            Self::Revoked => 0x14,
-            Self::TooMany => 0x15,
-            Self::Silent => 0x16,
-        }
-    }
 }
 
 /// What is written to disk.
@@ -161,6 +134,8 @@ pub enum Write {
     Peer(NodeKey, Arc<Bundle>),
     /// A peer is forgotten.
     Forget(NodeKey),
+    /// A key has ended.
+    Revocation(Hash, Vec<u8>),
 }
 
 /// A signature check.
@@ -175,6 +150,7 @@ pub struct Job {
 enum Subject {
     Record(Signed),
     Witness(SignedWitness),
+    Revocation(Box<Statement>),
 }
 
 /// What a signature check found.
@@ -185,6 +161,7 @@ pub struct Checked(Finding);
 enum Finding {
     Record(Box<Result<Verified, RecordError>>),
     Witness(SignedWitness, bool),
+    Revocation(Box<Result<VerifiedStatement, RevocationError>>),
 }
 
 impl Job {
@@ -195,6 +172,9 @@ impl Job {
                 Finding::Record(Box::new(signed.verify(&self.roots, self.wall, crypto)))
             }
             Subject::Witness(witness) => Finding::Witness(*witness, witness.holds(crypto)),
+            Subject::Revocation(statement) => Finding::Revocation(Box::new(
+                Statement::clone(statement).verify(&self.roots, crypto),
+            )),
         })
     }
 }
@@ -210,6 +190,8 @@ pub enum Blame {
     BadRecord(RecordError),
     /// A witness that does not hold.
     BadWitness,
+    /// A revocation that does not hold.
+    BadRevocation(String),
     /// Two contents at one sequence.
     Fork,
     /// What the shell saw: gossip bytes, streams.
@@ -224,6 +206,7 @@ impl Blame {
             Self::OutOfTurn => "out_of_turn",
             Self::BadRecord(_) => "bad_record",
             Self::BadWitness => "bad_witness",
+            Self::BadRevocation(_) => "bad_revocation",
             Self::Fork => "fork",
             Self::Other(word) => word,
         }
@@ -237,6 +220,7 @@ impl fmt::Display for Blame {
             Self::OutOfTurn => f.write_str("sent a frame out of turn"),
             Self::BadRecord(error) => write!(f, "sent a record that is not believed: {error}"),
             Self::BadWitness => f.write_str("sent a witness that its watcher did not sign"),
+            Self::BadRevocation(why) => write!(f, "sent a revocation that does not hold: {why}"),
             Self::Fork => f.write_str("signed two records with one sequence"),
             Self::Other(word) => f.write_str(word),
         }
@@ -272,6 +256,10 @@ pub enum Event {
         /// Where the other one says it is.
         address: Option<std::net::SocketAddr>,
     },
+    /// A key has ended, for this reason; its connections are cut.
+    Revoked(NodeKey, String),
+    /// Somebody's revocation is not taken, and why.
+    RevocationRefused(String),
     /// A node signed two contents at one sequence.
     Forked(NodeKey),
     /// This host's record cannot be published, and why.
@@ -303,6 +291,8 @@ pub struct Start {
     pub reserved: u64,
     /// Records of peers from before, and this host's own.
     pub peers: Vec<Arc<Bundle>>,
+    /// Keys that have ended, from disk, verified by the shell.
+    pub revocations: Revocations,
     /// The seed of all random choice.
     pub seed: u64,
 }
@@ -316,6 +306,9 @@ pub struct Engine {
     rng: StdRng,
     own: Own,
     store: Store,
+    revocations: Arc<Revocations>,
+    /// Statements that are being written, and the link that each came by.
+    ending: BTreeMap<PersistId, (VerifiedStatement, Option<LinkId>)>,
     members: BTreeMap<NodeKey, Member>,
     /// Members that live or are suspect, this node too.
     live: Rings,
@@ -364,6 +357,8 @@ impl Engine {
             rng,
             own: Own::new(start.own, start.local, start.boot, start.reserved),
             store: Store::default(),
+            revocations: Arc::new(start.revocations),
+            ending: BTreeMap::new(),
             members: BTreeMap::new(),
             live: Rings::default(),
             known: Rings::default(),
@@ -405,6 +400,7 @@ impl Engine {
             Input::Verified(job, checked) => self.verified(now, job, *checked),
             Input::Persisted(id) => self.persisted(now, id),
             Input::PersistFailed(id, why) => self.persist_failed(now, id, why),
+            Input::Revoke(statement) => self.verify_statement(now, None, *statement),
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
             Input::Doubt(node) => self.doubted(now, node),
         }
@@ -446,7 +442,7 @@ impl Engine {
         if self.links.blame(now.tick, node) {
             self.event(Event::CutOff(node));
             if let Some(link) = self.links.of(&node) {
-                self.close(now, link, CloseReason::Blamed);
+                self.close(now, link, CloseCode::Blame);
             }
         }
     }
@@ -481,13 +477,21 @@ impl Engine {
         if let Frame::Hello(hello) = frame {
             return self.hello(now, link, peer, *hello);
         }
+        if let Frame::Revocations(run) = frame {
+            return self.revocations_came(now, link, peer, run);
+        }
         if !self.links.is_ready(link) {
-            return self.blame(now, peer, Blame::OutOfTurn);
+            return self.early(now, link, peer, frame);
         }
         self.contact(now, peer);
+        self.spoken(now, link, frame);
+    }
+
+    /// A frame on a link that is ready.
+    fn spoken(&mut self, now: Now, link: LinkId, frame: Frame) {
         match frame {
             Frame::Probe(stand) => self.probed(now, link, stand),
-            Frame::Answer(stand) => self.compare(now, link, stand.records),
+            Frame::Answer(stand) => self.compare_stand(now, link, stand),
             Frame::Record(bundle) => self.record_came(now, Some(link), Arc::new(*bundle)),
             Frame::Heads(range) => self.heads_came(now, link, &range),
             Frame::Pull(origins) => self.pulled(now, link, &origins),
@@ -508,6 +512,7 @@ impl Engine {
                 Err(error) => self.disbelieve(now, source, error),
             },
             Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
+            Finding::Revocation(found) => self.statement_checked(now, source, *found),
             Finding::Witness(_, false) => {
                 if let Some(peer) = source.and_then(|link| self.links.peer(link)) {
                     self.blame(now, peer, Blame::BadWitness);
@@ -525,12 +530,19 @@ impl Engine {
             self.own.reserved(upto);
             self.publish_if_due(now);
         }
+        if let Some((statement, source)) = self.ending.remove(&id) {
+            self.end_key(now, statement, source);
+        }
     }
 
     fn persist_failed(&mut self, now: Now, id: PersistId, why: String) {
         if self.reserving.is_some_and(|(waiting, _)| waiting == id) {
             self.reserving = None;
             self.own.retry_at(now.tick.after(limits::REDIAL_EVERY));
+        }
+        if let Some((_, source)) = self.ending.remove(&id) {
+            self.event(Event::RevocationRefused(why.clone()));
+            self.reconciled_one(now, source);
         }
         self.event(Event::DiskFailed(why));
     }

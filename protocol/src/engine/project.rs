@@ -49,7 +49,7 @@ impl Engine {
             me: self.me,
             locality: self.own.local.host.locality.clone(),
             records_root,
-            revocation_root: Hash::of(&[]),
+            revocation_root: self.revocations.root(),
             policy_root: Hash::of(&[]),
             nodes,
             services,
@@ -78,6 +78,9 @@ impl Engine {
     fn node_use(&self, now: Now, node: &NodeView, record: &Verified, mass: bool) -> Use {
         let expired = record.header().not_after.after(limits::CLOCK_SKEW) < now.wall;
         let linked = node.key == self.me || self.links.of(&node.key).is_some();
+        if self.revocations.judge(record.chain(), true).is_err() {
+            return Use::No(Reason::Revoked);
+        }
         if self.store.fork(&node.key).is_some() {
             return Use::No(Reason::Cloned);
         }

@@ -145,6 +145,11 @@ impl Engine {
         if origin == self.me {
             return self.own_from_outside(now, &record);
         }
+        let known = self.members.contains_key(&origin);
+        if self.revocations.judge(record.chain(), known).is_err() {
+            // No blame: who offers it may not have heard.
+            return;
+        }
         let bundle = Arc::clone(record.bundle());
         let sequence = record.header().sequence;
         match self.store.insert(record) {

@@ -32,6 +32,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod token_tests;
 
+pub use admit::CloseCode;
 pub use certificate::{
     Chain, ChainClass, ChainError, Roots, VerifiedChain, VerifiedIssuer, verify_chain,
     verify_issuer,

@@ -14,6 +14,7 @@ use crate::{
     name::{Hash, MeshId, NodeKey},
     record::Bundle,
     store::Head,
+    trust::revocation::Statement,
 };
 
 /// The version of this protocol that an agent of this build speaks.
@@ -96,6 +97,18 @@ pub struct ProbeFor {
     pub subject: NodeKey,
 }
 
+/// Some of the statements about keys that have ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RevocationRun {
+    /// At most [`limits::HELLO_REVOCATIONS`].
+    pub statements: Vec<Statement>,
+    /// Whether the sender has told all that it knows.
+    pub whole: bool,
+}
+
+/// The kind byte of a chitchat message, which the shell takes out before the engine sees it.
+pub const GOSSIP: u8 = 64;
+
 /// One frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
@@ -117,8 +130,8 @@ pub enum Frame {
     ProbeFor(ProbeFor),
     /// I heard of it just now.
     Heard(ProbeFor),
-    /// Revocations, as `trust::revocation` writes them; the last of a run says so.
-    Revocations(Vec<u8>),
+    /// Keys that have ended.
+    Revocations(RevocationRun),
     /// A kind of a newer agent: skipped.
     Unknown(u8),
 }
@@ -147,7 +160,7 @@ impl Frame {
             Self::Witness(witness) => write(WITNESS, witness),
             Self::ProbeFor(probe) => write(PROBE_FOR, probe),
             Self::Heard(probe) => write(HEARD, probe),
-            Self::Revocations(bytes) => write(REVOCATIONS, bytes),
+            Self::Revocations(run) => write(REVOCATIONS, run),
             Self::Unknown(kind) => Ok(vec![*kind]),
         }
     }
@@ -166,7 +179,7 @@ impl Frame {
             WITNESS => read(body).map(Self::Witness),
             PROBE_FOR => read(body).map(Self::ProbeFor),
             HEARD => read(body).map(Self::Heard),
-            REVOCATIONS => read(body).map(Self::Revocations),
+            REVOCATIONS => bounded_run(read(body)?).map(Self::Revocations),
             unknown => Ok(Self::Unknown(unknown)),
         }
     }
@@ -192,6 +205,11 @@ fn bounded_heads(range: HeadRange) -> Result<HeadRange, CodecError> {
     let sorted = range.heads.iter().zip(range.heads.iter().skip(1)).all(|(a, b)| a.0 < b.0);
     let within = range.heads.iter().all(|(key, _)| *key >= range.from && *key <= range.to);
     if sorted && within { Ok(range) } else { Err(CodecError::NotCanonical) }
+}
+
+fn bounded_run(run: RevocationRun) -> Result<RevocationRun, CodecError> {
+    let (bytes, limit) = (run.statements.len(), limits::HELLO_REVOCATIONS);
+    if bytes > limit { Err(CodecError::Oversize { bytes, limit }) } else { Ok(run) }
 }
 
 fn bounded_pull(origins: Vec<NodeKey>) -> Result<Vec<NodeKey>, CodecError> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use skein_protocol::{
     engine::{Input, PersistId, Write},
-    name::NodeKey,
+    name::{Hash, NodeKey},
     record::Bundle,
 };
 
@@ -17,6 +17,8 @@ pub struct Disk {
     pub reserved: u64,
     /// Records of peers and of this host.
     pub peers: BTreeMap<NodeKey, Arc<Bundle>>,
+    /// Keys that have ended.
+    pub revocations: BTreeMap<Hash, Vec<u8>>,
     /// Whether writes fail.
     pub full: bool,
 }
@@ -35,6 +37,9 @@ impl Disk {
                 }
                 Write::Forget(key) => {
                     self.peers.remove(&key);
+                }
+                Write::Revocation(id, bytes) => {
+                    self.revocations.insert(id, bytes);
                 }
             }
         }

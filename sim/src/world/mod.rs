@@ -17,6 +17,7 @@ use skein_protocol::{
     clock::{Now, Tick, Wall},
     engine::{Checked, Engine, Event, Input, JobId, LinkId, Local, Output, PersistId, Write},
     name::{Hash, NodeKey},
+    trust::revocation::Statement,
     view::{Liveness, View},
     wire::frame::Frame,
 };
@@ -195,6 +196,15 @@ impl World {
             engine.handle(now, Input::Local(local));
         }
         self.drain(number);
+    }
+
+    /// Tells a node that a key has ended.
+    pub fn revoke(&mut self, at: usize, statement: Statement) {
+        let now = self.clock(at);
+        if let Some(engine) = self.nodes.get_mut(at).and_then(|node| node.engine.as_mut()) {
+            engine.handle(now, Input::Revoke(Box::new(statement)));
+        }
+        self.drain(at);
     }
 
     /// Lets a node send a frame of our making to another: what an adversary does.
@@ -490,6 +500,7 @@ impl World {
                 self.push(2, number, Happening::Persisted(epoch, id, writes));
             }
             Output::View(view) => node.view = Some(view),
+            Output::Revoked(_) => {}
             Output::Event(event) => self.events.push((self.now, number, event)),
         }
     }

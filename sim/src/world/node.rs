@@ -7,12 +7,12 @@ use skein_protocol::{
     engine::{Engine, Local, Start},
     name::{MeshId, NodeKey},
     record::OwnChain,
-    trust::{Roots, Signer, VerifiedChain},
+    trust::{Revocations, Roots, Signer, VerifiedChain, revocation::Statement},
     view::View,
 };
 
 use super::Disk;
-use crate::crypto::SimKey;
+use crate::crypto::{KeyedHash, SimKey};
 
 /// See the module.
 pub struct Node {
@@ -86,17 +86,28 @@ impl Node {
         self.disk.boot = (self.disk.boot + 1).max(now.wall.0);
         let start = Start {
             mesh: mesh.0,
-            roots: mesh.1,
+            roots: Arc::clone(&mesh.1),
             own: self.own.clone(),
             signer: Arc::new(self.signer),
             local: self.local.clone(),
             boot: self.disk.boot,
             reserved: self.disk.reserved,
             peers: self.disk.peers.values().cloned().collect(),
+            revocations: self.revocations(&mesh.1),
             seed,
         };
         self.engine = Some(Engine::new(start, now));
         self.epoch
+    }
+
+    fn revocations(&self, roots: &Roots) -> Revocations {
+        let mut revocations = Revocations::default();
+        let statements = self.disk.revocations.values().filter_map(|b| Statement::decode(b).ok());
+        for verified in statements.filter_map(|s| s.verify(roots, &KeyedHash).ok()) {
+            // It was taken once, so there is room for it.
+            let _ = revocations.insert(verified, roots);
+        }
+        revocations
     }
 
     pub(super) fn crash(&mut self) {

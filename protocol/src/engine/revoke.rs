@@ -1,0 +1,193 @@
+//! Keys that have ended: heard first on every link, written before they are acted on.
+
+use std::sync::Arc;
+
+use super::{Blame, Engine, Event, LinkId, Output, Subject, Write};
+use crate::{
+    clock::Now,
+    limits,
+    name::NodeKey,
+    trust::{
+        CloseCode, Revocations,
+        revocation::{RevocationError, Statement, VerifiedStatement},
+    },
+    wire::frame::{Frame, RevocationRun, Stand},
+};
+
+/// Frames of a peer that are kept while its revocations are checked.
+const EARLY_MAX: usize = 256;
+
+impl Engine {
+    /// Tells a peer all statements that are held.
+    pub(super) fn tell_revocations(&mut self, link: LinkId) {
+        let all: Vec<Statement> = self.revocations.iter().map(|(_, s)| s.clone()).collect();
+        let count = all.len().div_ceil(limits::HELLO_REVOCATIONS);
+        for (number, chunk) in all.chunks(limits::HELLO_REVOCATIONS).enumerate() {
+            let whole = number.saturating_add(1) == count;
+            let run = RevocationRun { statements: chunk.to_vec(), whole };
+            self.send(link, &Frame::Revocations(run));
+        }
+        if count == 0 {
+            let run = RevocationRun { statements: Vec::new(), whole: true };
+            self.send(link, &Frame::Revocations(run));
+        }
+    }
+
+    pub(super) fn revocations_came(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        peer: NodeKey,
+        run: RevocationRun,
+    ) {
+        let new: Vec<Statement> = run
+            .statements
+            .into_iter()
+            .filter(|statement| !self.revocations.contains(&statement.id()))
+            .collect();
+        if let Some(Some(awaits)) = self.links.awaits(link) {
+            awaits.whole |= run.whole;
+            awaits.open = awaits.open.saturating_add(new.len());
+        }
+        for statement in new {
+            self.verify_statement(now, Some(link), statement);
+        }
+        self.agreed_if_done(now, link, peer);
+    }
+
+    pub(super) fn verify_statement(
+        &mut self,
+        now: Now,
+        source: Option<LinkId>,
+        statement: Statement,
+    ) {
+        // No budget: a peer tells at most REVOCATIONS_MAX of them, and none may be put off.
+        self.verify(now, source, None, Subject::Revocation(Box::new(statement)));
+    }
+
+    pub(super) fn statement_checked(
+        &mut self,
+        now: Now,
+        source: Option<LinkId>,
+        found: Result<VerifiedStatement, RevocationError>,
+    ) {
+        let statement = match found {
+            Ok(statement) => statement,
+            Err(error) => {
+                let peer = source.and_then(|link| self.links.peer(link));
+                match peer {
+                    Some(peer) => self.blame(now, peer, Blame::BadRevocation(error.to_string())),
+                    None => self.event(Event::RevocationRefused(error.to_string())),
+                }
+                return self.reconciled_one(now, source);
+            }
+        };
+        let id = statement.statement().id();
+        let Ok(bytes) = statement.statement().encode() else {
+            return self.reconciled_one(now, source);
+        };
+        if self.revocations.contains(&id) {
+            return self.reconciled_one(now, source);
+        }
+        let write = self.persist(vec![Write::Revocation(id, bytes)]);
+        self.ending.insert(write, (statement, source));
+    }
+
+    /// The statement is on disk: now it counts.
+    pub(super) fn end_key(
+        &mut self,
+        now: Now,
+        statement: VerifiedStatement,
+        source: Option<LinkId>,
+    ) {
+        let told = statement.statement().clone();
+        let mut revocations = Revocations::clone(&self.revocations);
+        match revocations.insert(statement, &self.roots) {
+            Ok(true) => {
+                self.revocations = Arc::new(revocations);
+                self.outbox.push_back(Output::Revoked(Arc::clone(&self.revocations)));
+                let run = RevocationRun { statements: vec![told.clone()], whole: false };
+                self.flood(&Frame::Revocations(run), source);
+                self.cut_revoked(now, &told);
+                self.changed(now);
+            }
+            Ok(false) => {}
+            Err(error) => self.event(Event::RevocationRefused(error.to_string())),
+        }
+        self.reconciled_one(now, source);
+    }
+
+    fn cut_revoked(&mut self, now: Now, told: &Statement) {
+        if let Statement::Revocation(revocation, _) = told
+            && self.revocations.is_revoked(&NodeKey(revocation.key))
+        {
+            let reason = revocation.reason.clone();
+            self.event(Event::Revoked(NodeKey(revocation.key), reason));
+        }
+        // An issuer's end may end many nodes: judge everybody again.
+        let ended: Vec<NodeKey> = self
+            .store
+            .bodies()
+            .filter(|(_, record)| self.revocations.judge(record.chain(), true).is_err())
+            .map(|(key, _)| *key)
+            .collect();
+        for node in ended {
+            self.live.remove(&node);
+            self.known.remove(&node);
+        }
+        let revocations = Arc::clone(&self.revocations);
+        for link in self.links.whose(|chain| revocations.judge(chain, true).is_err()) {
+            self.close(now, link, CloseCode::Revoked);
+        }
+        self.rings_changed(now);
+    }
+
+    /// One statement of a link's run has been dealt with.
+    pub(super) fn reconciled_one(&mut self, now: Now, source: Option<LinkId>) {
+        let Some(link) = source else { return };
+        let Some(peer) = self.links.peer(link) else { return };
+        if let Some(Some(awaits)) = self.links.awaits(link) {
+            awaits.open = awaits.open.saturating_sub(1);
+        }
+        self.agreed_if_done(now, link, peer);
+    }
+
+    fn agreed_if_done(&mut self, now: Now, link: LinkId, peer: NodeKey) {
+        let Some(awaits) = self.links.awaits(link) else { return };
+        if !awaits.as_ref().is_some_and(|awaits| awaits.whole && awaits.open == 0) {
+            return;
+        }
+        let Some(done) = awaits.take() else { return };
+        for frame in done.early {
+            match frame {
+                Frame::Hello(hello) => self.welcome(now, link, peer, *hello),
+                frame => self.spoken(now, link, frame),
+            }
+        }
+    }
+
+    /// A frame on a link that is not ready: kept while revocations are reconciled, else blamed.
+    pub(super) fn early(&mut self, now: Now, link: LinkId, peer: NodeKey, frame: Frame) {
+        match self.links.awaits(link) {
+            Some(Some(awaits)) if awaits.early.len() < EARLY_MAX => awaits.early.push(frame),
+            _ => self.blame(now, peer, Blame::OutOfTurn),
+        }
+    }
+
+    pub(super) fn compare_stand(&mut self, now: Now, link: LinkId, stand: Stand) {
+        if stand.revocations != self.revocations.root() {
+            let due = self.links.exchange(link).is_some_and(|exchange| {
+                let at = exchange.revocations.get_or_insert(now.tick);
+                let due = now.tick.since(*at) >= limits::ROOT_PATIENCE;
+                if due {
+                    *at = now.tick.after(limits::EXCHANGE_TIMEOUT);
+                }
+                due
+            });
+            if due {
+                self.tell_revocations(link);
+            }
+        }
+        self.compare(now, link, stand.records);
+    }
+}
