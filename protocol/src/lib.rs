@@ -15,6 +15,7 @@
 
 pub mod clock;
 pub mod limits;
+pub mod manifest;
 pub mod name;
 pub mod record;
 pub mod trust;
