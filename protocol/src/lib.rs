@@ -17,6 +17,7 @@ pub mod clock;
 pub mod engine;
 pub mod limits;
 pub mod membership;
+pub mod manifest;
 pub mod name;
 pub mod record;
 pub mod store;

@@ -206,3 +206,26 @@ pub const JOIN_POLICY_HEADS: usize = 256;
 pub const REFUSAL_BYTES: usize = 1024;
 
 const _: () = assert!(REVOCATION_WORKS * 32 + CERTIFICATE_BYTES + 1024 <= FRAME_BYTES / 2);
+// Manifests, as read.
+
+/// How deep a document may nest: the deepest kind, a traffic policy's match, needs 12.
+pub const MANIFEST_DEPTH: usize = 32;
+/// YAML nodes of one file: a node takes about 10 bytes of the 1 MiB that a file may have.
+pub const MANIFEST_NODES: usize = 100_000;
+/// Anchors and aliases of one file.
+pub const MANIFEST_ALIASES: usize = 256;
+/// Endpoints of one service's document: what one node record holds.
+pub const ENDPOINTS_MAX: usize = INSTANCES_MAX;
+/// A text that is only shown: an image, a meta value, a path.
+pub const MANIFEST_TEXT_BYTES: usize = 256;
+/// Weights are relative; a bound keeps the sum of 4,096 of them in 32 bits.
+pub const WEIGHT_MAX: u32 = 65_535;
+/// Checks of one document.
+pub const CHECKS_MAX: usize = 16;
+/// The shortest interval between two runs of a check: 256 instances at this rate are 2,560
+/// checks a second, which one core carries.
+pub const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The longest duration a manifest may say: a year.
+pub const MANIFEST_DURATION_MAX: Duration = Duration::from_secs(365 * DAY);
+
+const _: () = assert!(MANIFEST_NODES * 10 <= MANIFEST_BYTES);

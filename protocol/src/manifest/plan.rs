@@ -1,0 +1,569 @@
+//! The plan: what this host does by all of its documents together.
+//!
+//! In:    every valid document, in the order in which they hold (earlier ones win).
+//! Out:   registrations, listeners, the agent's settings, and the faults between documents.
+//! Never: half a document. One that does not go with an earlier one is left out whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Body, Document, Fault,
+    kinds::{
+        Check, Discovery, DocumentId, Fallback, Listen, Mesh, Process, Registry, RegistryEndpoint,
+        RegistryPort, Subset,
+    },
+    twice,
+    value::{HostAddress, Image, PortRef, TargetAddress, word},
+};
+use crate::{
+    limits,
+    name::{Label, Locality, ServiceName, Tag, VersionText},
+    record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
+    view::ServiceView,
+};
+
+/// What this host does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// What it serves, one per ServiceRegistry.
+    pub registrations: Vec<Registration>,
+    /// Where it listens for local callers.
+    pub listeners: Vec<Listener>,
+    /// How this host uses services, one per ServiceDiscovery.
+    pub usages: Vec<Arc<Usage>>,
+    /// What holds for services without a document of their own (meshConfig.serviceDiscovery).
+    pub defaults: Option<Arc<Usage>>,
+    /// The agent's settings.
+    pub mesh: Mesh,
+    /// Mesh-wide documents that nobody signed: not applied.
+    pub unsigned: Vec<DocumentId>,
+}
+
+/// What a ServiceRegistry makes this host serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// The document.
+    pub document: DocumentId,
+    /// The service.
+    pub service: ServiceName,
+    /// Its ports, sorted by number.
+    pub ports: Vec<ServicePort>,
+    /// Its instances, sorted by id.
+    pub instances: Vec<PlannedInstance>,
+    /// The local processes that are this service.
+    pub workload: Option<Process>,
+    /// Whether it runs elsewhere.
+    pub external: bool,
+    /// The name in the certificate behind, if the agent speaks TLS to it.
+    pub tls: Option<String>,
+}
+
+/// An instance: all that is known of it but its health.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlannedInstance {
+    /// `document/endpoint`.
+    pub id: InstanceId,
+    /// The service.
+    pub service: ServiceName,
+    /// The service's ports, sorted by number.
+    pub ports: Vec<ServicePort>,
+    /// Where the process is, by the service's port number.
+    pub targets: BTreeMap<u16, TargetAddress>,
+    /// Its checks; none: always passing.
+    pub checks: Vec<Check>,
+    /// Relative share of calls.
+    pub weight: u32,
+    /// Its version.
+    pub version: Option<VersionText>,
+    /// Its image.
+    pub image: Option<String>,
+    /// Its tags, sorted.
+    pub tags: Vec<Tag>,
+    /// Free text.
+    pub meta: BTreeMap<String, String>,
+}
+
+impl PlannedInstance {
+    /// What the node record says of it.
+    pub fn instance(&self, health: Health) -> Instance {
+        let target = self.first_target();
+        Instance {
+            id: self.id.clone(),
+            service: self.service.clone(),
+            ports: self.ports.clone(),
+            health,
+            weight: self.weight,
+            version: self.version.clone(),
+            image: self.image.clone(),
+            tags: self.tags.clone(),
+            meta: self
+                .meta
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            target: target.map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+
+    /// Where the process of that port of the service is.
+    pub fn target(&self, port: u16) -> Option<&TargetAddress> {
+        self.targets.get(&port)
+    }
+
+    /// Where the process of the lowest port is.
+    pub fn first_target(&self) -> Option<&TargetAddress> {
+        self.targets.values().next()
+    }
+
+    /// Whom a check of this instance asks.
+    pub fn check_target(&self, check: &Check) -> Option<&TargetAddress> {
+        match &check.port {
+            None => self.first_target(),
+            Some(PortRef::Number(number)) => self.target(*number),
+            Some(PortRef::Name(name)) => {
+                let port = self.ports.iter().find(|port| port.name == *name)?;
+                self.target(port.port)
+            }
+        }
+    }
+}
+
+/// How this host uses a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// The document.
+    pub document: DocumentId,
+    /// Which service.
+    pub target: ServiceTarget,
+    /// As which service local callers count.
+    pub source: Option<ServiceName>,
+    /// Who may connect.
+    pub allow: Option<Process>,
+    /// Only instances of this image.
+    pub image: Option<Image>,
+    /// Only these instances.
+    pub subset: Subset,
+    /// What to dial while no live instance is known.
+    pub fallback: Vec<Fallback>,
+}
+
+impl Usage {
+    /// Whether `instance`, on a node at `locality`, may be used.
+    pub fn covers(&self, instance: &Instance, locality: &Locality) -> bool {
+        let image = self.image.as_ref().is_none_or(|pattern| {
+            pattern.covers(instance.image.as_deref(), instance.version.as_ref())
+        });
+        image && self.subset.covers(instance, locality)
+    }
+}
+
+/// Which service a ServiceDiscovery means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceTarget {
+    /// Said outright.
+    pub said: Option<ServiceName>,
+    /// The service of the document's own name.
+    pub own: ServiceName,
+    /// Else those of the namespace that run this image.
+    pub image: Option<Image>,
+}
+
+impl ServiceTarget {
+    /// The services meant, as far as `known` goes: mostly one.
+    pub fn resolve(&self, known: &BTreeMap<ServiceName, Arc<ServiceView>>) -> Vec<ServiceName> {
+        if let Some(said) = &self.said {
+            return vec![said.clone()];
+        }
+        let Some(image) = &self.image else {
+            return vec![self.own.clone()];
+        };
+        if known.contains_key(&self.own) {
+            return vec![self.own.clone()];
+        }
+        let runs = |service: &ServiceView| {
+            service.endpoints.iter().any(|endpoint| {
+                let instance = &endpoint.instance;
+                image.covers(instance.image.as_deref(), instance.version.as_ref())
+            })
+        };
+        known
+            .values()
+            .filter(|service| service.name.namespace() == self.own.namespace() && runs(service))
+            .map(|service| service.name.clone())
+            .collect()
+    }
+}
+
+/// Where this host listens for local callers of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// The port's name in its document.
+    pub name: Label,
+    /// Where it is bound.
+    pub listen: Listen,
+    /// Which port of the service.
+    pub port: PortRef,
+    /// Whether its callers count as outside.
+    pub exposed: bool,
+    /// What callers speak, if said.
+    pub protocol: Protocol,
+    /// Whose calls, to whom.
+    pub usage: Arc<Usage>,
+}
+
+impl Plan {
+    /// The plan of these documents, and what does not go together.
+    pub fn resolve(documents: &[Arc<Document>]) -> (Self, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let documents = distinct(documents, &mut faults);
+        let mesh = mesh_of(&documents, &mut faults);
+        let mut plan = Self {
+            registrations: Vec::new(),
+            listeners: Vec::new(),
+            usages: Vec::new(),
+            defaults: None,
+            mesh,
+            unsigned: Vec::new(),
+        };
+        for document in documents {
+            match &document.body {
+                Body::Registry(registry) => plan.register(document, registry, &mut faults),
+                Body::Discovery(discovery) => plan.discover(document, discovery, &mut faults),
+                Body::Mesh(_) => {}
+                Body::Traffic(_) | Body::Access(_) => plan.unsigned.push(document.id.clone()),
+            }
+        }
+        let named = plan.mesh.service_discovery.as_ref();
+        plan.defaults = named.and_then(|name| {
+            let namespace = &plan.mesh.namespace;
+            let same = |usage: &&Arc<Usage>| {
+                usage.document.name == *name && usage.document.namespace == *namespace
+            };
+            plan.usages.iter().find(same).cloned()
+        });
+        (plan, faults)
+    }
+
+    /// Every planned instance, with its registration.
+    pub fn instances(&self) -> impl Iterator<Item = (&Registration, &PlannedInstance)> {
+        self.registrations.iter().flat_map(|registration| {
+            let instances = registration.instances.iter();
+            instances.map(move |instance| (registration, instance))
+        })
+    }
+
+    /// How this host uses `service`: by a document that names it, else by the defaults.
+    pub fn usage_of(&self, service: &ServiceName) -> Option<&Arc<Usage>> {
+        let meant = |usage: &&Arc<Usage>| {
+            let target = &usage.target;
+            target.said.as_ref().unwrap_or(&target.own) == service
+        };
+        let own = self.usages.iter().find(meant);
+        own.or(self.defaults.as_ref())
+    }
+
+    fn register(&mut self, document: &Document, registry: &Registry, faults: &mut Vec<Fault>) {
+        let Some(ports) = ports_of(document, registry, &self.mesh, faults) else {
+            return;
+        };
+        let shown: Vec<ServicePort> = ports.iter().map(|(port, _)| port.clone()).collect();
+        let same_service = |other: &&Registration| other.service == registry.service;
+        if let Some(first) = self.registrations.iter().find(same_service)
+            && first.ports != shown
+        {
+            let why = format!(
+                "{} and {} register {} with different ports: {} and {}",
+                document.id,
+                first.document,
+                registry.service,
+                port_list(&shown),
+                port_list(&first.ports)
+            );
+            let fix = "give both the same ports (name, port, protocol, type, hosts), or give \
+                           one of them another `service`";
+            faults.push(between(document, "spec.ports", why, fix));
+            return;
+        }
+        let instances: Option<Vec<PlannedInstance>> = endpoints_of(registry)
+            .iter()
+            .map(|endpoint| planned(document, registry, &ports, endpoint, faults))
+            .collect();
+        let Some(mut instances) = instances else {
+            return;
+        };
+        instances.sort_by(|one, other| one.id.cmp(&other.id));
+        if self.clash(document, &instances, faults) {
+            return;
+        }
+        self.registrations.push(Registration {
+            document: document.id.clone(),
+            service: registry.service.clone(),
+            ports: shown,
+            instances,
+            workload: registry.workload.clone(),
+            external: registry.external,
+            tls: registry.tls.clone(),
+        });
+    }
+
+    /// Whether `instances` cannot stand beside those there are.
+    fn clash(
+        &self,
+        document: &Document,
+        instances: &[PlannedInstance],
+        faults: &mut Vec<Fault>,
+    ) -> bool {
+        let same_name = |other: &&Registration| other.document.name == document.id.name;
+        if let Some(first) = self.registrations.iter().find(same_name) {
+            let why = format!(
+                "{} and {} have one name, and an instance's id is document/endpoint",
+                document.id, first.document
+            );
+            faults.push(between(
+                document,
+                "metadata.name",
+                why,
+                "rename one of the two",
+            ));
+            return true;
+        }
+        let count = self.instances().count() + instances.len();
+        if count > limits::INSTANCES_MAX {
+            let most = limits::INSTANCES_MAX;
+            let why = format!("with this document the host has {count} instances, at most {most}");
+            let fix = "register some on another host";
+            faults.push(between(document, "spec.endpoints", why, fix));
+            return true;
+        }
+        false
+    }
+
+    fn discover(&mut self, document: &Document, discovery: &Discovery, faults: &mut Vec<Fault>) {
+        let usage = Arc::new(Usage {
+            document: document.id.clone(),
+            target: ServiceTarget {
+                said: discovery.service.clone(),
+                own: ServiceName::new(document.id.namespace.clone(), document.id.name.clone()),
+                image: discovery.image.clone(),
+            },
+            source: discovery.source.clone(),
+            allow: discovery.allow.clone(),
+            image: discovery.image.clone(),
+            subset: discovery.subset.clone(),
+            fallback: discovery.fallback.clone(),
+        });
+        for port in &discovery.ports {
+            let taken = |other: &&Listener| collide(&other.listen, &port.listen);
+            if let Some(first) = self.listeners.iter().find(taken) {
+                let why = format!(
+                    "{} listens on {} already",
+                    first.usage.document, first.listen
+                );
+                let fix = "give one of them another `port`";
+                faults.push(between(document, "spec.ports", why, fix));
+                return;
+            }
+        }
+        let listeners = discovery.ports.iter().map(|port| Listener {
+            name: port.name.clone(),
+            listen: port.listen.clone(),
+            port: port.target.clone(),
+            exposed: port.exposed,
+            protocol: port.protocol,
+            usage: Arc::clone(&usage),
+        });
+        self.listeners.extend(listeners);
+        self.usages.push(usage);
+    }
+}
+
+fn distinct<'d>(documents: &'d [Arc<Document>], faults: &mut Vec<Fault>) -> Vec<&'d Document> {
+    let mut seen: BTreeMap<&DocumentId, &Document> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for document in documents {
+        match seen.get(&document.id) {
+            Some(first) => faults.push(twice(first, document)),
+            None => {
+                seen.insert(&document.id, document);
+                kept.push(document.as_ref());
+            }
+        }
+    }
+    kept
+}
+
+fn mesh_of(documents: &[&Document], faults: &mut Vec<Fault>) -> Mesh {
+    let mut found: Option<(&Document, &Mesh)> = None;
+    for document in documents {
+        let Body::Mesh(mesh) = &document.body else {
+            continue;
+        };
+        match found {
+            None => found = Some((document, mesh)),
+            Some((first, _)) => {
+                let why = format!("{} at {} is this agent's already", first.id, first.place);
+                let fix = "an agent has one ServiceMesh document: merge the two";
+                faults.push(between(document, "kind", why, fix));
+            }
+        }
+    }
+    found.map_or_else(Mesh::default, |(_, mesh)| mesh.clone())
+}
+
+fn between(document: &Document, key: &str, why: String, fix: &str) -> Fault {
+    Fault {
+        place: document.place.clone(),
+        key: key.to_owned(),
+        why,
+        fix: fix.to_owned(),
+    }
+}
+
+fn port_list(ports: &[ServicePort]) -> String {
+    let shown: Vec<String> = ports
+        .iter()
+        .map(|port| format!("{} {}", port.name, port.port))
+        .collect();
+    format!("[{}]", shown.join(", "))
+}
+
+/// Whether two listeners cannot be bound side by side.
+fn collide(one: &Listen, other: &Listen) -> bool {
+    match (one.socket(None), other.socket(None)) {
+        (Some(one), Some(other)) => {
+            let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() == other.port() && (any || one.ip() == other.ip())
+        }
+        _ => one == other,
+    }
+}
+
+/// The service's ports and what lies behind each, meshConfig filled in, sorted by number.
+fn ports_of(
+    document: &Document,
+    registry: &Registry,
+    mesh: &Mesh,
+    faults: &mut Vec<Fault>,
+) -> Option<Vec<(ServicePort, u16)>> {
+    let only;
+    let said: &[RegistryPort] = if registry.ports.is_empty() {
+        only = [RegistryPort {
+            name: word("default"),
+            port: None,
+            target: None,
+            protocol: Protocol::Sniff,
+            exposed: false,
+            hosts: Vec::new(),
+        }];
+        &only
+    } else {
+        &registry.ports
+    };
+    let mut ports = Vec::new();
+    for port in said {
+        let Some(number) = port.port.or(mesh.service_port) else {
+            let why = format!(
+                "the port `{}` of {} has no number, and meshConfig has no servicePort",
+                port.name, registry.service
+            );
+            let fix = "write `port:` (what callers dial) and `targetPort:` (the process's port)";
+            faults.push(between(document, "spec.ports", why, fix));
+            return None;
+        };
+        let filled = match port.port {
+            Some(_) => None,
+            None => mesh.service_target_port,
+        };
+        let target = port.target.or(filled).unwrap_or(number);
+        let shown = ServicePort {
+            name: port.name.clone(),
+            port: number,
+            protocol: port.protocol,
+            exposed: port.exposed,
+            hosts: port.hosts.clone(),
+        };
+        ports.push((shown, target));
+    }
+    ports.sort_by_key(|(port, _)| port.port);
+    let numbers: BTreeSet<u16> = ports.iter().map(|(port, _)| port.port).collect();
+    if numbers.len() < ports.len() {
+        let why = "two ports have one number once meshConfig.servicePort is filled in".to_owned();
+        faults.push(between(
+            document,
+            "spec.ports",
+            why,
+            "write `port:` for each",
+        ));
+        return None;
+    }
+    Some(ports)
+}
+
+/// The endpoints, with the default one where the document has none.
+fn endpoints_of(registry: &Registry) -> Vec<RegistryEndpoint> {
+    if !registry.endpoints.is_empty() {
+        return registry.endpoints.clone();
+    }
+    let default = RegistryEndpoint {
+        name: word("default"),
+        address: HostAddress::Ip([127, 0, 0, 1].into()),
+        port: None,
+        ports: BTreeMap::new(),
+        version: None,
+        weight: None,
+        tags: Vec::new(),
+    };
+    vec![default]
+}
+
+fn planned(
+    document: &Document,
+    registry: &Registry,
+    ports: &[(ServicePort, u16)],
+    endpoint: &RegistryEndpoint,
+    faults: &mut Vec<Fault>,
+) -> Option<PlannedInstance> {
+    // `port:` is of the first port as written, not of the lowest.
+    let first = registry.ports.first().map(|port| &port.name);
+    let number = |port: &ServicePort, target: u16| {
+        let named = endpoint.ports.get(&port.name).copied();
+        let is_first = first.is_none_or(|first| *first == port.name);
+        named
+            .or_else(|| endpoint.port.filter(|_| is_first))
+            .unwrap_or(target)
+    };
+    let targets = ports
+        .iter()
+        .map(|(port, target)| (port.port, endpoint.address.with_port(number(port, *target))))
+        .collect();
+    let mut tags = [registry.tags.clone(), endpoint.tags.clone()].concat();
+    tags.sort_unstable();
+    tags.dedup();
+    if tags.len() > limits::PORTS_MAX {
+        let most = limits::PORTS_MAX;
+        let why = format!("the endpoint `{}` has {} tags", endpoint.name, tags.len());
+        let fix = format!("leave it at {most}, those of the document counted");
+        faults.push(between(document, "spec.tags", why, &fix));
+        return None;
+    }
+    let image_tag = registry.image.as_ref().and_then(|image| image.tag.clone());
+    let version = endpoint.version.as_ref().or(registry.version.as_ref());
+    Some(PlannedInstance {
+        id: InstanceId {
+            document: document.id.name.clone(),
+            endpoint: endpoint.name.clone(),
+        },
+        service: registry.service.clone(),
+        ports: ports.iter().map(|(port, _)| port.clone()).collect(),
+        targets,
+        checks: registry.checks.clone(),
+        weight: endpoint.weight.unwrap_or(registry.weight),
+        version: version.cloned().or(image_tag),
+        image: registry.image.as_ref().map(|image| image.text.clone()),
+        tags,
+        meta: registry.meta.clone(),
+    })
+}
