@@ -17,6 +17,7 @@ pub mod clock;
 pub mod limits;
 pub mod name;
 pub mod record;
+pub mod route;
 pub mod trust;
 pub mod view;
 pub mod wire;
