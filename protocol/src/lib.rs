@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod name;
 pub mod record;
 pub mod store;
+pub mod route;
 pub mod trust;
 pub mod view;
 pub mod wire;

@@ -229,3 +229,37 @@ pub const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 pub const MANIFEST_DURATION_MAX: Duration = Duration::from_secs(365 * DAY);
 
 const _: () = assert!(MANIFEST_NODES * 10 <= MANIFEST_BYTES);
+// Routing and balancing.
+
+/// How fast a measured latency is forgotten: after 10 s, 1/e of it is left.
+pub const LATENCY_DECAY: Duration = Duration::from_secs(10);
+/// Latencies below this are one: the difference is noise, and must not undo the weights.
+pub const LATENCY_FLOOR: Duration = Duration::from_millis(1);
+/// The latency that a failure stands for. It takes 85 s to decay to [`LATENCY_FLOOR`].
+pub const LATENCY_PENALTY: Duration = Duration::from_secs(5);
+/// Failures in a row that eject an endpoint.
+pub const EJECT_CONSECUTIVE: u32 = 5;
+/// Buckets of [`EJECT_BUCKET`] in the window of the success rate: ten seconds.
+pub const EJECT_BUCKETS: usize = 10;
+/// See [`EJECT_BUCKETS`].
+pub const EJECT_BUCKET: Duration = Duration::from_secs(1);
+/// Calls within the window below which the success rate says nothing.
+pub const EJECT_CALLS: u32 = 20;
+/// A success rate below this ejects, in percent.
+pub const EJECT_SUCCESS_PERCENT: u32 = 50;
+/// The first ejection's length; it doubles with each that follows.
+pub const EJECT_BASE: Duration = Duration::from_secs(1);
+/// The longest ejection. An endpoint that stays in for as long starts again from the base.
+pub const EJECT_MAX: Duration = Duration::from_secs(60);
+/// The share of a service's endpoints that may be out at one time, in percent.
+pub const EJECT_SHARE_PERCENT: usize = 50;
+/// A probe of an ejected endpoint that was not answered for so long is held for lost.
+pub const EJECT_PROBE: Duration = Duration::from_secs(5);
+/// How long an endpoint that said `draining` or `no_service` is last choice: a record that says
+/// so too takes a flood's time, well below a second.
+pub const REST: Duration = Duration::from_secs(1);
+/// How much more than its healthy share a locality tier carries before it spills, in percent:
+/// up to 28 % of a tier may be gone and all calls stay in it.
+pub const OVERPROVISION_PERCENT: u32 = 140;
+
+const _: () = assert!(EJECT_SHARE_PERCENT < 100);

@@ -4,3 +4,4 @@ pub mod codec;
 pub mod frame;
 pub mod kind;
 pub mod section;
+pub mod stream;
