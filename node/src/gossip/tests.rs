@@ -667,7 +667,8 @@ impl Agent {
                     GossipEvent::LiveSet(set) => live = set.len(),
                     GossipEvent::Blame { peer, reason } => panic!("{peer:?} blamed: {reason}"),
                     GossipEvent::Restarting { reason, .. } => panic!("ended: {reason}"),
-                    GossipEvent::Unknown { .. } | GossipEvent::Dropped { .. } => {}
+                    GossipEvent::Dropped { peer, reason } => panic!("{peer:?} dropped: {reason}"),
+                    GossipEvent::Unknown { .. } => {}
                 }
             }
         };
@@ -712,6 +713,27 @@ async fn five_agents_in_a_line_hear_of_each_other_and_of_every_change() {
     first
         .until(|told, _| told.get(&key(5)) == Some(&changed))
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn thirty_agents_with_a_few_links_each_all_find_each_other_within_every_rate() {
+    let mut agents = mesh(30);
+    let pairs: Vec<(u8, u8)> = (0..30)
+        .flat_map(|n| [1, 2, 7, 11].map(|step| (n + 1, (n + step) % 30 + 1)))
+        .collect();
+    link(&agents, &pairs);
+    for agent in agents.values_mut() {
+        agent
+            .until(|told, live| told.len() == 29 && live == 29)
+            .await;
+    }
+    // Two minutes more: nobody flaps, and no honest word goes beyond a rate.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    for agent in agents.values_mut() {
+        while let Ok(event) = agent.events.try_recv() {
+            assert!(matches!(event, GossipEvent::Hint { .. }), "{event:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
