@@ -1,4 +1,5 @@
 //! The agent: a thin shell of sockets, clocks, disks and tasks around the pure core.
 #![forbid(unsafe_code)]
 
+pub mod gossip;
 pub mod link;

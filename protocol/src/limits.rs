@@ -263,3 +263,77 @@ pub const REST: Duration = Duration::from_secs(1);
 pub const OVERPROVISION_PERCENT: u32 = 140;
 
 const _: () = assert!(EJECT_SHARE_PERCENT < 100);
+// Gossip (chitchat 0.11.2, which carries hints only).
+
+/// Ids that one chitchat holds. Its digest has 51 bytes an id (2 + 10 short id, 8 generation,
+/// 7 address, 24 counters), and what is left of 65,506 bytes must stay above its block of
+/// 16,384, below which its encoder contradicts itself: (65,506 - 2 - 16,384) / 51 = 963.
+pub const GOSSIP_IDS_MAX: usize = 800;
+/// Generations of one node held at one time, so that a node in a restart loop takes two places.
+pub const GOSSIP_GENERATIONS: usize = 2;
+/// One chitchat message on our wire: a frame less its envelope.
+pub const GOSSIP_MESSAGE_BYTES: usize = FRAME_BYTES - 1024;
+/// One chitchat message as our own chitchat writes it, unpacked: 800 ids, each with a digest
+/// entry, a node operation and four keys of 143 bytes, are 531 KiB.
+pub const GOSSIP_OWN_BYTES: usize = 1024 * 1024;
+/// The name of a gossip cluster.
+pub const GOSSIP_CLUSTER_BYTES: usize = 128;
+/// Keys of one node: `head`, `policy`, `state`, `load`.
+pub const GOSSIP_KEYS: usize = 4;
+/// One key.
+pub const GOSSIP_KEY_BYTES: usize = 16;
+/// One value: a head is 20 digits, a point and 64 hexadecimal digits, 85 bytes.
+pub const GOSSIP_VALUE_BYTES: usize = 96;
+/// A round is this long for each member, within [`GOSSIP_ROUND_MIN`] and [`GOSSIP_ROUND_MAX`]:
+/// six digests of 51 bytes a member in 50 ms a member are 6 kB/s at any size.
+pub const GOSSIP_ROUND_PER_NODE: Duration = Duration::from_millis(50);
+/// See [`GOSSIP_ROUND_PER_NODE`].
+pub const GOSSIP_ROUND_MIN: Duration = Duration::from_secs(2);
+/// See [`GOSSIP_ROUND_PER_NODE`].
+pub const GOSSIP_ROUND_MAX: Duration = Duration::from_secs(10);
+/// chitchat forgets a dead id after this.
+pub const GOSSIP_DEAD_GRACE: Duration = Duration::from_secs(120);
+/// The filter forgets an id not admitted for this long: the grace, 80 s until chitchat's verdict
+/// (8 times a mean interval of 10 s), and as much again.
+pub const GOSSIP_SEEN_KEEP: Duration = Duration::from_secs(300);
+/// Messages of one peer in a burst; the rest is dropped. Three SYNs a round and their answers
+/// are nine.
+pub const GOSSIP_PEER_BURST: u64 = 64;
+/// Messages of one peer a second.
+pub const GOSSIP_PEER_RATE: u64 = 16;
+/// No heartbeat reaches this: at 64 a second it takes 544 years.
+pub const GOSSIP_HEARTBEAT_MAX: u64 = 1 << 40;
+/// How far a heartbeat may rise a second: four peers that spend their whole budget.
+pub const GOSSIP_HEARTBEAT_RATE: u64 = 64;
+/// How far a heartbeat may jump.
+pub const GOSSIP_HEARTBEAT_BURST: u64 = 512;
+/// No version reaches this: at 8 a second it takes 17 years of one generation.
+pub const GOSSIP_VERSION_MAX: u64 = 1 << 32;
+/// How far a version may rise a second: twice what four keys written once a second need.
+pub const GOSSIP_VERSION_RATE: u64 = 8;
+/// How far a version may jump.
+pub const GOSSIP_VERSION_BURST: u64 = 64;
+/// Our own keys are written at most this often.
+pub const GOSSIP_OWN_EVERY: Duration = Duration::from_secs(1);
+/// Messages that wait for one peer's link; the oldest goes.
+pub const GOSSIP_PEER_QUEUE: usize = 4;
+/// Messages between the adapter and chitchat, each way; the newest goes.
+pub const GOSSIP_QUEUE: usize = 64;
+/// Neighbours spoken to in a round while no live peer is known.
+pub const GOSSIP_POKES: usize = 4;
+/// Unknown ids reported of one message.
+pub const GOSSIP_UNKNOWN_PER_MESSAGE: usize = 16;
+/// An unknown id is reported at most this often.
+pub const GOSSIP_UNKNOWN_EVERY: Duration = Duration::from_secs(2);
+/// Unknown ids whose report is remembered.
+pub const GOSSIP_UNKNOWN_KEPT: usize = 256;
+/// First pause before chitchat is started again after its end; it doubles.
+pub const GOSSIP_RESTART_MIN: Duration = Duration::from_secs(1);
+/// Longest pause before chitchat is started again.
+pub const GOSSIP_RESTART_MAX: Duration = Duration::from_secs(60);
+/// How long a restart waits for our record with the new generation to show itself.
+pub const GOSSIP_ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(GOSSIP_IDS_MAX * 51 + 2 + 16_384 <= 65_506);
+const _: () = assert!(GOSSIP_IDS_MAX >= GOSSIP_GENERATIONS * NODES_WARN);
+const _: () = assert!(GOSSIP_IDS_MAX * (51 + 44 + GOSSIP_KEYS * 143) <= GOSSIP_OWN_BYTES);

@@ -122,6 +122,20 @@ impl ShortId {
     }
 }
 
+impl FromStr for ShortId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let base32 = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
+        if text.len() == limits::SHORT_ID_CHARS && text.chars().all(base32) {
+            Ok(Self(text.to_owned()))
+        } else {
+            let why = "ten characters of a-z and 2-7, as `skein members` prints it";
+            Err(InvalidName::new("short id", text, why))
+        }
+    }
+}
+
 impl fmt::Display for ShortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
