@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod gossip;
+pub mod api;
 pub mod link;
+pub mod telemetry;

@@ -337,3 +337,42 @@ pub const GOSSIP_ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
 const _: () = assert!(GOSSIP_IDS_MAX * 51 + 2 + 16_384 <= 65_506);
 const _: () = assert!(GOSSIP_IDS_MAX >= GOSSIP_GENERATIONS * NODES_WARN);
 const _: () = assert!(GOSSIP_IDS_MAX * (51 + 44 + GOSSIP_KEYS * 143) <= GOSSIP_OWN_BYTES);
+// The agent's API: socket and HTTP.
+
+/// A request's body: the largest file of documents, and room for its JSON envelope.
+pub const API_BODY_BYTES: usize = MANIFEST_BYTES + 64 * 1024;
+/// A request's head: 64 headers of 256 bytes. hyper refuses a buffer below 8 KiB.
+pub const API_HEAD_BYTES: usize = 16 * 1024;
+/// Headers of one request.
+pub const API_HEADERS: usize = 64;
+/// Connections served at one time on each of the socket and the HTTP port; the next one waits in
+/// the kernel's backlog. 64 heads and bodies in flight are at most 64 x 1.1 MiB = 70 MiB.
+pub const API_CONNECTIONS: usize = 64;
+/// A request's head must be there within this, and an idle connection ends after it.
+pub const API_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request, body and answer, must be done within this: a drain of 30 s and a wait for peers fit.
+pub const API_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// A connection ends after this, whatever it does: a request and an idle pause fit.
+pub const API_CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// How long open requests may take to finish once the agent stops.
+pub const API_SHUTDOWN: Duration = Duration::from_secs(2);
+/// An answer that the command line accepts: 4,096 services of 4 KiB.
+pub const API_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// How long `apply --wait` and its like may wait for peers.
+pub const API_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The text of a ttl check's output.
+pub const CHECK_OUTPUT_BYTES: usize = 4096;
+
+const _: () = assert!(API_WAIT_MAX.as_secs() < API_REQUEST_TIMEOUT.as_secs());
+const _: () = assert!(API_REQUEST_TIMEOUT.as_secs() < API_CONNECTION_AGE.as_secs());
+
+// Telemetry.
+
+/// Lines of the access log that may wait to be written; the next one is dropped and counted.
+/// 4,096 at about 512 bytes are 2 MiB.
+pub const ACCESS_LOG_QUEUE: usize = 4096;
+/// Lines of the access log per second; what exceeds it is dropped and counted.
+pub const ACCESS_LOG_PER_SECOND: u64 = 1000;
+/// Service names that stand as a metric's label; the rest counts as `other`. 512 names with 16
+/// reasons are 8,192 series.
+pub const METRIC_SERVICES: usize = 512;

@@ -1,0 +1,349 @@
+//! The access log: one JSON line per finished connection, on standard output.
+//!
+//! Never: blocks who writes, holds more than `ACCESS_LOG_QUEUE` lines, writes more than
+//!        `ACCESS_LOG_PER_SECOND`. What is dropped is counted, and the count is itself a line.
+
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use skein_protocol::limits;
+
+/// How a connection ended: the closed set of the log and the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Both sides closed in order.
+    Done,
+    /// The caller reset it.
+    ClientReset,
+    /// The service reset it.
+    ServerReset,
+    /// Neither side said a thing for the idle timeout.
+    IdleTimeout,
+    /// The service has no usable endpoint.
+    NoEndpoint,
+    /// The service or its port is not known.
+    NoService,
+    /// The process behind the endpoint refused or did not answer.
+    ConnectFailed,
+    /// No agent answered in time.
+    ReplyTimeout,
+    /// Policy or grant forbids it.
+    Denied,
+    /// A limit is reached.
+    Overload,
+    /// The serving side takes nothing new.
+    Draining,
+    /// The link to the serving agent was lost.
+    LinkLost,
+    /// The peer was revoked.
+    Revoked,
+    /// This agent stops.
+    Shutdown,
+    /// A bug of ours.
+    Internal,
+}
+
+impl End {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Done,
+        Self::ClientReset,
+        Self::ServerReset,
+        Self::IdleTimeout,
+        Self::NoEndpoint,
+        Self::NoService,
+        Self::ConnectFailed,
+        Self::ReplyTimeout,
+        Self::Denied,
+        Self::Overload,
+        Self::Draining,
+        Self::LinkLost,
+        Self::Revoked,
+        Self::Shutdown,
+        Self::Internal,
+    ];
+
+    /// The word in log lines and labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoService => "no_service",
+            Self::ConnectFailed => "connect_failed",
+            Self::ReplyTimeout => "reply_timeout",
+            Self::Denied => "denied",
+            Self::Overload => "overload",
+            Self::Draining => "draining",
+            Self::LinkLost => "link_lost",
+            Self::Revoked => "revoked",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the connection never came to carry a byte.
+    pub fn refused(self) -> bool {
+        matches!(
+            self,
+            Self::NoEndpoint
+                | Self::NoService
+                | Self::ConnectFailed
+                | Self::ReplyTimeout
+                | Self::Denied
+                | Self::Overload
+                | Self::Draining
+        )
+    }
+}
+
+/// Which side of the mesh this agent was for a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The caller's.
+    Outbound,
+    /// The service's.
+    Inbound,
+}
+
+impl Side {
+    /// The word in log lines and labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// One finished connection.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Access {
+    /// When it ended: unix milliseconds by this host's clock.
+    pub at_ms: u64,
+    /// This agent's side.
+    pub side: Side,
+    /// `namespace/name`; what was asked for when it is not known.
+    pub service: String,
+    /// The service's port.
+    pub port: u16,
+    /// Who called: a service or a node.
+    pub source: String,
+    /// The endpoint that answered: `node/document/endpoint`; empty for none.
+    pub endpoint: String,
+    /// How it ended.
+    pub end: End,
+    /// The rest of the reason, for people; may be empty.
+    pub detail: String,
+    /// Bytes from the caller.
+    pub bytes_in: u64,
+    /// Bytes to the caller.
+    pub bytes_out: u64,
+    /// Until the serving side said `ok`, in microseconds.
+    pub connect_us: u64,
+    /// From accept to end, in milliseconds.
+    pub took_ms: u64,
+    /// Endpoints tried.
+    pub tries: u8,
+}
+
+/// Where finished connections are told. Cheap to clone; `default()` is off.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLog {
+    queue: Option<SyncSender<Access>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl AccessLog {
+    /// Starts the thread that writes. It ends when the last clone is gone.
+    pub fn start(out: impl Write + Send + 'static) -> (Self, JoinHandle<()>) {
+        let (queue, lines) = sync_channel(limits::ACCESS_LOG_QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let writer = Writer {
+            out: Box::new(out),
+            dropped: dropped.clone(),
+            second: Instant::now(),
+            written: 0,
+        };
+        let thread = std::thread::spawn(move || writer.run(&lines));
+        let log = Self {
+            queue: Some(queue),
+            dropped,
+        };
+        (log, thread)
+    }
+
+    /// Tells of a finished connection. Never waits.
+    pub fn tell(&self, access: Access) {
+        let Some(queue) = &self.queue else { return };
+        if let Err(TrySendError::Full(_)) = queue.try_send(access) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Writer {
+    out: Box<dyn Write + Send>,
+    dropped: Arc<AtomicU64>,
+    second: Instant,
+    written: u64,
+}
+
+impl Writer {
+    fn run(mut self, lines: &Receiver<Access>) {
+        loop {
+            match lines.recv_timeout(SECOND) {
+                Ok(access) => self.take(&access),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.second.elapsed() >= SECOND {
+                self.tell_dropped();
+            }
+        }
+        self.tell_dropped();
+    }
+
+    fn take(&mut self, access: &Access) {
+        if self.second.elapsed() >= SECOND {
+            self.tell_dropped();
+        }
+        if self.written >= limits::ACCESS_LOG_PER_SECOND {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.written += 1;
+        self.line(access);
+    }
+
+    /// Starts a new second, and says what the last one dropped.
+    fn tell_dropped(&mut self) {
+        self.second = Instant::now();
+        self.written = 0;
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            self.line(&Dropped { dropped });
+        }
+    }
+
+    /// A log that cannot be written must not end the agent.
+    fn line(&mut self, what: &impl Serialize) {
+        if let Ok(mut text) = serde_json::to_vec(what) {
+            text.push(b'\n');
+            let _ = self.out.write_all(&text).and_then(|()| self.out.flush());
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    dropped: u64,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    struct Tap(Sender<Vec<u8>>);
+
+    impl Write for Tap {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn access() -> Access {
+        Access {
+            at_ms: 1,
+            side: Side::Outbound,
+            service: "shop/checkout".into(),
+            port: 80,
+            source: "node web-1".into(),
+            endpoint: "web-2/checkout/a".into(),
+            end: End::Done,
+            detail: String::new(),
+            bytes_in: 10,
+            bytes_out: 20,
+            connect_us: 300,
+            took_ms: 4,
+            tries: 1,
+        }
+    }
+
+    #[test]
+    fn a_connection_is_one_line_of_json() {
+        let (tap, lines) = channel();
+        let (log, thread) = AccessLog::start(Tap(tap));
+        log.tell(access());
+        drop(log);
+        thread.join().unwrap();
+        let text = String::from_utf8(lines.recv().unwrap()).unwrap();
+        assert_eq!(
+            text,
+            "{\"at_ms\":1,\"side\":\"outbound\",\"service\":\"shop/checkout\",\"port\":80,\
+             \"source\":\"node web-1\",\"endpoint\":\"web-2/checkout/a\",\"end\":\"done\",\
+             \"detail\":\"\",\"bytes_in\":10,\"bytes_out\":20,\"connect_us\":300,\
+             \"took_ms\":4,\"tries\":1}\n"
+        );
+    }
+
+    #[test]
+    fn what_exceeds_the_rate_is_counted_not_written() {
+        let (tap, lines) = channel();
+        let told = limits::ACCESS_LOG_PER_SECOND * 2;
+        let (log, thread) = AccessLog::start(Tap(tap));
+        (0..told).for_each(|_| log.tell(access()));
+        drop(log);
+        thread.join().unwrap();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| String::from_utf8(line).unwrap())
+            .collect();
+        let of_connections = lines.iter().filter(|l| l.contains("at_ms")).count() as u64;
+        let dropped: u64 = lines
+            .iter()
+            .filter(|l| l.contains("dropped"))
+            .map(|l| {
+                serde_json::from_str::<serde_json::Value>(l).unwrap()["dropped"]
+                    .as_u64()
+                    .unwrap()
+            })
+            .sum();
+        assert_eq!(of_connections + dropped, told);
+        assert!(of_connections >= limits::ACCESS_LOG_PER_SECOND);
+    }
+
+    #[test]
+    fn a_log_that_is_off_takes_everything_and_says_nothing() {
+        AccessLog::default().tell(access());
+    }
+
+    #[test]
+    fn the_words_of_the_log_and_of_the_labels_are_the_same() {
+        for end in End::ALL {
+            let json = serde_json::to_value(end).unwrap();
+            assert_eq!(json, end.word());
+        }
+    }
+}
