@@ -1,7 +1,9 @@
 //! The agent: a thin shell of sockets, clocks, disks and tasks around the pure core.
 #![forbid(unsafe_code)]
 
-pub mod gossip;
 pub mod api;
+pub mod clock;
+pub mod disk;
+pub mod gossip;
 pub mod link;
 pub mod telemetry;

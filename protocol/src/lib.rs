@@ -16,12 +16,12 @@
 pub mod clock;
 pub mod engine;
 pub mod limits;
-pub mod membership;
 pub mod manifest;
+pub mod membership;
 pub mod name;
 pub mod record;
-pub mod store;
 pub mod route;
+pub mod store;
 pub mod trust;
 pub mod view;
 pub mod wire;

@@ -376,3 +376,14 @@ pub const ACCESS_LOG_PER_SECOND: u64 = 1000;
 /// Service names that stand as a metric's label; the rest counts as `other`. 512 names with 16
 /// reasons are 8,192 series.
 pub const METRIC_SERVICES: usize = 512;
+
+// The driver.
+
+/// Commands that wait for the driver: each is small or a frame, and a sender waits when it is
+/// full, so that a peer that floods slows itself.
+pub const DRIVER_QUEUE: usize = 1024;
+/// Frames that wait for one link's writer; a peer that lets it fill loses the link. A pull of
+/// 1 MiB and a flood of all nodes' records fit.
+pub const LINK_QUEUE: usize = 8192;
+/// chitchat messages from peers that wait.
+pub const GOSSIP_QUEUE: usize = 256;

@@ -135,6 +135,8 @@ pub struct NodeView {
     pub gossip_generation: u64,
     /// The sequence of its newest record.
     pub sequence: u64,
+    /// What names that record.
+    pub hash: Hash,
     /// The version of its agent.
     pub version: String,
     /// Whether it holds an issuer.

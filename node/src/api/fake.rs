@@ -47,23 +47,9 @@ pub(crate) fn status(problems: Vec<Problem>) -> Status {
             address: "127.0.0.11:7400".into(),
             state: "up".into(),
         },
-        members: MemberCounts {
-            alive: 2,
-            suspect: 0,
-            dead: 1,
-            left: 0,
-        },
-        view: ViewStatus {
-            age_ms: 40,
-            services: 1,
-            endpoints: 2,
-            root: "00ff00ff".into(),
-        },
-        policy: PolicyStatus {
-            root: "1234abcd".into(),
-            agreeing: 2,
-            of: 2,
-        },
+        members: MemberCounts { alive: 2, suspect: 0, dead: 1, left: 0 },
+        view: ViewStatus { age_ms: 40, services: 1, endpoints: 2, root: "00ff00ff".into() },
+        policy: PolicyStatus { root: "1234abcd".into(), agreeing: 2, of: 2 },
         issuers: 2,
         version: "0.1.0".into(),
         problems,
@@ -100,11 +86,7 @@ pub(crate) fn members() -> Vec<Member> {
 }
 
 fn ports() -> Vec<PortInfo> {
-    vec![PortInfo {
-        name: "http".into(),
-        port: 80,
-        protocol: "http".into(),
-    }]
+    vec![PortInfo { name: "http".into(), port: 80, protocol: "http".into() }]
 }
 
 pub(crate) fn services() -> Vec<ServiceSummary> {
@@ -112,11 +94,7 @@ pub(crate) fn services() -> Vec<ServiceSummary> {
         name: "checkout".into(),
         namespace: "shop".into(),
         ports: ports(),
-        endpoints: EndpointCounts {
-            passing: 1,
-            warning: 0,
-            critical: 1,
-        },
+        endpoints: EndpointCounts { passing: 1, warning: 0, critical: 1 },
         tags: vec!["blue".into()],
         source: "both".into(),
     }]
@@ -169,11 +147,7 @@ fn result(what: &str) -> ApplyReport {
 }
 
 fn visible() -> Visible {
-    Visible {
-        on: 2,
-        of: 2,
-        ms: 80,
-    }
+    Visible { on: 2, of: 2, ms: 80 }
 }
 
 fn fault() -> Fault {
@@ -327,10 +301,7 @@ impl AgentApi for FakeAgent {
         })
     }
     fn leave(&self, _: LeaveRequest) -> Reply<'_, LeaveReport> {
-        self.wrote(LeaveReport {
-            visible: visible(),
-            purged: vec![],
-        })
+        self.wrote(LeaveReport { visible: visible(), purged: vec![] })
     }
     fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
         self.wrote(TokenCreated {
@@ -351,15 +322,10 @@ impl AgentApi for FakeAgent {
         }
     }
     fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted> {
-        self.wrote(Admitted {
-            name: request.name,
-            ..Admitted::default()
-        })
+        self.wrote(Admitted { name: request.name, ..Admitted::default() })
     }
     fn log_level(&self) -> Reply<'_, LogLevel> {
-        ok(LogLevel {
-            filter: "info".into(),
-        })
+        ok(LogLevel { filter: "info".into() })
     }
     fn set_log_level(&self, level: LogLevel) -> Reply<'_, LogLevel> {
         self.wrote(level)

@@ -51,10 +51,9 @@ impl HttpToken {
     pub fn load_or_create(dir: &Path) -> io::Result<Self> {
         let path = dir.join("http.token");
         match read_short(&path) {
-            Ok(text) if text.trim().len() >= TOKEN_CHARS_MIN => Ok(Self {
-                text: text.trim().to_owned(),
-                path,
-            }),
+            Ok(text) if text.trim().len() >= TOKEN_CHARS_MIN => {
+                Ok(Self { text: text.trim().to_owned(), path })
+            }
             Ok(_) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
@@ -70,9 +69,7 @@ impl HttpToken {
 
     fn create(dir: &Path, path: PathBuf) -> io::Result<Self> {
         let mut bytes = [0; 32];
-        SysRng
-            .try_fill_bytes(&mut bytes)
-            .map_err(io::Error::other)?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
         let text = HEXLOWER.encode(&bytes);
         let temporary = dir.join(".http.token.new");
         match std::fs::remove_file(&temporary) {
@@ -187,9 +184,7 @@ fn denied(text: impl Into<String>) -> ApiError {
 
 fn read_short(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(TOKEN_FILE_BYTES)
-        .read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(TOKEN_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -214,10 +209,8 @@ mod tests {
             let text = text.replace("RIGHT", &token.text);
             headers.insert(header::AUTHORIZATION, text.parse().unwrap());
         }
-        let caller = Caller::Tcp {
-            peer: peer.parse().unwrap(),
-            local: "10.1.2.3:7401".parse().unwrap(),
-        };
+        let caller =
+            Caller::Tcp { peer: peer.parse().unwrap(), local: "10.1.2.3:7401".parse().unwrap() };
         let uri = Uri::from_static("/v1/status");
         check(caller, &method, &uri, &headers, Some(&token)).map_err(|e| e.text)
     }

@@ -96,12 +96,7 @@ pub struct ApiError {
 impl ApiError {
     /// A refusal of a kind.
     pub fn new(kind: ApiErrorKind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: text.into(),
-            fix: String::new(),
-            faults: Vec::new(),
-        }
+        Self { kind, text: text.into(), fix: String::new(), faults: Vec::new() }
     }
 
     /// The same, with the next command.
@@ -115,10 +110,7 @@ impl ApiError {
     pub fn faults(faults: Vec<Fault>) -> Self {
         let count = faults.iter().filter(|f| f.severity != "warning").count();
         let text = format!("{count} faults in the documents; nothing was changed");
-        Self {
-            faults,
-            ..Self::new(ApiErrorKind::Invalid, text)
-        }
+        Self { faults, ..Self::new(ApiErrorKind::Invalid, text) }
     }
 
     /// Nothing of that name is known.

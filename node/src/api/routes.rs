@@ -53,24 +53,15 @@ fn reads() -> Router<Arc<dyn AgentApi>> {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(async |api: Api| json(api.status()).await))
-        .route(
-            "/v1/members",
-            get(async |api: Api| json(api.members()).await),
-        )
-        .route(
-            "/v1/services",
-            get(async |api: Api| json(api.services()).await),
-        )
+        .route("/v1/members", get(async |api: Api| json(api.members()).await))
+        .route("/v1/services", get(async |api: Api| json(api.services()).await))
         .route(
             "/v1/services/{*name}",
             get(async |api: Api, Path(name): Path<String>| json(api.service(name)).await),
         )
         .route("/v1/links", get(async |api: Api| json(api.links()).await))
         .route("/v1/certs", get(async |api: Api| json(api.certs()).await))
-        .route(
-            "/v1/listeners",
-            get(async |api: Api| json(api.listeners()).await),
-        )
+        .route("/v1/listeners", get(async |api: Api| json(api.listeners()).await))
         .route(
             "/v1/documents",
             get(async |api: Api, Query(q): Query<OfKind>| json(api.documents(q.kind)).await),
@@ -95,10 +86,7 @@ fn writes() -> Router<Arc<dyn AgentApi>> {
             "/v1/validate",
             post(async |api: Api, b: JsonBody<Documents>| json(api.validate(b.0)).await),
         )
-        .route(
-            "/v1/diff",
-            post(async |api: Api, b: JsonBody<Documents>| json(api.diff(b.0)).await),
-        )
+        .route("/v1/diff", post(async |api: Api, b: JsonBody<Documents>| json(api.diff(b.0)).await))
         .route(
             "/v1/bind/{*name}",
             post(async |api: Api, Path(name): Path<String>| json(api.bind(name)).await),

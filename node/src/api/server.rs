@@ -54,10 +54,7 @@ pub async fn serve(listener: ApiListener, api: Arc<dyn AgentApi>, mut shutdown: 
         ApiListener::Socket(_) => None,
         ApiListener::Http(_, token) => Some(token.clone()),
     };
-    let site = Site {
-        router: routes::router(api),
-        token,
-    };
+    let site = Site { router: routes::router(api), token };
     let told = shutdown.clone();
     let mut connections = JoinSet::new();
     loop {

@@ -62,10 +62,7 @@ fn check_length(path: &Path) -> io::Result<()> {
 fn explain(error: &io::Error, path: &Path) -> io::Error {
     io::Error::new(
         error.kind(),
-        format!(
-            "{}: cannot make the agent's socket: {error}",
-            path.display()
-        ),
+        format!("{}: cannot make the agent's socket: {error}", path.display()),
     )
 }
 
@@ -104,10 +101,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(bind(dir.path()).unwrap());
         let listener = bind(dir.path()).unwrap();
-        let mode = std::fs::metadata(path(dir.path()))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(path(dir.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
         let refused = bind(dir.path()).unwrap_err();
         assert!(refused.to_string().contains("another agent is running"));
@@ -121,12 +115,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("x".repeat(120));
         std::fs::create_dir(&deep).unwrap();
-        assert!(
-            bind(&deep)
-                .unwrap_err()
-                .to_string()
-                .contains("shorter --dir")
-        );
+        assert!(bind(&deep).unwrap_err().to_string().contains("shorter --dir"));
     }
 
     #[test]

@@ -41,11 +41,7 @@ pub struct Directory {
 impl Directory {
     /// Adds a node, or replaces its generation.
     pub fn insert(&mut self, key: NodeKey, generation: u64) {
-        let member = Member {
-            key,
-            generation,
-            address: virtual_address(&key),
-        };
+        let member = Member { key, generation, address: virtual_address(&key) };
         self.members.insert(key.short().as_str().to_owned(), member);
     }
 
@@ -97,18 +93,14 @@ mod tests {
 
     #[test]
     fn a_virtual_address_is_reserved_stable_and_of_one_key() {
-        let addresses: BTreeSet<_> = (0..=255)
-            .map(|n| virtual_address(&NodeKey([n; 32])))
-            .collect();
+        let addresses: BTreeSet<_> =
+            (0..=255).map(|n| virtual_address(&NodeKey([n; 32]))).collect();
         assert_eq!(addresses.len(), 256);
         for address in addresses {
             assert!(address.ip().octets()[0] >= 240, "{address}");
             assert_ne!(address.port(), 0);
         }
-        assert_eq!(
-            virtual_address(&NodeKey([7; 32])),
-            virtual_address(&NodeKey([7; 32]))
-        );
+        assert_eq!(virtual_address(&NodeKey([7; 32])), virtual_address(&NodeKey([7; 32])));
     }
 
     #[test]

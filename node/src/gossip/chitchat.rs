@@ -69,9 +69,8 @@ impl Instance {
         let address = SocketAddr::V4(virtual_address(&identity.me));
         let (to_socket, inbound) = mpsc::channel(limits::GOSSIP_QUEUE);
         let (outbound, from_socket) = mpsc::channel(limits::GOSSIP_QUEUE);
-        let transport = Channels {
-            once: tokio::sync::Mutex::new(Some(ChannelSocket { inbound, outbound })),
-        };
+        let transport =
+            Channels { once: tokio::sync::Mutex::new(Some(ChannelSocket { inbound, outbound })) };
         let short = identity.me.short();
         let config = ChitchatConfig {
             chitchat_id: ChitchatId {
@@ -100,13 +99,7 @@ impl Instance {
         let handle = spawn_chitchat(config, hints.to_keys(), &transport).await?;
         let live = handle.with_chitchat(|c| c.live_nodes_watcher()).await;
         let ended = Box::pin(handle.termination_watcher());
-        Ok(Self {
-            handle,
-            to_socket,
-            from_socket,
-            live,
-            ended,
-        })
+        Ok(Self { handle, to_socket, from_socket, live, ended })
     }
 
     /// Waits for what it wants next. Can be cancelled.
@@ -192,9 +185,7 @@ struct Channels {
 impl Transport for Channels {
     async fn open(&self, _: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let socket = self.once.lock().await.take();
-        Ok(Box::new(
-            socket.context("this transport was opened before")?,
-        ))
+        Ok(Box::new(socket.context("this transport was opened before")?))
     }
 }
 

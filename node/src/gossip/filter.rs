@@ -105,16 +105,12 @@ impl Filter {
     pub fn within_budget(&mut self, now: Tick, sender: NodeKey) -> bool {
         if self.budgets.len() >= limits::CONTROL_PEERS_MAX && !self.budgets.contains_key(&sender) {
             // A peer whose budget is full again need not be remembered.
-            self.budgets
-                .retain(|_, budget| budget.refilled(now) < limits::GOSSIP_PEER_BURST);
+            self.budgets.retain(|_, budget| budget.refilled(now) < limits::GOSSIP_PEER_BURST);
             if self.budgets.len() >= limits::CONTROL_PEERS_MAX {
                 return false;
             }
         }
-        let full = Budget {
-            left: limits::GOSSIP_PEER_BURST,
-            at: now,
-        };
+        let full = Budget { left: limits::GOSSIP_PEER_BURST, at: now };
         let budget = self.budgets.entry(sender).or_insert(full);
         budget.take(now)
     }
@@ -129,13 +125,8 @@ impl Filter {
     ) -> Result<Passed, Blame> {
         let message = Message::parse(bytes, Source::Peer)?;
         self.forget(now);
-        let mut pass = Pass {
-            now,
-            sender,
-            directory,
-            unknown: BTreeSet::new(),
-            dropped: Vec::new(),
-        };
+        let mut pass =
+            Pass { now, sender, directory, unknown: BTreeSet::new(), dropped: Vec::new() };
         let message = self.pass(&mut pass, message)?;
         Ok(Passed {
             bytes: FilteredBytes(message.encode()),
@@ -186,9 +177,7 @@ impl Filter {
                 digest: self.digest(pass, digest)?,
                 delta: self.delta(pass, delta)?,
             }),
-            Message::Ack { delta } => Ok(Message::Ack {
-                delta: self.delta(pass, delta)?,
-            }),
+            Message::Ack { delta } => Ok(Message::Ack { delta: self.delta(pass, delta)? }),
             // Our agents refuse a foreign SYN in silence, so none of them sends this.
             Message::BadCluster => Err(Blame::WrongCluster),
         }
@@ -222,16 +211,8 @@ impl Filter {
         let Some(seen) = self.place(pass, member) else {
             return Ok(false);
         };
-        let (rate, burst) = (
-            limits::GOSSIP_HEARTBEAT_RATE,
-            limits::GOSSIP_HEARTBEAT_BURST,
-        );
-        if !risen(
-            &mut seen.heartbeat,
-            entry.heartbeat,
-            pass.now,
-            (rate, burst),
-        ) {
+        let (rate, burst) = (limits::GOSSIP_HEARTBEAT_RATE, limits::GOSSIP_HEARTBEAT_BURST);
+        if !risen(&mut seen.heartbeat, entry.heartbeat, pass.now, (rate, burst)) {
             if pass.sender == member.key {
                 return Err(Blame::HeartbeatJump);
             }
@@ -265,10 +246,7 @@ impl Filter {
             return Err(Blame::AboutUs);
         }
         // A key of a newer agent: not for us, and not worth blame.
-        let newest = node
-            .keys
-            .last()
-            .map_or(node.from_version, |last| last.version);
+        let newest = node.keys.last().map_or(node.from_version, |last| last.version);
         node.keys.retain(|pair| KEYS.contains(&pair.key.as_str()));
         if newest >= limits::GOSSIP_VERSION_MAX {
             return Err(Blame::VersionJump);
@@ -313,16 +291,12 @@ impl Filter {
                 return None;
             }
         }
-        let fresh = Seen {
-            admitted: pass.now,
-            ..Seen::default()
-        };
+        let fresh = Seen { admitted: pass.now, ..Seen::default() };
         Some(self.seen.entry(id).or_insert(fresh))
     }
 
     fn forget(&mut self, now: Tick) {
-        self.seen
-            .retain(|_, seen| now.since(seen.admitted) < limits::GOSSIP_SEEN_KEEP);
+        self.seen.retain(|_, seen| now.since(seen.admitted) < limits::GOSSIP_SEEN_KEEP);
     }
 }
 
@@ -359,9 +333,7 @@ impl Budget {
     fn refilled(&self, now: Tick) -> u64 {
         let since = skein_protocol::clock::millis(now.since(self.at));
         let more = since.saturating_mul(limits::GOSSIP_PEER_RATE) / 1000;
-        self.left
-            .saturating_add(more)
-            .min(limits::GOSSIP_PEER_BURST)
+        self.left.saturating_add(more).min(limits::GOSSIP_PEER_BURST)
     }
 
     fn take(&mut self, now: Tick) -> bool {

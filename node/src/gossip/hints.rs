@@ -29,21 +29,14 @@ pub struct Hints {
 impl Hints {
     /// The keys and values that chitchat spreads. What is not said has no key.
     pub(super) fn to_keys(&self) -> Vec<(String, String)> {
-        let head = self
-            .head
-            .map(|head| format!("{}.{}", head.sequence, head.hash));
+        let head = self.head.map(|head| format!("{}.{}", head.sequence, head.hash));
         let policy = self.policy.map(|root| root.to_string());
         let state = self.state.map(|state| state_text(state).to_owned());
         let load = self.load.map(|load| load.to_string());
-        [
-            ("head", head),
-            ("policy", policy),
-            ("state", state),
-            ("load", load),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-        .collect()
+        [("head", head), ("policy", policy), ("state", state), ("load", load)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect()
     }
 
     /// Reads what can be read.
@@ -67,21 +60,19 @@ fn state_text(state: NodeState) -> &'static str {
         NodeState::Up => "up",
         NodeState::Draining => "draining",
         NodeState::Left => "left",
+        NodeState::Fenced => "fenced",
     }
 }
 
 fn state(text: &str) -> Option<NodeState> {
-    [NodeState::Up, NodeState::Draining, NodeState::Left]
+    [NodeState::Up, NodeState::Draining, NodeState::Left, NodeState::Fenced]
         .into_iter()
         .find(|state| state_text(*state) == text)
 }
 
 fn head(text: &str) -> Option<Head> {
     let (sequence, text) = text.split_once('.')?;
-    Some(Head {
-        sequence: sequence.parse().ok()?,
-        hash: hash(text)?,
-    })
+    Some(Head { sequence: sequence.parse().ok()?, hash: hash(text)? })
 }
 
 fn hash(text: &str) -> Option<Hash> {
@@ -98,10 +89,7 @@ mod tests {
     #[test]
     fn the_longest_hints_fit_their_values_and_come_back() {
         let hints = Hints {
-            head: Some(Head {
-                sequence: u64::MAX,
-                hash: Hash([0xff; 32]),
-            }),
+            head: Some(Head { sequence: u64::MAX, hash: Hash([0xff; 32]) }),
             policy: Some(Hash([1; 32])),
             state: Some(NodeState::Draining),
             load: Some(u32::MAX),
@@ -118,13 +106,8 @@ mod tests {
 
     #[test]
     fn a_word_that_cannot_be_read_counts_as_not_said() {
-        let keys = [
-            ("head", "1.zz"),
-            ("policy", "x"),
-            ("state", "happy"),
-            ("load", "-1"),
-            ("new", "1"),
-        ];
+        let keys =
+            [("head", "1.zz"), ("policy", "x"), ("state", "happy"), ("load", "-1"), ("new", "1")];
         assert_eq!(Hints::from_keys(keys.into_iter()), Hints::default());
     }
 }

@@ -195,9 +195,7 @@ pub struct Gossip {
 impl Gossip {
     /// Starts it on `runtime`. It runs until `ports.shutdown` says so.
     pub fn start(config: GossipConfig, ports: GossipPorts, runtime: &Handle) -> Self {
-        Self {
-            task: runtime.spawn(task::Task::new(config, ports).run()),
-        }
+        Self { task: runtime.spawn(task::Task::new(config, ports).run()) }
     }
 
     /// Waits for its end. An error is a fault of ours, worth an alarm: routing goes on without.

@@ -64,9 +64,7 @@ mod tests {
         for n in 0..10_u8 {
             outbox.push(key(1), Bytes::copy_from_slice(&[n]));
         }
-        let left: Vec<u8> = std::iter::from_fn(|| outbox.pop())
-            .map(|(_, m)| m[0])
-            .collect();
+        let left: Vec<u8> = std::iter::from_fn(|| outbox.pop()).map(|(_, m)| m[0]).collect();
         assert_eq!(left, [6, 7, 8, 9]);
         assert!(outbox.is_empty());
     }
@@ -79,9 +77,7 @@ mod tests {
                 outbox.push(key(n), Bytes::new());
             }
         }
-        let order: Vec<NodeKey> = std::iter::from_fn(|| outbox.pop())
-            .map(|(to, _)| to)
-            .collect();
+        let order: Vec<NodeKey> = std::iter::from_fn(|| outbox.pop()).map(|(to, _)| to).collect();
         assert_eq!(order, [1, 2, 3, 1, 2, 3].map(key));
     }
 

@@ -85,11 +85,7 @@ impl Task {
             told_hints: HintsByNode::new(),
             asked: BTreeMap::new(),
             start: now,
-            restart: Restart {
-                at: now,
-                pause: limits::GOSSIP_RESTART_MIN,
-                give_up_waiting: now,
-            },
+            restart: Restart { at: now, pause: limits::GOSSIP_RESTART_MIN, give_up_waiting: now },
             own_dirty: false,
             own_at: now,
         }
@@ -185,10 +181,7 @@ impl Task {
             reason,
             "gossip ended; routing goes on with the last view, gossip is started again"
         );
-        self.tell(GossipEvent::Restarting {
-            generation: self.config.generation,
-            reason,
-        });
+        self.tell(GossipEvent::Restarting { generation: self.config.generation, reason });
     }
 
     /// Starts chitchat again once our record names its new generation: under an id that no
@@ -292,10 +285,7 @@ impl Task {
     fn receive(&mut self, peer: NodeKey, bytes: &[u8]) {
         let tick = self.tick();
         if !self.filter.within_budget(tick, peer) {
-            self.tell(GossipEvent::Dropped {
-                peer,
-                reason: Dropped::OverBudget,
-            });
+            self.tell(GossipEvent::Dropped { peer, reason: Dropped::OverBudget });
             return;
         }
         let directory = Arc::clone(&self.ports.directory.borrow());
@@ -317,8 +307,7 @@ impl Task {
 
     fn report_unknown(&mut self, from: NodeKey, unknown: Vec<ShortId>) {
         let now = Instant::now();
-        self.asked
-            .retain(|_, at| now.duration_since(*at) < limits::GOSSIP_UNKNOWN_EVERY);
+        self.asked.retain(|_, at| now.duration_since(*at) < limits::GOSSIP_UNKNOWN_EVERY);
         for node in unknown {
             if self.asked.len() >= limits::GOSSIP_UNKNOWN_KEPT {
                 return;
@@ -364,17 +353,13 @@ impl Task {
             if self.told_hints.get(node) == Some(hints) {
                 continue;
             }
-            let event = GossipEvent::Hint {
-                node: *node,
-                hints: hints.clone(),
-            };
+            let event = GossipEvent::Hint { node: *node, hints: hints.clone() };
             if !offer(&self.ports.events, event) {
                 return;
             }
             self.told_hints.insert(*node, hints.clone());
         }
-        self.told_hints
-            .retain(|node, _| self.hints.contains_key(node));
+        self.told_hints.retain(|node, _| self.hints.contains_key(node));
     }
 
     fn tell(&self, event: GossipEvent) {

@@ -51,27 +51,15 @@ fn members(count: u8) -> Directory {
 }
 
 fn entry(n: u8, heartbeat: u64, max_version: u64) -> Entry {
-    Entry {
-        id: id(n),
-        heartbeat,
-        max_version,
-    }
+    Entry { id: id(n), heartbeat, max_version }
 }
 
 fn pair(key: &str, value: &str, version: u64) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: value.to_owned(),
-        version,
-    }
+    KeyValue { key: key.to_owned(), value: value.to_owned(), version }
 }
 
 fn news(n: u8, keys: Vec<KeyValue>) -> NodeDelta {
-    NodeDelta {
-        id: id(n),
-        from_version: 0,
-        keys,
-    }
+    NodeDelta { id: id(n), from_version: 0, keys }
 }
 
 fn syn(mut digest: Vec<Entry>) -> Vec<u8> {
@@ -145,9 +133,7 @@ impl Bench {
     }
 
     fn hear_from(&mut self, sender: u8, bytes: &[u8]) -> Result<Passed, Blame> {
-        let passed = self
-            .filter
-            .inbound(self.now, key(sender), bytes, &self.directory)?;
+        let passed = self.filter.inbound(self.now, key(sender), bytes, &self.directory)?;
         let mut filtered = passed.bytes.as_slice();
         ChitchatMessage::deserialize(&mut filtered).expect("chitchat reads what the filter passed");
         assert!(filtered.is_empty());
@@ -219,16 +205,10 @@ fn c3_a_version_without_end_is_refused() {
 
 #[test]
 fn c3_garbage_collected_versions_and_tombstones_are_refused() {
-    let wiped = raw_ack(&[
-        &node_operation(3, 9, 0),
-        &key_operation(b"head", b"", 10, 0),
-    ]);
+    let wiped = raw_ack(&[&node_operation(3, 9, 0), &key_operation(b"head", b"", 10, 0)]);
     assert_eq!(Bench::new().refusal(&wiped), Blame::Tombstone);
     for status in [1, 2, 9] {
-        let bytes = raw_ack(&[
-            &node_operation(3, 0, 0),
-            &key_operation(b"head", b"", 1, status),
-        ]);
+        let bytes = raw_ack(&[&node_operation(3, 0, 0), &key_operation(b"head", b"", 1, status)]);
         assert_eq!(Bench::new().refusal(&bytes), Blame::Tombstone);
     }
 }
@@ -272,16 +252,11 @@ fn c4_a_heartbeat_beyond_its_rate_is_left_out_and_blamed_on_its_subject_only() {
 #[test]
 fn c5_invented_ids_never_reach_chitchat_and_are_reported_within_bounds() {
     let mut bench = Bench::new();
-    let digest: Vec<Entry> = (5..=255)
-        .map(|n| entry(n, 1, 1))
-        .chain([entry(2, 1, 1)])
-        .collect();
+    let digest: Vec<Entry> = (5..=255).map(|n| entry(n, 1, 1)).chain([entry(2, 1, 1)]).collect();
     let passed = bench.hear(&syn(digest)).unwrap();
     assert_eq!(digest_of(&passed), [entry(2, 1, 1)]);
     assert_eq!(passed.unknown.len(), limits::GOSSIP_UNKNOWN_PER_MESSAGE);
-    let passed = bench
-        .hear(&ack(vec![news(9, vec![pair("head", "1", 1)])]))
-        .unwrap();
+    let passed = bench.hear(&ack(vec![news(9, vec![pair("head", "1", 1)])])).unwrap();
     assert!(delta_of(&passed).is_empty());
     assert_eq!(passed.unknown, [key(9).short()]);
 }
@@ -346,32 +321,17 @@ fn keys_and_values_that_no_agent_writes_are_refused() {
     };
     let long = vec![b'x'; limits::GOSSIP_VALUE_BYTES + 1];
     let cases: [(&[Vec<u8>], Blame); 8] = [
-        (
-            &[key_operation("clé".as_bytes(), b"1", 1, 0)],
-            Blame::BadKey,
-        ),
+        (&[key_operation("clé".as_bytes(), b"1", 1, 0)], Blame::BadKey),
         (&[key_operation(b"", b"1", 1, 0)], Blame::BadKey),
         (&[key_operation(&[b'k'; 17], b"1", 1, 0)], Blame::BadKey),
         (&[key_operation(b"head", &long, 1, 0)], Blame::OversizeValue),
         (&[key_operation(b"head", b"\xff", 1, 0)], Blame::BadValue),
+        (&[key_operation(b"head", "é".as_bytes(), 1, 0)], Blame::BadValue),
         (
-            &[key_operation(b"head", "é".as_bytes(), 1, 0)],
-            Blame::BadValue,
-        ),
-        (
-            &[
-                key_operation(b"head", b"", 2, 0),
-                key_operation(b"load", b"", 2, 0),
-            ],
+            &[key_operation(b"head", b"", 2, 0), key_operation(b"load", b"", 2, 0)],
             Blame::VersionOrder,
         ),
-        (
-            &[
-                key_operation(b"head", b"", 1, 0),
-                key_operation(b"head", b"", 2, 0),
-            ],
-            Blame::Duplicate,
-        ),
+        (&[key_operation(b"head", b"", 1, 0), key_operation(b"head", b"", 2, 0)], Blame::Duplicate),
     ];
     for (keys, reason) in cases {
         assert_eq!(Bench::new().refusal(&told(keys)), reason);
@@ -386,10 +346,7 @@ fn keys_and_values_that_no_agent_writes_are_refused() {
 
 #[test]
 fn a_key_of_a_newer_agent_is_left_out_without_blame() {
-    let told = ack(vec![news(
-        3,
-        vec![pair("head", "1", 1), pair("colour", "red", 2)],
-    )]);
+    let told = ack(vec![news(3, vec![pair("head", "1", 1), pair("colour", "red", 2)])]);
     let passed = Bench::new().hear(&told).unwrap();
     assert_eq!(delta_of(&passed), [news(3, vec![pair("head", "1", 1)])]);
 }
@@ -398,15 +355,9 @@ fn a_key_of_a_newer_agent_is_left_out_without_blame() {
 fn another_cluster_repetition_and_bytes_after_the_end_are_refused() {
     let mut bench = Bench::new();
     let cluster = "other".to_owned();
-    let foreign = Message::Syn {
-        digest: Vec::new(),
-        cluster,
-    };
+    let foreign = Message::Syn { digest: Vec::new(), cluster };
     assert_eq!(bench.refusal(&foreign.encode()), Blame::WrongCluster);
-    assert_eq!(
-        bench.refusal(&Message::BadCluster.encode()),
-        Blame::WrongCluster
-    );
+    assert_eq!(bench.refusal(&Message::BadCluster.encode()), Blame::WrongCluster);
     let twice = syn(vec![entry(2, 1, 1), entry(2, 1, 1)]);
     assert_eq!(bench.refusal(&twice), Blame::Duplicate);
     let twice = ack(vec![news(2, Vec::new()), news(2, Vec::new())]);
@@ -421,10 +372,7 @@ fn another_cluster_repetition_and_bytes_after_the_end_are_refused() {
 #[test]
 fn a_message_cut_short_anywhere_is_refused() {
     let digest = vec![entry(2, 1, 1), entry(3, 1, 1)];
-    let delta = vec![
-        news(2, vec![pair("head", "1", 1)]),
-        news(3, vec![pair("load", "1", 1)]),
-    ];
+    let delta = vec![news(2, vec![pair("head", "1", 1)]), news(3, vec![pair("load", "1", 1)])];
     let whole = Message::SynAck { digest, delta }.encode();
     for end in 0..whole.len() {
         Bench::new().refusal(&whole[..end]);
@@ -435,16 +383,10 @@ fn a_message_cut_short_anywhere_is_refused() {
 fn a_peer_has_a_budget_that_fills_again() {
     let mut filter = Filter::new(key(1), CLUSTER, GENERATION);
     let mut now = Tick(5_000);
-    let spent = |filter: &mut Filter, now| {
-        (0..1_000)
-            .filter(|_| filter.within_budget(now, key(2)))
-            .count()
-    };
+    let spent =
+        |filter: &mut Filter, now| (0..1_000).filter(|_| filter.within_budget(now, key(2))).count();
     assert_eq!(spent(&mut filter, now), 64);
-    assert!(
-        filter.within_budget(now, key(3)),
-        "the budget of another peer"
-    );
+    assert!(filter.within_budget(now, key(3)), "the budget of another peer");
     now = now.after(Duration::from_secs(1));
     assert_eq!(spent(&mut filter, now), 16);
 }
@@ -454,13 +396,7 @@ fn a_delta_over_the_limit_of_a_message_loses_whole_nodes() {
     let value = "v".repeat(limits::GOSSIP_VALUE_BYTES);
     let told = |n: u8| {
         let keys = ["head", "policy", "state", "load"];
-        news(
-            n,
-            keys.iter()
-                .zip(1..)
-                .map(|(key, version)| pair(key, &value, version))
-                .collect(),
-        )
+        news(n, keys.iter().zip(1..).map(|(key, version)| pair(key, &value, version)).collect())
     };
     let delta: Vec<NodeDelta> = (1..=255).map(told).collect();
     let bytes = ack(delta.clone());
@@ -539,11 +475,7 @@ fn ids(message: Message) -> Vec<Id> {
         Message::Ack { delta } => (Vec::new(), delta),
         Message::BadCluster => (Vec::new(), Vec::new()),
     };
-    digest
-        .into_iter()
-        .map(|entry| entry.id)
-        .chain(delta.into_iter().map(|node| node.id))
-        .collect()
+    digest.into_iter().map(|entry| entry.id).chain(delta.into_iter().map(|node| node.id)).collect()
 }
 
 #[test]
@@ -567,10 +499,7 @@ struct Agent {
 
 fn hints(n: u8) -> Hints {
     Hints {
-        head: Some(Head {
-            sequence: u64::from(n),
-            hash: Hash([n; 32]),
-        }),
+        head: Some(Head { sequence: u64::from(n), hash: Hash([n; 32]) }),
         policy: Some(Hash([9; 32])),
         state: Some(NodeState::Up),
         load: Some(0),
@@ -596,20 +525,9 @@ fn agent(n: u8, directory: &Directory) -> (Agent, GossipConfig, GossipPorts, Sen
         events: events_out,
         shutdown: shutdown_in,
     };
-    let config = GossipConfig {
-        me: key(n),
-        generation: GENERATION,
-        cluster_id: CLUSTER.to_owned(),
-    };
-    let ports = GossipPorts {
-        directory,
-        links,
-        outbound,
-        inbound,
-        own,
-        events,
-        shutdown,
-    };
+    let config =
+        GossipConfig { me: key(n), generation: GENERATION, cluster_id: CLUSTER.to_owned() };
+    let ports = GossipPorts { directory, links, outbound, inbound, own, events, shutdown };
     (agent, config, ports, sent)
 }
 
@@ -625,10 +543,8 @@ fn mesh(count: u8) -> BTreeMap<NodeKey, Agent> {
         sent.push((key(n), outbound));
         agents.insert(agent.key, agent);
     }
-    let doors: BTreeMap<NodeKey, _> = agents
-        .iter()
-        .map(|(key, agent)| (*key, agent.inbound.clone()))
-        .collect();
+    let doors: BTreeMap<NodeKey, _> =
+        agents.iter().map(|(key, agent)| (*key, agent.inbound.clone())).collect();
     for (from, mut outbound) in sent {
         let doors = doors.clone();
         runtime.spawn(async move {
@@ -642,13 +558,8 @@ fn mesh(count: u8) -> BTreeMap<NodeKey, Agent> {
 
 fn link(agents: &BTreeMap<NodeKey, Agent>, pairs: &[(u8, u8)]) {
     for (n, agent) in agents {
-        let peers = pairs
-            .iter()
-            .flat_map(|(a, b)| [(key(*a), key(*b)), (key(*b), key(*a))]);
-        let peers = peers
-            .filter(|(from, _)| from == n)
-            .map(|(_, to)| to)
-            .collect();
+        let peers = pairs.iter().flat_map(|(a, b)| [(key(*a), key(*b)), (key(*b), key(*a))]);
+        let peers = peers.filter(|(from, _)| from == n).map(|(_, to)| to).collect();
         agent.links.send(Arc::new(peers)).unwrap();
     }
 }
@@ -684,9 +595,7 @@ async fn two_agents_find_each_other_over_a_link_without_seeds() {
     for (me, other) in [(1, 2), (2, 1)] {
         let agent = agents.get_mut(&key(me)).unwrap();
         let expected = BTreeMap::from([(key(other), hints(other))]);
-        agent
-            .until(|told, live| *told == expected && live == 1)
-            .await;
+        agent.until(|told, live| *told == expected && live == 1).await;
     }
 }
 
@@ -695,37 +604,25 @@ async fn five_agents_in_a_line_hear_of_each_other_and_of_every_change() {
     let mut agents = mesh(5);
     link(&agents, &[(1, 2), (2, 3), (3, 4), (4, 5)]);
     for n in 1..=5 {
-        let expected: BTreeMap<_, _> = (1..=5)
-            .filter(|m| *m != n)
-            .map(|m| (key(m), hints(m)))
-            .collect();
+        let expected: BTreeMap<_, _> =
+            (1..=5).filter(|m| *m != n).map(|m| (key(m), hints(m))).collect();
         let agent = agents.get_mut(&key(n)).unwrap();
-        agent
-            .until(|told, live| *told == expected && live == 4)
-            .await;
+        agent.until(|told, live| *told == expected && live == 4).await;
     }
-    let changed = Hints {
-        state: Some(NodeState::Draining),
-        ..hints(5)
-    };
+    let changed = Hints { state: Some(NodeState::Draining), ..hints(5) };
     agents[&key(5)].own.send(changed.clone()).unwrap();
     let first = agents.get_mut(&key(1)).unwrap();
-    first
-        .until(|told, _| told.get(&key(5)) == Some(&changed))
-        .await;
+    first.until(|told, _| told.get(&key(5)) == Some(&changed)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn thirty_agents_with_a_few_links_each_all_find_each_other_within_every_rate() {
     let mut agents = mesh(30);
-    let pairs: Vec<(u8, u8)> = (0..30)
-        .flat_map(|n| [1, 2, 7, 11].map(|step| (n + 1, (n + step) % 30 + 1)))
-        .collect();
+    let pairs: Vec<(u8, u8)> =
+        (0..30).flat_map(|n| [1, 2, 7, 11].map(|step| (n + 1, (n + step) % 30 + 1))).collect();
     link(&agents, &pairs);
     for agent in agents.values_mut() {
-        agent
-            .until(|told, live| told.len() == 29 && live == 29)
-            .await;
+        agent.until(|told, live| told.len() == 29 && live == 29).await;
     }
     // Two minutes more: nobody flaps, and no honest word goes beyond a rate.
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -754,14 +651,9 @@ async fn a_member_without_record_is_asked_for_and_then_found() {
     first.directory.send(Arc::new(members(1))).unwrap();
     link(&agents, &[(1, 2)]);
     let first = agents.get_mut(&key(1)).unwrap();
-    let unknown = GossipEvent::Unknown {
-        node: key(2).short(),
-        from: key(2),
-    };
+    let unknown = GossipEvent::Unknown { node: key(2).short(), from: key(2) };
     let asked = async { while first.events.recv().await.unwrap() != unknown {} };
-    timeout(Duration::from_secs(30), asked)
-        .await
-        .expect("the bundle is asked for");
+    timeout(Duration::from_secs(30), asked).await.expect("the bundle is asked for");
     first.directory.send(Arc::new(members(2))).unwrap();
     first.until(|told, live| told.len() == 1 && live == 1).await;
 }
@@ -781,36 +673,19 @@ async fn hostile_messages_are_blamed_and_change_nothing() {
             ]),
             Blame::SetMaxVersion,
         ),
-        (
-            ack(vec![news(1, vec![pair("head", "1", 9)])]),
-            Blame::AboutUs,
-        ),
+        (ack(vec![news(1, vec![pair("head", "1", 9)])]), Blame::AboutUs),
         (syn(vec![entry(2, u64::MAX, 1)]), Blame::HeartbeatJump),
     ];
     for (bytes, reason) in attacks {
-        first
-            .inbound
-            .send((key(3), Bytes::from(bytes)))
-            .await
-            .unwrap();
-        let blame = GossipEvent::Blame {
-            peer: key(3),
-            reason,
-        };
+        first.inbound.send((key(3), Bytes::from(bytes))).await.unwrap();
+        let blame = GossipEvent::Blame { peer: key(3), reason };
         let blamed = async { while first.events.recv().await.unwrap() != blame {} };
-        timeout(Duration::from_secs(5), blamed)
-            .await
-            .expect("blamed");
+        timeout(Duration::from_secs(5), blamed).await.expect("blamed");
     }
-    let changed = Hints {
-        load: Some(77),
-        ..hints(2)
-    };
+    let changed = Hints { load: Some(77), ..hints(2) };
     agents[&key(2)].own.send(changed.clone()).unwrap();
     let first = agents.get_mut(&key(1)).unwrap();
-    first
-        .until(|told, _| told.get(&key(2)) == Some(&changed))
-        .await;
+    first.until(|told, _| told.get(&key(2)) == Some(&changed)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -823,9 +698,7 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
         cluster: config.cluster_id.clone(),
     };
     let mut task = Task::new(config, ports);
-    let instance = Instance::start(identity, round_of(2), &hints(1))
-        .await
-        .unwrap();
+    let instance = Instance::start(identity, round_of(2), &hints(1)).await.unwrap();
     // The message that the filter is there to refuse, past the filter.
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
     let killer = raw_ack(&[
@@ -852,17 +725,11 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
 
     agent.links.send(Arc::new([key(2)].into())).unwrap();
     let early = timeout(Duration::from_secs(5), sent.recv()).await;
-    assert!(
-        early.is_err(),
-        "it speaks before its generation is announced"
-    );
+    assert!(early.is_err(), "it speaks before its generation is announced");
     let mut announced = members(2);
     announced.insert(key(1), generation);
     agent.directory.send(Arc::new(announced)).unwrap();
-    let (to, bytes) = timeout(Duration::from_secs(10), sent.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let (to, bytes) = timeout(Duration::from_secs(10), sent.recv()).await.unwrap().unwrap();
     assert_eq!(to, key(2));
     let Message::Syn { digest, .. } = Message::parse(&bytes, Source::Peer).unwrap() else {
         panic!("a SYN");
@@ -872,22 +739,11 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
 
 #[tokio::test(start_paused = true)]
 async fn what_chitchat_packs_leaves_plain_and_says_nothing_of_the_addressee() {
-    let identity = Identity {
-        me: key(1),
-        generation: GENERATION,
-        cluster: CLUSTER.to_owned(),
-    };
-    let mut instance = Instance::start(identity, round_of(3), &hints(1))
-        .await
-        .unwrap();
+    let identity = Identity { me: key(1), generation: GENERATION, cluster: CLUSTER.to_owned() };
+    let mut instance = Instance::start(identity, round_of(3), &hints(1)).await.unwrap();
     // It learns of 2 and 3, then 2 asks for all that it has.
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0), entry(3, 1, 0)])));
-    let told = |n| {
-        news(
-            n,
-            vec![pair("head", &"7".repeat(90), 1), pair("state", "up", 2)],
-        )
-    };
+    let told = |n| news(n, vec![pair("head", &"7".repeat(90), 1), pair("state", "up", 2)]);
     assert!(instance.deliver_raw(&key(2), &ack(vec![told(2), told(3)])));
     assert!(instance.deliver_raw(&key(2), &syn(Vec::new())));
     let mut packed = None;
@@ -899,10 +755,7 @@ async fn what_chitchat_packs_leaves_plain_and_says_nothing_of_the_addressee() {
         }
     }
     let packed = packed.unwrap();
-    assert_eq!(
-        Message::parse(&packed, Source::Peer),
-        Err(Blame::Compressed)
-    );
+    assert_eq!(Message::parse(&packed, Source::Peer), Err(Blame::Compressed));
     let filter = Filter::new(key(1), CLUSTER, GENERATION);
     let plain = filter.outbound(&key(2), &packed, &members(3)).unwrap();
     let Message::SynAck { delta, .. } = Message::parse(&plain, Source::Peer).unwrap() else {

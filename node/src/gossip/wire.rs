@@ -62,17 +62,9 @@ pub(super) struct NodeDelta {
 /// agents never delete a key, so none of them ever sends one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Message {
-    Syn {
-        digest: Vec<Entry>,
-        cluster: String,
-    },
-    SynAck {
-        digest: Vec<Entry>,
-        delta: Vec<NodeDelta>,
-    },
-    Ack {
-        delta: Vec<NodeDelta>,
-    },
+    Syn { digest: Vec<Entry>, cluster: String },
+    SynAck { digest: Vec<Entry>, delta: Vec<NodeDelta> },
+    Ack { delta: Vec<NodeDelta> },
     BadCluster,
 }
 
@@ -100,17 +92,9 @@ impl Message {
             return Err(Blame::Malformed);
         }
         let message = match reader.u8()? {
-            0 => Self::Syn {
-                digest: reader.digest()?,
-                cluster: reader.cluster()?,
-            },
-            1 => Self::SynAck {
-                digest: reader.digest()?,
-                delta: reader.delta(source)?,
-            },
-            2 => Self::Ack {
-                delta: reader.delta(source)?,
-            },
+            0 => Self::Syn { digest: reader.digest()?, cluster: reader.cluster()? },
+            1 => Self::SynAck { digest: reader.digest()?, delta: reader.delta(source)? },
+            2 => Self::Ack { delta: reader.delta(source)? },
             3 => Self::BadCluster,
             _ => return Err(Blame::Malformed),
         };
@@ -179,11 +163,7 @@ impl<'a> Reader<'a> {
     }
 
     fn end(&self) -> Result<(), Blame> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Blame::Malformed)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Blame::Malformed) }
     }
 
     fn cluster(&mut self) -> Result<String, Blame> {
@@ -206,11 +186,7 @@ impl<'a> Reader<'a> {
         }
         let [a, b, c, d] = self.array()?;
         let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), self.u16()?);
-        Ok(Id {
-            short,
-            generation,
-            address,
-        })
+        Ok(Id { short, generation, address })
     }
 
     /// Sorted by id and without a pair, as chitchat writes it.
@@ -234,11 +210,7 @@ impl<'a> Reader<'a> {
             return Err(Blame::Tombstone);
         }
         let max_version = self.u64()?;
-        Ok(Entry {
-            id,
-            heartbeat,
-            max_version,
-        })
+        Ok(Entry { id, heartbeat, max_version })
     }
 
     fn delta(&mut self, source: Source) -> Result<Vec<NodeDelta>, Blame> {
@@ -264,11 +236,7 @@ impl<'a> Reader<'a> {
         if self.u64()? != 0 {
             return Err(Blame::Tombstone);
         }
-        Ok(NodeDelta {
-            id,
-            from_version: self.u64()?,
-            keys: Vec::new(),
-        })
+        Ok(NodeDelta { id, from_version: self.u64()?, keys: Vec::new() })
     }
 
     fn key_value(&mut self, node: &mut NodeDelta) -> Result<(), Blame> {
@@ -284,18 +252,11 @@ impl<'a> Reader<'a> {
         if node.keys.iter().any(|known| known.key == key) {
             return Err(Blame::Duplicate);
         }
-        let before = node
-            .keys
-            .last()
-            .map_or(node.from_version, |known| known.version);
+        let before = node.keys.last().map_or(node.from_version, |known| known.version);
         if version <= before {
             return Err(Blame::VersionOrder);
         }
-        node.keys.push(KeyValue {
-            key,
-            value,
-            version,
-        });
+        node.keys.push(KeyValue { key, value, version });
         Ok(())
     }
 

@@ -179,10 +179,7 @@ impl AccessLog {
             written: 0,
         };
         let thread = std::thread::spawn(move || writer.run(&lines));
-        let log = Self {
-            queue: Some(queue),
-            dropped,
-        };
+        let log = Self { queue: Some(queue), dropped };
         (log, thread)
     }
 
@@ -316,18 +313,14 @@ mod tests {
         (0..told).for_each(|_| log.tell(access()));
         drop(log);
         thread.join().unwrap();
-        let lines: Vec<String> = lines
-            .iter()
-            .map(|line| String::from_utf8(line).unwrap())
-            .collect();
+        let lines: Vec<String> =
+            lines.iter().map(|line| String::from_utf8(line).unwrap()).collect();
         let of_connections = lines.iter().filter(|l| l.contains("at_ms")).count() as u64;
         let dropped: u64 = lines
             .iter()
             .filter(|l| l.contains("dropped"))
             .map(|l| {
-                serde_json::from_str::<serde_json::Value>(l).unwrap()["dropped"]
-                    .as_u64()
-                    .unwrap()
+                serde_json::from_str::<serde_json::Value>(l).unwrap()["dropped"].as_u64().unwrap()
             })
             .sum();
         assert_eq!(of_connections + dropped, told);

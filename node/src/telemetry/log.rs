@@ -43,16 +43,12 @@ impl LogHandle {
     /// Sets the filter.
     pub fn set(&self, filter: &str) -> Result<(), LogError> {
         let filter = parse(filter)?;
-        self.0
-            .reload(filter)
-            .map_err(|e| LogError::Gone(e.to_string()))
+        self.0.reload(filter).map_err(|e| LogError::Gone(e.to_string()))
     }
 
     /// The filter.
     pub fn get(&self) -> Result<String, LogError> {
-        self.0
-            .with_current(ToString::to_string)
-            .map_err(|e| LogError::Gone(e.to_string()))
+        self.0.with_current(ToString::to_string).map_err(|e| LogError::Gone(e.to_string()))
     }
 }
 
@@ -67,10 +63,7 @@ pub fn init(filter: &str) -> Result<LogHandle, LogError> {
         .with_writer(std::io::stderr)
         .with_ansi(colour && !journal)
         .event_format(Lines { journal });
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init()?;
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(LogHandle(handle))
 }
 

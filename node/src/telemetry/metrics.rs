@@ -104,16 +104,8 @@ impl Metrics {
 
     fn register_traffic(&mut self) {
         let r = &mut self.registry;
-        r.register(
-            "connections_open",
-            "Connections open now",
-            self.open.clone(),
-        );
-        r.register(
-            "connections",
-            "Connections that ended, and how",
-            self.ended.clone(),
-        );
+        r.register("connections_open", "Connections open now", self.open.clone());
+        r.register("connections", "Connections that ended, and how", self.ended.clone());
         let help = "Bytes from callers";
         r.register_with_unit("received", help, Unit::Bytes, self.bytes_in.clone());
         let help = "Bytes to callers";
@@ -130,11 +122,7 @@ impl Metrics {
         r.register("links", "Links to other agents by role", self.links.clone());
         r.register("blame", "Faults of peers by kind", self.blame.clone());
         r.register("checks", "Results of checks", self.checks.clone());
-        r.register(
-            "problems",
-            "Problems that status shows",
-            self.problems.clone(),
-        );
+        r.register("problems", "Problems that status shows", self.problems.clone());
         let help = "Since the view was last known to be current";
         r.register_with_unit("view_age", help, Unit::Seconds, self.view_age.clone());
         let help = "Until this node's certificate ends";
@@ -149,11 +137,8 @@ impl Metrics {
     /// The services that the registry knows: the only names that become labels. Series of others
     /// are dropped.
     pub fn set_services<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>) {
-        let known: BTreeSet<String> = services
-            .into_iter()
-            .take(limits::METRIC_SERVICES)
-            .map(ToString::to_string)
-            .collect();
+        let known: BTreeSet<String> =
+            services.into_iter().take(limits::METRIC_SERVICES).map(ToString::to_string).collect();
         let before = self.known.swap(Arc::new(known.clone()));
         for gone in before.difference(&known) {
             self.forget(gone);
@@ -162,10 +147,7 @@ impl Metrics {
 
     fn forget(&self, service: &str) {
         for side in [Side::Outbound, Side::Inbound] {
-            let of = OfService {
-                side: side.word(),
-                service: service.to_owned(),
-            };
+            let of = OfService { side: side.word(), service: service.to_owned() };
             self.bytes_in.remove(&of);
             self.bytes_out.remove(&of);
             self.connect.remove(&of);
@@ -181,10 +163,7 @@ impl Metrics {
 
     fn label(&self, side: Side, service: &str) -> OfService {
         let known = self.known.load().contains(service);
-        OfService {
-            side: side.word(),
-            service: if known { service } else { OTHER }.to_owned(),
-        }
+        OfService { side: side.word(), service: if known { service } else { OTHER }.to_owned() }
     }
 
     /// A connection opens. It counts as open until the guard is dropped.
@@ -213,10 +192,7 @@ impl Metrics {
 
     /// Links by role; `role` is `control` or `data`.
     pub fn set_links(&self, role: &'static str, count: usize) {
-        set(
-            &self.links.get_or_create_owned(&OfWord { kind: role }),
-            count,
-        );
+        set(&self.links.get_or_create_owned(&OfWord { kind: role }), count);
     }
 
     /// A peer did what it must not; `kind` is one of the closed set of faults.
@@ -261,11 +237,7 @@ impl Metrics {
 
 impl OfService {
     fn ended(&self, end: End) -> OfEnd {
-        OfEnd {
-            side: self.side,
-            service: self.service.clone(),
-            end: end.word(),
-        }
+        OfEnd { side: self.side, service: self.service.clone(), end: end.word() }
     }
 }
 

@@ -416,6 +416,11 @@ impl Engine {
         self.view_due.unwrap_or(Tick::NEVER).min(self.timer)
     }
 
+    /// The view of now, for who needs one before the first is shown.
+    pub fn view(&mut self, now: Now) -> View {
+        self.project(now)
+    }
+
     /// This node's key.
     pub fn key(&self) -> NodeKey {
         self.me

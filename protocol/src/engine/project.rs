@@ -23,7 +23,7 @@ impl Engine {
         self.outbox.push_back(Output::View(Arc::new(view)));
     }
 
-    fn project(&mut self, now: Now) -> View {
+    pub(super) fn project(&mut self, now: Now) -> View {
         let records_root = self.store.root();
         let mass = self.lost_together(now);
         let mut nodes = BTreeMap::new();
@@ -69,6 +69,7 @@ impl Engine {
             boot: content.host.boot,
             gossip_generation: content.host.gossip_generation,
             sequence: record.header().sequence,
+            hash: record.hash(),
             version: content.host.version.to_string(),
             issuer: content.issuer.0.is_some(),
         }

@@ -99,11 +99,7 @@ impl PlannedInstance {
             version: self.version.clone(),
             image: self.image.clone(),
             tags: self.tags.clone(),
-            meta: self
-                .meta
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            meta: self.meta.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             target: target.map(ToString::to_string).unwrap_or_default(),
         }
     }
@@ -322,12 +318,7 @@ impl Plan {
                 "{} and {} have one name, and an instance's id is document/endpoint",
                 document.id, first.document
             );
-            faults.push(between(
-                document,
-                "metadata.name",
-                why,
-                "rename one of the two",
-            ));
+            faults.push(between(document, "metadata.name", why, "rename one of the two"));
             return true;
         }
         let count = self.instances().count() + instances.len();
@@ -358,10 +349,7 @@ impl Plan {
         for port in &discovery.ports {
             let taken = |other: &&Listener| collide(&other.listen, &port.listen);
             if let Some(first) = self.listeners.iter().find(taken) {
-                let why = format!(
-                    "{} listens on {} already",
-                    first.usage.document, first.listen
-                );
+                let why = format!("{} listens on {} already", first.usage.document, first.listen);
                 let fix = "give one of them another `port`";
                 faults.push(between(document, "spec.ports", why, fix));
                 return;
@@ -414,19 +402,12 @@ fn mesh_of(documents: &[&Document], faults: &mut Vec<Fault>) -> Mesh {
 }
 
 fn between(document: &Document, key: &str, why: String, fix: &str) -> Fault {
-    Fault {
-        place: document.place.clone(),
-        key: key.to_owned(),
-        why,
-        fix: fix.to_owned(),
-    }
+    Fault { place: document.place.clone(), key: key.to_owned(), why, fix: fix.to_owned() }
 }
 
 fn port_list(ports: &[ServicePort]) -> String {
-    let shown: Vec<String> = ports
-        .iter()
-        .map(|port| format!("{} {}", port.name, port.port))
-        .collect();
+    let shown: Vec<String> =
+        ports.iter().map(|port| format!("{} {}", port.name, port.port)).collect();
     format!("[{}]", shown.join(", "))
 }
 
@@ -491,12 +472,7 @@ fn ports_of(
     let numbers: BTreeSet<u16> = ports.iter().map(|(port, _)| port.port).collect();
     if numbers.len() < ports.len() {
         let why = "two ports have one number once meshConfig.servicePort is filled in".to_owned();
-        faults.push(between(
-            document,
-            "spec.ports",
-            why,
-            "write `port:` for each",
-        ));
+        faults.push(between(document, "spec.ports", why, "write `port:` for each"));
         return None;
     }
     Some(ports)
@@ -531,9 +507,7 @@ fn planned(
     let number = |port: &ServicePort, target: u16| {
         let named = endpoint.ports.get(&port.name).copied();
         let is_first = first.is_none_or(|first| *first == port.name);
-        named
-            .or_else(|| endpoint.port.filter(|_| is_first))
-            .unwrap_or(target)
+        named.or_else(|| endpoint.port.filter(|_| is_first)).unwrap_or(target)
     };
     let targets = ports
         .iter()
@@ -552,10 +526,7 @@ fn planned(
     let image_tag = registry.image.as_ref().and_then(|image| image.tag.clone());
     let version = endpoint.version.as_ref().or(registry.version.as_ref());
     Some(PlannedInstance {
-        id: InstanceId {
-            document: document.id.name.clone(),
-            endpoint: endpoint.name.clone(),
-        },
+        id: InstanceId { document: document.id.name.clone(), endpoint: endpoint.name.clone() },
         service: registry.service.clone(),
         ports: ports.iter().map(|(port, _)| port.clone()).collect(),
         targets,

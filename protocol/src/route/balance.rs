@@ -94,15 +94,11 @@ impl Balancer {
         let now = now.tick;
         self.hold_to_share(now, ask.service);
         let learned = self.services.entry(ask.service.name.clone()).or_default();
-        let field = field(ask, |key| {
-            learned.get(key).map_or(Rank::Good, |one| one.rank(now))
-        })?;
+        let field = field(ask, |key| learned.get(key).map_or(Rank::Good, |one| one.rank(now)))?;
         let probe = field.candidates.iter().find(|one| {
             ask.tried.endpoints.is_empty()
                 && one.endpoint.usable == Use::Yes
-                && learned
-                    .get(&one.key)
-                    .is_some_and(|one| one.breaker.may_probe(now))
+                && learned.get(&one.key).is_some_and(|one| one.breaker.may_probe(now))
         });
         let drawn = match probe {
             Some(candidate) => Some(candidate),
@@ -293,9 +289,8 @@ fn has(service: &ServiceView, key: &EndpointKey) -> bool {
 
 fn find(service: &ServiceView, key: &EndpointKey) -> Option<Use> {
     let wanted = (&key.node, &key.instance);
-    let found = service
-        .endpoints
-        .binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
+    let found =
+        service.endpoints.binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
     let endpoint = service.endpoints.get(found.ok()?)?;
     Some(endpoint.usable)
 }
@@ -315,10 +310,8 @@ fn draw_tier<R: Rng + ?Sized>(shares: [u32; 4], rng: &mut R) -> Option<Tier> {
 fn pool<'a, 'b>(candidates: &'b [Candidate<'a>], drawn: Option<Tier>) -> Vec<&'b Candidate<'a>> {
     for rank in Rank::ALL {
         for tier in drawn.into_iter().chain(Tier::ALL) {
-            let pool: Vec<_> = candidates
-                .iter()
-                .filter(|one| one.rank == rank && one.tier == tier)
-                .collect();
+            let pool: Vec<_> =
+                candidates.iter().filter(|one| one.rank == rank && one.tier == tier).collect();
             if !pool.is_empty() {
                 return pool;
             }
@@ -348,11 +341,7 @@ fn cheaper_of_two<'a, 'b, R: Rng + ?Sized>(
         let in_flight = f64::from(state.map_or(0, |state| state.in_flight));
         latency * (1.0 + in_flight * mean / f64::from(one.weight.max(1)))
     };
-    if cost(second) < cost(first) * CLEARLY_CHEAPER {
-        Some(second)
-    } else {
-        Some(first)
-    }
+    if cost(second) < cost(first) * CLEARLY_CHEAPER { Some(second) } else { Some(first) }
 }
 
 /// One by weight, other than `except`.
@@ -361,11 +350,8 @@ fn draw<'a, 'b, R: Rng + ?Sized>(
     except: Option<&Candidate<'a>>,
     rng: &mut R,
 ) -> Option<&'b Candidate<'a>> {
-    let open = || {
-        pool.iter()
-            .copied()
-            .filter(|one| except.is_none_or(|except| one.key != except.key))
-    };
+    let open =
+        || pool.iter().copied().filter(|one| except.is_none_or(|except| one.key != except.key));
     let sum: u64 = open().map(|one| u64::from(one.weight)).sum();
     let mut left = (sum > 0).then(|| rng.random_range(0..sum))?;
     open().find(|one| {
@@ -378,10 +364,8 @@ fn draw<'a, 'b, R: Rng + ?Sized>(
 
 /// The median of what is known: what an endpoint is held for that was never called.
 fn usual_latency(pool: &[&Candidate<'_>], learned: &Service, now: Tick) -> f64 {
-    let mut known: Vec<f64> = pool
-        .iter()
-        .filter_map(|one| Some(learned.get(&one.key)?.latency?.seconds(now)))
-        .collect();
+    let mut known: Vec<f64> =
+        pool.iter().filter_map(|one| Some(learned.get(&one.key)?.latency?.seconds(now))).collect();
     known.sort_by(f64::total_cmp);
     let middle = known.get(known.len() / 2).copied();
     middle.unwrap_or_else(|| limits::LATENCY_FLOOR.as_secs_f64())

@@ -136,10 +136,7 @@ pub(super) fn field<'a>(
             of: ask.service.endpoints.len(),
         });
     }
-    let mut field = Field {
-        candidates: Vec::new(),
-        capacity: [Capacity::default(); 4],
-    };
+    let mut field = Field { candidates: Vec::new(), capacity: [Capacity::default(); 4] };
     let mut sorted = Sorted::default();
     for endpoint in meant {
         field.add(ask, endpoint, &standing, &mut sorted);
@@ -175,11 +172,7 @@ impl<'a> Field<'a> {
             .find_map(|(one, capacity)| (*one == tier).then_some(capacity))
         {
             let counted = u64::from(weight);
-            capacity.total += if is_capacity(endpoint.usable) {
-                counted
-            } else {
-                0
-            };
+            capacity.total += if is_capacity(endpoint.usable) { counted } else { 0 };
             capacity.healthy += if rank == Some(Rank::Good) { counted } else { 0 };
         }
         let Some(mut rank) = rank else {
@@ -194,13 +187,7 @@ impl<'a> Field<'a> {
         if ask.tried.nodes.contains(&key.node) {
             rank = rank.max(Rank::LastChoice);
         }
-        self.candidates.push(Candidate {
-            endpoint,
-            key,
-            weight,
-            rank,
-            tier,
-        });
+        self.candidates.push(Candidate { endpoint, key, weight, rank, tier });
     }
 }
 
@@ -215,16 +202,9 @@ impl Sorted {
     fn no_route(self, ask: &Ask<'_>) -> NoRoute {
         let service = ask.service.name.clone();
         if self.tried > 0 {
-            NoRoute::AllTried {
-                service,
-                tried: self.tried,
-            }
+            NoRoute::AllTried { service, tried: self.tried }
         } else {
-            NoRoute::NoneUsable {
-                service,
-                of: self.of,
-                reasons: self.reasons,
-            }
+            NoRoute::NoneUsable { service, of: self.of, reasons: self.reasons }
         }
     }
 }

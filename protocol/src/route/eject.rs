@@ -119,9 +119,7 @@ impl Breaker {
         let length = length.saturating_sub(Duration::from_millis(jitter));
         self.trips = self.trips.saturating_add(1).min(31);
         self.failures = 0;
-        self.standing = Standing::Out {
-            until: now.after(length),
-        };
+        self.standing = Standing::Out { until: now.after(length) };
     }
 
     /// Brings it back. How often it was out is remembered for a while.
@@ -139,10 +137,7 @@ impl Breaker {
             return;
         };
         if bucket.number != number {
-            *bucket = Bucket {
-                number,
-                ..Bucket::default()
-            };
+            *bucket = Bucket { number, ..Bucket::default() };
         }
         bucket.calls = bucket.calls.saturating_add(1);
         bucket.failed = bucket.failed.saturating_add(failed);
@@ -153,10 +148,7 @@ impl Breaker {
         let oldest = newest.saturating_sub(EJECT_BUCKETS - 1);
         let counted = self.window.iter().filter(|one| one.number >= oldest);
         let (calls, failed) = counted.fold((0u32, 0u32), |(calls, failed), one| {
-            (
-                calls.saturating_add(one.calls),
-                failed.saturating_add(one.failed),
-            )
+            (calls.saturating_add(one.calls), failed.saturating_add(one.failed))
         });
         let well = u64::from(calls.saturating_sub(failed)) * 100;
         calls >= limits::EJECT_CALLS

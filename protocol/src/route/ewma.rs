@@ -17,10 +17,7 @@ pub struct PeakEwma {
 impl PeakEwma {
     /// Starts with a sample.
     pub fn new(now: Tick, sample: Duration) -> Self {
-        Self {
-            value: sample.as_secs_f64(),
-            at: now,
-        }
+        Self { value: sample.as_secs_f64(), at: now }
     }
 
     /// Takes a sample.

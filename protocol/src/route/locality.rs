@@ -93,10 +93,7 @@ mod tests {
         Capacity { healthy, total }
     }
 
-    const NONE: Capacity = Capacity {
-        healthy: 0,
-        total: 0,
-    };
+    const NONE: Capacity = Capacity { healthy: 0, total: 0 };
 
     #[test]
     fn a_tier_keeps_all_calls_until_more_than_a_quarter_of_it_is_gone() {

@@ -183,15 +183,9 @@ fn list(ports: &[u16]) -> String {
 }
 
 fn counts(reasons: &BTreeMap<Reason, usize>) -> String {
-    let parts: Vec<String> = reasons
-        .iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
-    if parts.is_empty() {
-        "none registered".to_owned()
-    } else {
-        parts.join(", ")
-    }
+    let parts: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    if parts.is_empty() { "none registered".to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]

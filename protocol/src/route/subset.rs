@@ -35,10 +35,7 @@ impl Subset {
         self.version.as_ref().is_none_or(|wanted| {
             version.is_some_and(|version| version_covers(wanted.as_str(), version))
         }) && self.tags.iter().all(|tag| instance.tags.contains(tag))
-            && self
-                .zone
-                .as_ref()
-                .is_none_or(|zone| zone.covers(&endpoint.node.locality))
+            && self.zone.as_ref().is_none_or(|zone| zone.covers(&endpoint.node.locality))
             && self
                 .image
                 .as_ref()
@@ -116,9 +113,7 @@ impl fmt::Display for ImagePattern {
 
 /// Whether `version` is `wanted` or one of its kind: `2` covers 2 and 2.x, not 20.
 pub fn version_covers(wanted: &str, version: &str) -> bool {
-    version
-        .strip_prefix(wanted)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The tag of an image: what stands behind the `:` of its last path part.
@@ -131,8 +126,7 @@ pub fn image_tag(image: &str) -> Option<&str> {
 fn image_name(image: &str) -> &str {
     let image = image.split('@').next().unwrap_or(image);
     let tag = image_tag(image);
-    tag.and_then(|tag| image.strip_suffix(tag)?.strip_suffix(':'))
-        .unwrap_or(image)
+    tag.and_then(|tag| image.strip_suffix(tag)?.strip_suffix(':')).unwrap_or(image)
 }
 
 #[cfg(test)]

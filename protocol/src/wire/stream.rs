@@ -188,13 +188,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 5] = [
-        Self::Denied,
-        Self::NoService,
-        Self::Overload,
-        Self::Draining,
-        Self::ConnectFailed,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Denied, Self::NoService, Self::Overload, Self::Draining, Self::ConnectFailed];
 
     /// The word of the command line, the log and the metrics.
     pub fn word(self) -> &'static str {
@@ -327,10 +322,7 @@ impl Reply {
         if text.chars().any(char::is_control) {
             return Err(ReplyError::Text);
         }
-        Ok(Self::Refused {
-            code,
-            reason: text.to_owned(),
-        })
+        Ok(Self::Refused { code, reason: text.to_owned() })
     }
 }
 
@@ -356,10 +348,7 @@ mod tests {
             deadline_ms: 500,
             hops: 1,
             boot: Some(7),
-            sections: vec![Section {
-                tag: SKIPPABLE,
-                bytes: vec![9],
-            }],
+            sections: vec![Section { tag: SKIPPABLE, bytes: vec![9] }],
         }
     }
 
@@ -409,26 +398,11 @@ mod tests {
 
     #[test]
     fn another_version_an_oversize_length_and_an_unknown_section_are_refused() {
-        assert_eq!(
-            StreamHead::body_length([2, 0, 0]),
-            Err(HeadError::Version(2))
-        );
-        assert_eq!(
-            StreamHead::body_length([1, 0xff, 0xff]),
-            Err(HeadError::Oversize(0xffff))
-        );
-        let must = StreamHead {
-            sections: vec![Section {
-                tag: 3,
-                bytes: Vec::new(),
-            }],
-            ..head()
-        };
+        assert_eq!(StreamHead::body_length([2, 0, 0]), Err(HeadError::Version(2)));
+        assert_eq!(StreamHead::body_length([1, 0xff, 0xff]), Err(HeadError::Oversize(0xffff)));
+        let must = StreamHead { sections: vec![Section { tag: 3, bytes: Vec::new() }], ..head() };
         assert_eq!(read(&must.encode().unwrap()), Err(HeadError::Unknown(3)));
-        let twice = StreamHead {
-            sections: [head().sections, head().sections].concat(),
-            ..head()
-        };
+        let twice = StreamHead { sections: [head().sections, head().sections].concat(), ..head() };
         assert_eq!(twice.encode(), Err(HeadError::Unsorted));
         let body = codec::encode::<{ limits::STREAM_HEAD_BYTES }, _>(&twice).unwrap();
         assert_eq!(StreamHead::decode(&body), Err(HeadError::Unsorted));
@@ -464,10 +438,7 @@ mod tests {
                     deadline_ms,
                     hops,
                     boot,
-                    sections: tags
-                        .into_iter()
-                        .map(|(tag, bytes)| Section { tag, bytes })
-                        .collect(),
+                    sections: tags.into_iter().map(|(tag, bytes)| Section { tag, bytes }).collect(),
                 },
             )
     }

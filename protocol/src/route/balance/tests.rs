@@ -30,10 +30,7 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             issuer: false,
         }),
         instance: Arc::new(Instance {
-            id: InstanceId {
-                document: "web".parse().unwrap(),
-                endpoint: "a".parse().unwrap(),
-            },
+            id: InstanceId { document: "web".parse().unwrap(), endpoint: "a".parse().unwrap() },
             service: "shop/web".parse().unwrap(),
             ports: vec![port()],
             health: Health::Passing,
@@ -60,11 +57,7 @@ fn port() -> ServicePort {
 
 fn service(mut endpoints: Vec<Endpoint>) -> ServiceView {
     endpoints.sort_by_key(Endpoint::key);
-    ServiceView {
-        name: "shop/web".parse().unwrap(),
-        ports: vec![port()],
-        endpoints,
-    }
+    ServiceView { name: "shop/web".parse().unwrap(), ports: vec![port()], endpoints }
 }
 
 /// `count` endpoints of weight 10 in one zone, all usable.
@@ -87,10 +80,7 @@ impl Bench {
         Self {
             balancer: Balancer::default(),
             rng: StdRng::seed_from_u64(seed),
-            now: Now {
-                tick: Tick(1_000_000),
-                wall: Default::default(),
-            },
+            now: Now { tick: Tick(1_000_000), wall: Default::default() },
             here: "r/z".parse().unwrap(),
             subset: Subset::default(),
             algorithm: Algorithm::default(),
@@ -98,25 +88,15 @@ impl Bench {
     }
 
     fn choose(&mut self, service: &ServiceView, tried: &Tried) -> Result<Choice, NoRoute> {
-        let ask = Ask {
-            service,
-            port: 80,
-            subset: &self.subset,
-            me: ME,
-            here: &self.here,
-            tried,
-        };
-        self.balancer
-            .choose(self.now, &ask, self.algorithm, &mut self.rng)
+        let ask = Ask { service, port: 80, subset: &self.subset, me: ME, here: &self.here, tried };
+        self.balancer.choose(self.now, &ask, self.algorithm, &mut self.rng)
     }
 
     /// One call that ends at once with `outcome`.
     fn call(&mut self, service: &ServiceView, outcome: Outcome) -> (u8, bool) {
         let choice = self.choose(service, &Tried::default()).unwrap();
         let key = choice.endpoint.key();
-        let ejected = self
-            .balancer
-            .report(self.now, service, &key, outcome, &mut self.rng);
+        let ejected = self.balancer.report(self.now, service, &key, outcome, &mut self.rng);
         self.balancer.release(&service.name, &key);
         (key.node.0[0], ejected)
     }
@@ -125,8 +105,7 @@ impl Bench {
         let key = service.endpoints[usize::from(number - 1)].key();
         let states = self.balancer.services.entry(service.name.clone());
         states.or_default().entry(key.clone()).or_default();
-        self.balancer
-            .report(self.now, service, &key, outcome, &mut self.rng)
+        self.balancer.report(self.now, service, &key, outcome, &mut self.rng)
     }
 
     fn out(&self, service: &ServiceView) -> usize {
@@ -148,10 +127,8 @@ fn counts(bench: &mut Bench, service: &ServiceView, calls: u32) -> BTreeMap<u8, 
 fn shares_follow_the_weights_within_binomial_bounds() {
     let weights = [10u32, 10, 30, 50];
     let all = (1u8..).zip(weights);
-    let service = service(
-        all.map(|(number, weight)| endpoint(number, weight, "r/z", Use::Yes))
-            .collect(),
-    );
+    let service =
+        service(all.map(|(number, weight)| endpoint(number, weight, "r/z", Use::Yes)).collect());
     for seed in 0..5 {
         let counts = counts(&mut Bench::new(seed), &service, 10_000);
         for (number, weight) in (1u8..).zip(weights) {
@@ -165,10 +142,7 @@ fn shares_follow_the_weights_within_binomial_bounds() {
 
 #[test]
 fn round_robin_takes_turns_by_weight() {
-    let service = service(vec![
-        endpoint(1, 1, "r/z", Use::Yes),
-        endpoint(2, 2, "r/z", Use::Yes),
-    ]);
+    let service = service(vec![endpoint(1, 1, "r/z", Use::Yes), endpoint(2, 2, "r/z", Use::Yes)]);
     let mut bench = Bench::new(1);
     bench.algorithm = Algorithm::RoundRobin;
     let turns: Vec<u8> = (0..6).map(|_| bench.call(&service, WELL).0).collect();
@@ -239,22 +213,14 @@ fn a_call_stays_on_its_host_then_in_its_zone_then_in_its_region() {
     }
     let service = service(all);
     let error = bench.choose(&service, &Tried::default()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("0 of 4 endpoints usable (4 dead)")
-    );
+    assert!(error.to_string().contains("0 of 4 endpoints usable (4 dead)"));
 }
 
 #[test]
 fn half_of_a_zone_gone_spills_three_calls_in_ten() {
     let mut all: Vec<_> = (1..=4)
         .map(|number| {
-            let usable = if number <= 2 {
-                Use::Yes
-            } else {
-                Use::No(Reason::Critical)
-            };
+            let usable = if number <= 2 { Use::Yes } else { Use::No(Reason::Critical) };
             endpoint(number, 10, "r/z", usable)
         })
         .collect();
@@ -277,10 +243,7 @@ fn last_choice_is_taken_only_when_nothing_better_is_left() {
     let second = bench.choose(&service, &tried).unwrap().endpoint.key();
     assert_eq!(second.node.0[0], 1);
     tried.endpoints.insert(second);
-    assert!(matches!(
-        bench.choose(&service, &tried),
-        Err(NoRoute::AllTried { tried: 2, .. })
-    ));
+    assert!(matches!(bench.choose(&service, &tried), Err(NoRoute::AllTried { tried: 2, .. })));
 }
 
 #[test]
@@ -309,9 +272,7 @@ fn what_drains_rests_a_second() {
 fn an_ejected_endpoint_comes_back_by_one_probe() {
     let service = even(2);
     let mut bench = Bench::new(1);
-    let ejected: Vec<bool> = (0..5)
-        .map(|_| bench.report(&service, 1, Outcome::NoReply))
-        .collect();
+    let ejected: Vec<bool> = (0..5).map(|_| bench.report(&service, 1, Outcome::NoReply)).collect();
     assert_eq!(ejected, [false, false, false, false, true]);
     assert!((0..50).all(|_| bench.call(&service, WELL).0 == 2));
     let states = bench.balancer.states(bench.now, &service);
@@ -319,10 +280,7 @@ fn an_ejected_endpoint_comes_back_by_one_probe() {
     bench.now.tick = bench.now.tick.after(limits::EJECT_BASE);
     let probe = bench.choose(&service, &Tried::default()).unwrap();
     assert!(probe.probe && probe.endpoint.node.key == NodeKey([1; 32]));
-    assert!(
-        (0..50).all(|_| bench.call(&service, WELL).0 == 2),
-        "one probe"
-    );
+    assert!((0..50).all(|_| bench.call(&service, WELL).0 == 2), "one probe");
     bench.report(&service, 1, WELL);
     bench.balancer.release(&service.name, &probe.endpoint.key());
     assert!((0..50).any(|_| bench.call(&service, WELL).0 == 1));
@@ -372,11 +330,7 @@ fn a_port_that_the_service_lacks_and_a_subset_that_nothing_has_are_told_apart() 
     let mut bench = Bench::new(1);
     bench.subset.version = Some("2".parse().unwrap());
     let error = bench.choose(&service, &Tried::default()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("none of 2 endpoints has version 2")
-    );
+    assert!(error.to_string().contains("none of 2 endpoints has version 2"));
     let ask = Ask {
         service: &service,
         port: 81,
@@ -385,10 +339,8 @@ fn a_port_that_the_service_lacks_and_a_subset_that_nothing_has_are_told_apart() 
         here: &bench.here,
         tried: &Tried::default(),
     };
-    let error = bench
-        .balancer
-        .choose(bench.now, &ask, Algorithm::PeakEwma, &mut bench.rng)
-        .unwrap_err();
+    let error =
+        bench.balancer.choose(bench.now, &ask, Algorithm::PeakEwma, &mut bench.rng).unwrap_err();
     assert!(error.to_string().contains("has no port 81, only 80"));
 }
 
