@@ -1,1 +1,12 @@
-//! Whole-agent tests.
+//! Whole-agent tests: one module a promise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod harness;
+mod tidy;
