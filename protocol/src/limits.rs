@@ -259,6 +259,9 @@ pub const GOSSIP_RESTART_MIN: Duration = Duration::from_secs(1);
 pub const GOSSIP_RESTART_MAX: Duration = Duration::from_secs(60);
 /// How long a restart waits for our record with the new generation to show itself.
 pub const GOSSIP_ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
+/// Rounds for which the view of a chitchat that ended stands beside its successor's: a peer
+/// counts as live after two heartbeats, which take up to ten rounds to come around.
+pub const GOSSIP_KEEP_ROUNDS: u32 = 10;
 
 const _: () = assert!(GOSSIP_IDS_MAX * 51 + 2 + 16_384 <= 65_506);
 const _: () = assert!(GOSSIP_IDS_MAX >= GOSSIP_GENERATIONS * NODES_WARN);
