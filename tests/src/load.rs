@@ -2,6 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -65,6 +69,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Load {
     stop: watch::Sender<bool>,
+    begun: Arc<AtomicU64>,
     tasks: JoinSet<Report>,
 }
 
@@ -98,8 +103,14 @@ impl Load {
     pub fn start(plan: Plan) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(plan, stopped));
-        Self { stop, tasks }
+        let begun = Arc::<AtomicU64>::default();
+        tasks.spawn(run(plan, Arc::clone(&begun), stopped));
+        Self { stop, begun, tasks }
+    }
+
+    /// How many calls have begun so far.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Begins no further call, waits for those that run, and gives the sum.
@@ -110,7 +121,7 @@ impl Load {
     }
 }
 
-async fn run(plan: Plan, mut stopped: watch::Receiver<bool>) -> Report {
+async fn run(plan: Plan, begun: Arc<AtomicU64>, mut stopped: watch::Receiver<bool>) -> Report {
     let start = Instant::now();
     let mut report = Report::default();
     let mut calls = JoinSet::new();
@@ -122,6 +133,7 @@ async fn run(plan: Plan, mut stopped: watch::Receiver<bool>) -> Report {
             _ = stopped.wait_for(|stop| *stop) => break,
             Some(call) = calls.join_next() => report.add(call.expect("a call's own task")),
             _ = ticks.tick() => {
+                begun.fetch_add(1, Ordering::Relaxed);
                 calls.spawn(call(plan, start));
             }
         }
@@ -149,7 +161,12 @@ async fn call(plan: Plan, start: Instant) -> Result<Duration, Failure> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {:?}", plan.limit),
     };
-    Err(Failure { began, ended: start.elapsed(), stage, reason: answer })
+    Err(Failure {
+        began,
+        ended: start.elapsed(),
+        stage,
+        reason: answer,
+    })
 }
 
 async fn ask(plan: Plan, stage: &mut Stage) -> std::io::Result<()> {

@@ -25,13 +25,14 @@ async fn wait<T>(
 ) -> (T, Duration) {
     let start = Instant::now();
     let mut seen = "nothing: the first look did not end".to_owned();
-    loop {
+    while start.elapsed() < limit {
         let left = limit.saturating_sub(start.elapsed());
         match tokio::time::timeout(left, ask()).await {
             Ok(Ok(answer)) => return (answer, start.elapsed()),
             Ok(Err(instead)) => seen = instead,
-            Err(_) => panic!("{caller}: not within {limit:?}: {what}. Seen last: {seen}"),
+            Err(_) => break,
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(EVERY.min(left)).await;
     }
+    panic!("{caller}: not within {limit:?}: {what}. Seen last: {seen}");
 }

@@ -170,6 +170,20 @@ impl Instance {
     }
 }
 
+#[cfg(test)]
+impl Instance {
+    /// Ends its task as a panic would: hands it the message that the filter is there to refuse.
+    pub(super) fn killer(&self) -> impl Fn(&NodeKey) + use<> {
+        let to_socket = self.to_socket.clone();
+        move |peer| {
+            let address = SocketAddr::V4(virtual_address(peer));
+            let killer = super::tests::killer();
+            let message = ChitchatMessage::deserialize(&mut killer.as_slice()).unwrap();
+            to_socket.try_send((address, message)).unwrap();
+        }
+    }
+}
+
 impl Drop for Instance {
     fn drop(&mut self) {
         self.handle.abort();

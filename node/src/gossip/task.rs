@@ -40,6 +40,10 @@ pub(super) struct Task {
     links: BTreeMap<SocketAddr, NodeKey>,
     live: BTreeSet<NodeKey>,
     told_live: Option<BTreeSet<NodeKey>>,
+    /// Whether the running chitchat knows no live peer.
+    alone: bool,
+    /// Until then what the chitchat before this one knew still counts.
+    keep_until: Instant,
     hints: HintsByNode,
     told_hints: HintsByNode,
     asked: BTreeMap<ShortId, Instant>,
@@ -81,6 +85,8 @@ impl Task {
             links: BTreeMap::new(),
             live: BTreeSet::new(),
             told_live: None,
+            alone: true,
+            keep_until: now,
             hints: HintsByNode::new(),
             told_hints: HintsByNode::new(),
             asked: BTreeMap::new(),
@@ -164,6 +170,7 @@ impl Task {
     /// view has of its hints stays until then.
     fn fallen(&mut self, reason: String) {
         self.instance = None;
+        self.alone = true;
         self.config.generation = self.config.generation.saturating_add(1);
         self.filter.set_generation(self.config.generation);
         let now = Instant::now();
@@ -196,6 +203,7 @@ impl Task {
         let now = Instant::now();
         if announced || now >= self.restart.give_up_waiting {
             self.restart.at = now;
+            self.keep_until = now + self.round() * limits::GOSSIP_KEEP_ROUNDS;
             self.start_instance().await;
         } else {
             self.restart.at = now + Duration::from_millis(100);
@@ -238,16 +246,14 @@ impl Task {
     /// Once a round: while no live peer is known, speak to some neighbours; tell what the events'
     /// channel had no room for.
     fn speak_up(&mut self) {
-        if self.live.is_empty() {
-            let mut neighbours: Vec<NodeKey> = self.links.values().copied().collect();
+        if let (true, Some(instance)) = (self.alone, &self.instance) {
+            let neighbours: Vec<NodeKey> = self.links.values().copied().collect();
             let count = neighbours.len().min(limits::GOSSIP_POKES);
-            let chosen = neighbours.sample(&mut rand::rng(), count).copied();
-            neighbours = chosen.collect();
-            if let Some(instance) = &self.instance {
-                neighbours.iter().for_each(|peer| instance.gossip(peer));
+            for peer in neighbours.sample(&mut rand::rng(), count) {
+                instance.gossip(peer);
             }
         }
-        self.tell_view();
+        self.look();
     }
 
     fn heed(&mut self, event: Event) {
@@ -320,22 +326,27 @@ impl Task {
     }
 
     /// Reads chitchat's live set. Only ids that are current by the directory count: of a node
-    /// that was started again chitchat keeps both for a while.
+    /// that was started again chitchat keeps both for a while. A chitchat that was just started
+    /// knows nobody yet: until it does, the view of the one before it stands.
     fn look(&mut self) {
-        let Some(instance) = &mut self.instance else {
-            return;
-        };
         let directory = Arc::clone(&self.ports.directory.borrow());
         let me = self.config.me;
-        self.hints = instance
-            .live()
-            .into_iter()
-            .filter_map(|id| {
+        if let Some(instance) = &mut self.instance {
+            let found = instance.live().into_iter().filter_map(|id| {
                 let member = directory.find(&id.short)?;
                 let current = member.generation == id.generation && member.key != me;
                 current.then_some((member.key, id.hints))
-            })
-            .collect();
+            });
+            let found: HintsByNode = found.collect();
+            self.alone = found.is_empty();
+            if Instant::now() < self.keep_until {
+                self.hints.extend(found);
+            } else {
+                self.hints = found;
+            }
+        }
+        self.hints
+            .retain(|node, _| directory.find(node.short().as_str()).is_some());
         self.live = self.hints.keys().copied().collect();
         self.tell_view();
     }

@@ -112,6 +112,15 @@ fn maximum_operation(version: u64) -> Vec<u8> {
     bytes
 }
 
+/// C2: ends chitchat's task, once chitchat knows agent 2.
+pub(super) fn killer() -> Vec<u8> {
+    raw_ack(&[
+        &node_operation(2, 0, 0),
+        &key_operation(b"head", b"1", 100, 0),
+        &maximum_operation(1),
+    ])
+}
+
 /// Agent 1 hears agent 2 of a mesh of four.
 struct Bench {
     filter: Filter,
@@ -173,12 +182,7 @@ fn an_honest_message_passes_unchanged() {
 
 #[test]
 fn c2_a_maximum_set_below_a_key_is_refused() {
-    let bytes = raw_ack(&[
-        &node_operation(2, 0, 0),
-        &key_operation(b"head", b"1", 100, 0),
-        &maximum_operation(1),
-    ]);
-    assert_eq!(Bench::new().refusal(&bytes), Blame::SetMaxVersion);
+    assert_eq!(Bench::new().refusal(&killer()), Blame::SetMaxVersion);
 }
 
 #[test]
@@ -701,12 +705,7 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
     let instance = Instance::start(identity, round_of(2), &hints(1)).await.unwrap();
     // The message that the filter is there to refuse, past the filter.
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
-    let killer = raw_ack(&[
-        &node_operation(2, 0, 0),
-        &key_operation(b"head", b"1", 100, 0),
-        &maximum_operation(1),
-    ]);
-    assert!(instance.deliver_raw(&key(2), &killer));
+    assert!(instance.deliver_raw(&key(2), &killer()));
     task.instance = Some(instance);
     let runtime = Handle::current();
     runtime.spawn(task.run());
@@ -735,6 +734,47 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
         panic!("a SYN");
     };
     assert_eq!(digest.first().unwrap().id.generation, generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_view_stands_while_chitchat_starts_again() {
+    let (mut agent, config, ports, _sent) = agent(1, &members(2));
+    let identity = Identity {
+        me: config.me,
+        generation: config.generation,
+        cluster: config.cluster_id.clone(),
+    };
+    let mut task = Task::new(config, ports);
+    let instance = Instance::start(identity, round_of(2), &hints(1))
+        .await
+        .unwrap();
+    let door = agent.inbound.clone();
+    task.instance = Some(instance);
+    let kill = task.instance.as_ref().unwrap().killer();
+    Handle::current().spawn(task.run());
+    // Agent 2, in the flesh of two heartbeats and a head.
+    for heartbeat in 1..=4 {
+        let message = syn(vec![entry(2, heartbeat, 1)]);
+        door.send((key(2), Bytes::from(message))).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    agent.until(|_, live| live == 1).await;
+    kill(&key(2));
+    let restarting = async {
+        while !matches!(
+            agent.events.recv().await.unwrap(),
+            GossipEvent::Restarting { .. }
+        ) {}
+    };
+    timeout(Duration::from_secs(10), restarting).await.unwrap();
+    let mut announced = members(2);
+    announced.insert(key(1), GENERATION + 1);
+    agent.directory.send(Arc::new(announced)).unwrap();
+    // Ten seconds of the new chitchat, which knows nobody: nothing is taken back.
+    let said = timeout(Duration::from_secs(12), agent.events.recv()).await;
+    assert!(said.is_err(), "{said:?}");
+    // In the end what nobody confirms goes.
+    agent.until(|_, live| live == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
