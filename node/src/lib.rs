@@ -4,6 +4,8 @@
 pub mod api;
 pub mod clock;
 pub mod disk;
+pub mod driver;
 pub mod gossip;
+pub mod keys;
 pub mod link;
 pub mod telemetry;

@@ -389,7 +389,7 @@ pub const DRIVER_QUEUE: usize = 1024;
 /// 1 MiB and a flood of all nodes' records fit.
 pub const LINK_QUEUE: usize = 8192;
 /// chitchat messages from peers that wait.
-pub const GOSSIP_QUEUE: usize = 256;
+pub const GOSSIP_WAITING: usize = 256;
 
 // Links. Where two sources differ, the smaller.
 

@@ -21,8 +21,8 @@ use tokio::{
 
 use super::{Command, DriverHandle};
 use crate::link::{
-    Mux,
-    mux::{RecvHalf, SendHalf, StreamPair},
+
+    mux::{Mux, RecvHalf, SendHalf, StreamPair},
 };
 
 /// The first stream of a connection, its kind byte read or written.

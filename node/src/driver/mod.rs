@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     disk::{Disk, Writer, Written},
     keys::Expect,
-    link::{Dial, Endpoint, Link, Mux, Role},
+    link::{Dial, Endpoint, Link, Role, mux::Mux},
 };
 
 /// What others tell the driver.
@@ -168,7 +168,7 @@ impl Driver {
         let (commands_in, commands) = mpsc::channel(limits::DRIVER_QUEUE);
         let (checked_in, checked) = mpsc::channel(limits::VERIFY_IN_FLIGHT);
         let (written_in, written) = mpsc::channel(limits::PERSIST_WAITING);
-        let (gossip_in, gossip) = mpsc::channel(limits::GOSSIP_QUEUE);
+        let (gossip_in, gossip) = mpsc::channel(limits::GOSSIP_WAITING);
         let (events_in, events) = mpsc::channel(EVENTS_WAITING);
         let (met_in, met) = mpsc::channel(limits::JOIN_PEERS);
         let writer = Writer::start(config.disk, move |done| {
@@ -388,7 +388,7 @@ impl Driver {
     fn dial_seed(&mut self, address: SocketAddr) {
         let dial = Dial {
             addresses: vec![address],
-            expect: Expect::Any,
+            expect: Expect::Member,
             alpn: Alpn::Mesh,
             role: Role::Control,
         };

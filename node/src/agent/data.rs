@@ -1,0 +1,273 @@
+//! Data links: one connection to each peer whose services this host calls, opened by the first
+//! call, shared by all, used in both directions.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use skein_protocol::{
+    name::{Hash, Label, MeshId, NodeKey},
+    store::Head,
+    trust::{CloseCode, VerifiedChain, admit::Alpn},
+    view::View,
+    wire::{
+        frame::{self, Frame, Hello, LinkRole, Speaks},
+        kind::{self, StreamKind},
+    },
+};
+use tokio::{
+    io::AsyncReadExt,
+    runtime::Handle,
+    sync::{Mutex, watch},
+    time::timeout,
+};
+
+use crate::{
+    clock::wall,
+    driver::{self, ControlLink},
+    keys::Expect,
+    link::{
+        Dial, Endpoint, Link, Role,
+        mux::{BoxFuture, Mux, StreamPair},
+    },
+    proxy::{DialError, Dialer, PeerIdentity, Proxy},
+};
+
+/// An open data link as people see it.
+#[derive(Clone, Debug)]
+pub struct DataLink {
+    /// The connection.
+    pub mux: Arc<dyn Mux>,
+    /// What the peer proved.
+    pub chain: Arc<VerifiedChain>,
+    /// Where it is.
+    pub remote: std::net::SocketAddr,
+    /// Whether this agent dialled.
+    pub dialled: bool,
+}
+
+type Slot = Arc<Mutex<Option<DataLink>>>;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct DataLinks(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    network: Label,
+    mesh: MeshId,
+    boot: u64,
+    view: watch::Receiver<Arc<View>>,
+    runtime: Handle,
+    /// A lock each, so that a dial holds up only who waits for the same peer.
+    slots: Mutex<BTreeMap<NodeKey, Slot>>,
+    open: watch::Sender<Arc<BTreeMap<u64, DataLink>>>,
+    numbers: std::sync::atomic::AtomicU64,
+    proxy: std::sync::OnceLock<Weak<Proxy>>,
+}
+
+/// The Hello of a data connection must come within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stream says what it is within this.
+const KIND_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl std::fmt::Debug for DataLinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DataLinks")
+    }
+}
+
+impl DataLinks {
+    /// No links yet. `runtime` is where connections are served.
+    pub fn new(
+        endpoint: Endpoint,
+        network: Label,
+        (mesh, boot): (MeshId, u64),
+        view: watch::Receiver<Arc<View>>,
+        runtime: Handle,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            endpoint,
+            network,
+            mesh,
+            boot,
+            view,
+            runtime,
+            slots: Mutex::default(),
+            open: watch::channel(Arc::default()).0,
+            numbers: std::sync::atomic::AtomicU64::new(0),
+            proxy: std::sync::OnceLock::new(),
+        }))
+    }
+
+    /// The proxy that serves what peers open. Told once, since each needs the other.
+    pub fn serve_with(&self, proxy: &Arc<Proxy>) {
+        let _ = self.0.proxy.set(Arc::downgrade(proxy));
+    }
+
+    /// The open links.
+    pub fn open(&self) -> Vec<DataLink> {
+        self.0.open.borrow().values().cloned().collect()
+    }
+
+    /// Closes the links whose peer's chain is one of those.
+    pub fn cut(&self, code: CloseCode, of: impl Fn(&VerifiedChain) -> bool) {
+        for link in self.open().into_iter().filter(|link| of(&link.chain)) {
+            link.mux.close(code.number(), code.text());
+        }
+    }
+
+    /// A data connection that a peer dialled, its Hello read.
+    pub async fn accepted(&self, link: Link, mut control: ControlLink, hello: Hello) {
+        link.mux.set_role(Role::Data);
+        if let Err(error) = self.check(&hello, link.identity.key) {
+            tracing::debug!(%error, "data connection refused");
+            return link.mux.close_with(CloseCode::WrongProtocol);
+        }
+        if control.write(&self.hello()).await.is_ok() {
+            self.register(link, control).await;
+        }
+    }
+
+    async fn link(&self, node: NodeKey) -> Result<Arc<dyn Mux>, DialError> {
+        let slot = {
+            let mut slots = self.0.slots.lock().await;
+            let known = self.0.view.borrow().nodes.clone();
+            slots.retain(|key, _| known.contains_key(key));
+            Arc::clone(slots.entry(node).or_default())
+        };
+        let mut held = slot.lock().await;
+        if let Some(link) = held.as_ref().filter(|link| link.mux.closed().now_or_never().is_none())
+        {
+            return Ok(Arc::clone(&link.mux));
+        }
+        let link = self.dial(node).await?;
+        let mux = Arc::clone(&link.mux);
+        *held = Some(link);
+        Ok(mux)
+    }
+
+    async fn dial(&self, node: NodeKey) -> Result<DataLink, DialError> {
+        let view = Arc::clone(&self.0.view.borrow());
+        let Some(peer) = view.nodes.get(&node) else {
+            return Err(DialError(format!("node {} is not known", node.short())));
+        };
+        let dial = Dial {
+            addresses: driver::order(&peer.addresses, &self.0.network),
+            expect: Expect::Node(node),
+            alpn: Alpn::Mesh,
+            role: Role::Data,
+        };
+        let link =
+            self.0.endpoint.dial(dial).await.map_err(|error| DialError(error.to_string()))?;
+        let greeted = timeout(HELLO_TIMEOUT, self.greet(&link)).await;
+        match greeted.unwrap_or_else(|_| Err(io::Error::other("no Hello in time"))) {
+            Ok(control) => self
+                .register(link, control)
+                .await
+                .ok_or_else(|| DialError("the peer proved nothing".to_owned())),
+            Err(error) => {
+                link.mux.close_with(CloseCode::Timeout);
+                Err(DialError(format!("{}: {error}", peer.name)))
+            }
+        }
+    }
+
+    async fn greet(&self, link: &Link) -> io::Result<ControlLink> {
+        let mut control = ControlLink::open(&*link.mux).await?;
+        control.write(&self.hello()).await?;
+        let hello = control.hello().await?;
+        self.check(&hello, link.identity.key)?;
+        Ok(control)
+    }
+
+    fn hello(&self) -> Frame {
+        let view = self.0.view.borrow();
+        let own = view.nodes.get(&view.me);
+        let head = own.map(|node| Head { sequence: node.sequence, hash: node.hash });
+        Frame::Hello(Box::new(Hello {
+            versions: vec![frame::VERSION],
+            role: LinkRole::Data,
+            mesh: self.0.mesh,
+            key: view.me,
+            boot: self.0.boot,
+            revocation_root: view.revocation_root,
+            issuer_root: Hash::of(&[]),
+            records_root: view.records_root,
+            wall: wall(),
+            speaks: Speaks::Head(head),
+        }))
+    }
+
+    fn check(&self, hello: &Hello, peer: NodeKey) -> io::Result<()> {
+        let right = hello.versions.contains(&frame::VERSION)
+            && hello.role == LinkRole::Data
+            && hello.mesh == self.0.mesh
+            && hello.key == peer;
+        right.then_some(()).ok_or_else(|| io::Error::other("its Hello is not one for data"))
+    }
+
+    /// Serves what the peer opens on a link, until it ends.
+    async fn register(&self, link: Link, control: ControlLink) -> Option<DataLink> {
+        let (verified, _) = link.identity.chain.as_ref()?;
+        let data = DataLink {
+            mux: link.mux.clone(),
+            chain: Arc::new(verified.clone()),
+            remote: link.remote,
+            dialled: link.dialled,
+        };
+        let number = self.0.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let entry = data.clone();
+        self.0.open.send_modify(|open| {
+            Arc::make_mut(open).insert(number, entry);
+        });
+        let (links, served) = (self.clone(), data.clone());
+        self.0.runtime.spawn(async move {
+            links.serve(&served).await;
+            // The Hello's stream stays open as long as the connection.
+            drop(control);
+            links.0.open.send_modify(|open| {
+                Arc::make_mut(open).remove(&number);
+            });
+        });
+        Some(data)
+    }
+
+    async fn serve(&self, link: &DataLink) {
+        let Some(proxy) = self.0.proxy.get().and_then(Weak::upgrade) else { return };
+        let identity =
+            PeerIdentity { key: link.chain.key, grant: link.chain.grant.clone() };
+        let peer = proxy.peer(identity);
+        while let Ok((mut send, mut receive)) = link.mux.accept().await {
+            let (proxy, peer) = (Arc::clone(&proxy), peer.clone());
+            self.0.runtime.spawn(async move {
+                let byte = timeout(KIND_TIMEOUT, receive.read_u8()).await;
+                match byte.ok().and_then(Result::ok).and_then(StreamKind::from_byte) {
+                    Some(StreamKind::Tcp) => {
+                        let pair: StreamPair = (send, receive);
+                        proxy.serve_stream(&peer, pair).await;
+                    }
+                    _ => {
+                        send.reset(kind::UNKNOWN_KIND);
+                        receive.stop(kind::UNKNOWN_KIND);
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl Dialer for DataLinks {
+    fn data(&self, node: NodeKey) -> BoxFuture<'_, Result<Arc<dyn Mux>, DialError>> {
+        let links = self.clone();
+        // A task of its own: the dial goes on when its caller gives up.
+        let task = self.0.runtime.spawn(async move { links.link(node).await });
+        Box::pin(async move {
+            task.await.unwrap_or_else(|error| Err(DialError(format!("the dial failed: {error}"))))
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! From the workload's plan to what the engine says and what the proxy does.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+
+use skein_protocol::{
+    engine::Local,
+    manifest::{self, Listen, TargetAddress, Usage},
+    name::ServiceName,
+    record::node::{
+        Address, Addresses, Health, HeldIssuer, Host, Instances, NodeState, TokenUses,
+    },
+    route::{self, ImagePattern, PortRef, Subset, ZonePattern},
+    trust::Grant,
+    view::View,
+    wire::stream::Source,
+};
+
+use crate::{
+    proxy::{
+        Bind, ListenerSpec, Listeners, LocalInstance, LocalServices, PeerIdentity, Target,
+    },
+    workload::Snapshot,
+};
+
+/// What of this host does not change with its documents.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Who this host is. Its state and generation are put in.
+    pub host: Host,
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
+    /// The issuer that it holds.
+    pub issuer: HeldIssuer,
+}
+
+/// What changes besides the documents.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Phase {
+    /// Up, draining or left.
+    pub state: NodeState,
+    /// The generation of the chitchat id.
+    pub gossip_generation: u64,
+    /// Uses of tokens that this host's issuer made.
+    pub tokens: TokenUses,
+}
+
+/// What this host says to the mesh.
+pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
+    let mut host = base.host.clone();
+    host.state = phase.state;
+    host.gossip_generation = phase.gossip_generation;
+    let left = phase.state == NodeState::Left;
+    let instances = if left { Vec::new() } else { snapshot.instances() };
+    Local {
+        host,
+        addresses: Addresses(base.addresses.clone()),
+        instances: Instances(instances),
+        tokens: phase.tokens.clone(),
+        issuer: base.issuer.clone(),
+    }
+}
+
+/// What the proxy serves to peers.
+pub fn serve(me: &PeerIdentity, boot: u64, phase: &Phase, snapshot: &Snapshot) -> LocalServices {
+    let mut instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>> = BTreeMap::new();
+    for (_, planned) in snapshot.plan.instances() {
+        let health = snapshot.health.get(&planned.id).map(|found| found.health);
+        let aside = matches!(health, Some(Health::Maintenance | Health::Draining));
+        for (port, target) in &planned.targets {
+            let instance =
+                LocalInstance { id: planned.id.clone(), takes: !aside, target: target_of(target) };
+            instances.entry((planned.service.clone(), *port)).or_default().push(instance);
+        }
+    }
+    LocalServices { me: me.clone(), boot, draining: phase.state != NodeState::Up, instances }
+}
+
+/// The listeners of all ServiceDiscovery documents. One that names no known service by its image
+/// waits for one: until then it is said in `status`.
+pub fn listeners(
+    snapshot: &Snapshot,
+    view: &View,
+    bind: Option<IpAddr>,
+    grant: &Grant,
+) -> (Listeners, Vec<String>) {
+    let mut wanted = BTreeMap::new();
+    let mut waiting = Vec::new();
+    for listener in &snapshot.plan.listeners {
+        let usage = &listener.usage;
+        let services = usage.target.resolve(&view.services);
+        let name = format!("{} {}", usage.document, listener.name);
+        let Some(service) = services.first() else {
+            waiting.push(format!(
+                "{name}: no service of {} runs the image it names yet",
+                usage.target.own.namespace()
+            ));
+            continue;
+        };
+        if services.len() > 1 {
+            waiting.push(format!(
+                "{name}: several services run that image, {service} is used; say `service:`"
+            ));
+        }
+        if let Some(source) = usage.source.as_ref().filter(|source| !grant.covers(source)) {
+            waiting.push(format!(
+                "{name}: calls count as {source}, which this node's certificate does not name: \
+                 they will be denied"
+            ));
+        }
+        let spec = ListenerSpec {
+            name,
+            service: service.clone(),
+            port: port_ref(&listener.port),
+            subset: subset(usage),
+            source: usage.source.clone().map_or(Source::Node, Source::Service),
+            fallback: usage.fallback.iter().map(|f| target_of(&f.target)).collect(),
+            algorithm: route::Algorithm::default(),
+        };
+        let place = match &listener.listen {
+            Listen::Unix(path) => Bind::Unix(PathBuf::from(path)),
+            other => match other.socket(bind) {
+                Some(socket) => Bind::Tcp(socket),
+                None => continue,
+            },
+        };
+        wanted.insert(place, Arc::new(spec));
+    }
+    (Listeners(wanted), waiting)
+}
+
+fn port_ref(port: &manifest::PortRef) -> PortRef {
+    match port {
+        manifest::PortRef::Number(number) => PortRef::Number(*number),
+        manifest::PortRef::Name(name) => PortRef::Name(name.clone()),
+    }
+}
+
+fn subset(usage: &Usage) -> Subset {
+    let said = &usage.subset;
+    Subset {
+        version: said.version.as_ref().map(|pattern| pattern.0.clone()),
+        tags: said.tags.clone(),
+        zone: said.zone.as_ref().and_then(|zone| zone.to_string().parse::<ZonePattern>().ok()),
+        image: usage.image.as_ref().map(|image| ImagePattern(image.text.clone())),
+    }
+}
+
+fn target_of(target: &TargetAddress) -> Target {
+    match target {
+        TargetAddress::Ip(socket) => Target::Tcp(*socket),
+        TargetAddress::Unix(path) => Target::Unix(PathBuf::from(path)),
+        TargetAddress::Name(host, port) => Target::Host { host: host.clone(), port: *port },
+    }
+}
