@@ -9,3 +9,4 @@ pub mod gossip;
 pub mod keys;
 pub mod link;
 pub mod telemetry;
+pub mod workload;
