@@ -10,3 +10,4 @@ pub mod keys;
 pub mod link;
 pub mod telemetry;
 pub mod workload;
+pub mod proxy;

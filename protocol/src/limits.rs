@@ -437,3 +437,49 @@ pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(KEEP_ALIVE.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
 const _: () = assert!(STREAM_WINDOW <= CONTROL_WINDOW && CONTROL_WINDOW <= DATA_WINDOW);
+
+// The proxy.
+
+/// How long a peer may take over a stream's head, from the kind byte to its last byte.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting to the application behind the serving agent may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection on which nothing moves for so long is reset (at the latest after twice as long).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Streams that one peer may have open to us; one more is refused with `overload`. A peer that
+/// fills them holds 1,024 times two first buffers, 8 MiB.
+pub const STREAMS_PER_PEER: usize = 1024;
+/// Streams of all peers; one more is refused with `overload`. 8,192 idle ones are 64 MiB.
+pub const STREAMS_MAX: usize = 8192;
+/// Connections of this host's applications; one more is accepted and reset, and logged.
+pub const CONNECTIONS_MAX: usize = 8192;
+/// The first buffer of a direction: an idle connection holds two, 8 KiB.
+pub const BUFFER_START: usize = 4 * 1024;
+/// The buffer after [`BUFFER_MIDDLE_AFTER`] bytes.
+pub const BUFFER_MIDDLE: usize = 16 * 1024;
+/// See [`BUFFER_MIDDLE`].
+pub const BUFFER_MIDDLE_AFTER: u64 = 128 * 1024;
+/// The buffer after [`BUFFER_LARGE_AFTER`] bytes: a bulk transfer.
+pub const BUFFER_LARGE: usize = 256 * 1024;
+/// See [`BUFFER_LARGE`].
+pub const BUFFER_LARGE_AFTER: u64 = 10 * 1024 * 1024;
+/// A direction that is idle for so long goes back to its first buffer.
+pub const BUFFER_SHRINK_AFTER: Duration = Duration::from_secs(1);
+/// Keep-alive on sockets of applications: after 60 s, then every 10 s, six times.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// See [`KEEPALIVE_TIME`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_TIME`].
+pub const KEEPALIVE_RETRIES: u32 = 6;
+/// Listeners of this host, virtual addresses too. Each holds a file descriptor and a task.
+pub const LISTENERS_MAX: usize = 2048;
+/// A listener that could not be bound is tried again this often.
+pub const BIND_RETRY: Duration = Duration::from_secs(2);
+/// How long accepting pauses when the host has no file descriptor left.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Services that have a virtual address on this host. A /16 has 65,024 that may be used, so a
+/// free one is found after two tries on average even in the smallest range.
+pub const VIRTUAL_ADDRESSES_MAX: usize = 16 * 1024;
+
+const _: () = assert!(VIRTUAL_ADDRESSES_MAX * 2 <= 65_024);
+const _: () = assert!(STREAMS_PER_PEER < STREAMS_MAX);

@@ -28,6 +28,19 @@ pub const PREFIX_BYTES: usize = 3;
 /// Sections with a tag from here on may be skipped when unknown.
 pub const SKIPPABLE: u16 = 0x8000;
 
+/// A data stream is reset with this: the application reset its connection.
+pub const RESET_BY_APPLICATION: u32 = 16;
+/// A data stream is reset with this: nothing moved for too long.
+pub const RESET_IDLE: u32 = 17;
+/// A data stream is reset with this: the agent's time to drain is over.
+pub const RESET_DRAINED: u32 = 18;
+/// A data stream is reset with this: the caller goes to another endpoint.
+pub const RESET_GAVE_UP: u32 = 19;
+/// A data stream is reset with this: its head was late, cut short or malformed.
+pub const RESET_BAD_HEAD: u32 = 20;
+/// Reading is stopped with this behind a refusal.
+pub const STOP_REFUSED: u32 = 21;
+
 /// Who calls.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Source {

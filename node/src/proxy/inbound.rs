@@ -1,0 +1,291 @@
+//! Inbound: a peer's stream to an application on this host.
+//!
+//! Head, within its deadline -> checks -> connect -> `ok` -> copy. The checks are the same for a
+//! call from this host. Each refusal says what and why; nothing reaches an application before all
+//! checks have passed.
+
+use std::{io, sync::Arc, time::Duration};
+
+use skein_protocol::{
+    limits,
+    route::CloseReason,
+    wire::stream::{
+        HeadError, PREFIX_BYTES, RESET_BAD_HEAD, Refusal, Reply, STOP_REFUSED, Source, StreamHead,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout},
+};
+
+use super::{
+    Connection, Direction, LocalInstance, LocalServices, Peer, PeerIdentity, Proxy, Socket,
+    copy::{Copied, copy},
+    guard::Permit,
+};
+use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
+
+/// Why a call was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    pub(super) code: Refusal,
+    pub(super) why: String,
+}
+
+fn refuse<T>(code: Refusal, why: impl Into<String>) -> Result<T, Refused> {
+    let why = why.into();
+    Err(Refused { code, why })
+}
+
+impl Proxy {
+    /// Carries a stream that `peer` opened, from behind its kind byte to its end.
+    pub async fn serve_stream(&self, peer: &Peer, pair: StreamPair) {
+        let started = Instant::now();
+        let (mut send, mut recv) = pair;
+        let mut line = Line::new(peer);
+        // The slot is taken before the head is read, so that silent streams are counted too.
+        let Some(permit) = self.guard.stream_of(peer) else {
+            let why = format!(
+                "{} has as many streams open as it may: try again later",
+                peer.identity.grant.name
+            );
+            line.refused(Refusal::Overload, &why);
+            answer(
+                &mut *send,
+                &mut *recv,
+                &Reply::refused(Refusal::Overload, &why),
+            )
+            .await;
+            return self.log(line, started);
+        };
+        let head = match read_head(&mut *recv, self.parts.timeouts.head).await {
+            Ok(head) => head,
+            Err(BadHead::Unknown(why)) => {
+                line.refused(Refusal::NoService, &why);
+                answer(
+                    &mut *send,
+                    &mut *recv,
+                    &Reply::refused(Refusal::NoService, &why),
+                )
+                .await;
+                return self.log(line, started);
+            }
+            Err(BadHead::Broken(why)) => {
+                send.reset(RESET_BAD_HEAD);
+                recv.stop(RESET_BAD_HEAD);
+                line.0.detail = why;
+                return self.log(line, started);
+            }
+        };
+        line.called(&head);
+        match self.admit_and_connect(&peer.identity, &head).await {
+            Ok((socket, endpoint)) => {
+                line.0.endpoint = Some(endpoint);
+                let pair = (send, recv);
+                line.ended(self.answer_and_copy(pair, socket, permit).await);
+            }
+            Err(Refused { code, why }) => {
+                line.refused(code, &why);
+                answer(&mut *send, &mut *recv, &Reply::refused(code, &why)).await;
+            }
+        }
+        self.log(line, started);
+    }
+
+    /// Checks a call, from a peer or from this host, and connects the application.
+    pub(super) async fn admit_and_connect(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+    ) -> Result<(Socket, String), Refused> {
+        let local = Arc::clone(&self.parts.local.borrow());
+        let instance = self.admit(&local, caller, head)?;
+        let most = self.parts.timeouts.connect;
+        let patience = head.deadline().map_or(most, |deadline| deadline.min(most));
+        let endpoint = format!("{}/{}", local.me.grant.name, instance.id);
+        match Socket::connect(&instance.target, patience).await {
+            Ok(socket) => Ok((socket, endpoint)),
+            Err(error) => refuse(
+                Refusal::ConnectFailed,
+                format!("{endpoint} on {}: {error}", local.me.grant.name),
+            ),
+        }
+    }
+
+    /// Every check of a call but the bounds on streams. Pure but for the policy behind
+    /// [`super::Authorise`].
+    fn admit<'a>(
+        &self,
+        local: &'a LocalServices,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+    ) -> Result<&'a LocalInstance, Refused> {
+        let me = &local.me.grant.name;
+        if local.draining || self.guard.is_draining() {
+            return refuse(Refusal::Draining, format!("{me} drains"));
+        }
+        if head.hops >= limits::HOPS_MAX {
+            let why = format!("passed {} agents already: a loop of routes", head.hops);
+            return refuse(Refusal::Denied, why);
+        }
+        if let Source::Service(source) = &head.source
+            && !caller.grant.covers(source)
+        {
+            let who = &caller.grant.name;
+            let why = format!(
+                "the grant of {who} does not cover `{source}`: on an issuer, \
+                 `skein admit` it with that service, or set another `source`"
+            );
+            return refuse(Refusal::Denied, why);
+        }
+        if head.boot.is_some_and(|boot| boot != local.boot) {
+            return refuse(Refusal::NoService, format!("{me} has restarted"));
+        }
+        let instance = find(local, head)?;
+        if let Err(why) = self.parts.authorise.authorise(caller, head) {
+            return refuse(Refusal::Denied, why);
+        }
+        Ok(instance)
+    }
+
+    async fn answer_and_copy(&self, pair: StreamPair, socket: Socket, permit: Permit) -> Copied {
+        let (mut send, recv) = pair;
+        let _permit = permit;
+        let service = socket.into_pair();
+        if write(&mut *send, &Reply::Ok.encode()).await.is_err() {
+            return Copied {
+                reason: CloseReason::ClientReset,
+                up: 0,
+                down: 0,
+            };
+        }
+        let phase = self.guard.phase();
+        copy((send, recv), service, phase, self.parts.timeouts.idle).await
+    }
+
+    fn log(&self, line: Line, started: Instant) {
+        let mut connection = line.0;
+        connection.duration = started.elapsed();
+        self.parts.observer.finished(&connection);
+    }
+}
+
+fn find<'a>(local: &'a LocalServices, head: &StreamHead) -> Result<&'a LocalInstance, Refused> {
+    let me = &local.me.grant.name;
+    let StreamHead {
+        destination, port, ..
+    } = head;
+    let Some(instances) = local.instances.get(&(destination.clone(), *port)) else {
+        let why = format!("{me} does not serve `{destination}` port {port}");
+        return refuse(Refusal::NoService, why);
+    };
+    let meant = |one: &&LocalInstance| head.instance.as_ref().is_none_or(|id| *id == one.id);
+    let mut meant = instances.iter().filter(meant).peekable();
+    if meant.peek().is_none() {
+        let why = format!("{me} no longer has that instance of `{destination}`");
+        return refuse(Refusal::NoService, why);
+    }
+    match meant.find(|one| one.takes) {
+        Some(instance) => Ok(instance),
+        None => refuse(
+            Refusal::Draining,
+            format!("that instance of `{destination}` on {me} takes no new calls"),
+        ),
+    }
+}
+
+enum BadHead {
+    /// Whole, but of a kind that this agent does not know: answered.
+    Unknown(String),
+    /// Late, cut short or malformed: reset.
+    Broken(String),
+}
+
+async fn read_head(recv: &mut dyn RecvHalf, patience: Duration) -> Result<StreamHead, BadHead> {
+    let read = async {
+        let mut prefix = [0; PREFIX_BYTES];
+        recv.read_exact(&mut prefix).await.map_err(cut_short)?;
+        let length = StreamHead::body_length(prefix).map_err(bad)?;
+        let mut body = vec![0; length];
+        recv.read_exact(&mut body).await.map_err(cut_short)?;
+        StreamHead::decode(&body).map_err(bad)
+    };
+    let limit = patience.as_millis();
+    let late = BadHead::Broken(format!("no stream head within {limit} ms"));
+    timeout(patience, read).await.unwrap_or(Err(late))
+}
+
+fn bad(error: HeadError) -> BadHead {
+    match error {
+        HeadError::Version(_) | HeadError::Unknown(_) => BadHead::Unknown(error.to_string()),
+        HeadError::Oversize(_) | HeadError::Body(_) | HeadError::Unsorted => {
+            BadHead::Broken(error.to_string())
+        }
+    }
+}
+
+fn cut_short(error: io::Error) -> BadHead {
+    BadHead::Broken(format!("stream head cut short: {error}"))
+}
+
+/// A refusal, then the end in order. A peer that does not take it is no longer waited for.
+async fn answer(send: &mut dyn SendHalf, recv: &mut dyn RecvHalf, reply: &Reply) {
+    let all = async {
+        write(send, &reply.encode()).await?;
+        send.shutdown().await
+    };
+    if !matches!(timeout(ANSWER_TIMEOUT, all).await, Ok(Ok(()))) {
+        send.reset(RESET_BAD_HEAD);
+    }
+    recv.stop(STOP_REFUSED);
+}
+
+async fn write(send: &mut dyn SendHalf, bytes: &[u8]) -> io::Result<()> {
+    send.write_all(bytes).await?;
+    send.flush().await
+}
+
+/// The access log's line as it grows.
+struct Line(Connection);
+
+impl Line {
+    fn new(peer: &Peer) -> Self {
+        Self(Connection {
+            direction: Direction::Inbound,
+            listener: String::new(),
+            service: None,
+            port: 0,
+            source: Source::Node,
+            client: None,
+            peer: Some(peer.identity.key),
+            endpoint: None,
+            reason: CloseReason::BadHead,
+            detail: String::new(),
+            up: 0,
+            down: 0,
+            duration: Duration::ZERO,
+            tries: 1,
+        })
+    }
+
+    fn called(&mut self, head: &StreamHead) {
+        self.0.service = Some(head.destination.clone());
+        self.0.port = head.port;
+        self.0.source = head.source.clone();
+        self.0.client = head.client;
+    }
+
+    fn refused(&mut self, code: Refusal, why: &str) {
+        self.0.reason = code.into();
+        self.0.detail = why.to_owned();
+    }
+
+    fn ended(&mut self, copied: Copied) {
+        self.0.reason = copied.reason;
+        self.0.up = copied.up;
+        self.0.down = copied.down;
+    }
+}
+
+/// A reply is at most 259 bytes: what takes longer is not being read.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

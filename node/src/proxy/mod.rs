@@ -1,0 +1,292 @@
+//! The proxy: carries TCP between applications on this host and services of the mesh.
+//!
+//! ```text
+//! application -> listener -> route (pool) -> stream head -> peer's agent      outbound
+//! peer's agent -> head -> admit -> application                                inbound
+//! ```
+//!
+//! In:    views, what this host serves, which listeners it wants, streams that peers open.
+//! Out:   bytes, one [`Connection`] for each that ended, problems of listeners.
+//! Never: sends a byte of the caller before `ok`, tries another endpoint after it, parses what it
+//!        carries, keeps more of a connection than its two buffers.
+//!
+//! A destination on this host skips the wire, not the checks.
+
+mod copy;
+mod guard;
+mod inbound;
+mod listener;
+mod outbound;
+mod pool;
+mod socket;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod virtual_address;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use skein_protocol::{
+    limits,
+    name::{NodeKey, ServiceName},
+    record::node::InstanceId,
+    route::{Algorithm, CloseReason, EndpointState, PortRef, Subset},
+    trust::Grant,
+    view::{ServiceView, View},
+    wire::stream::{Source, StreamHead},
+};
+use tokio::{runtime::Handle, sync::watch};
+
+pub use guard::{Drained, Live, Peer};
+pub use listener::{ListenProblem, Listening};
+pub use socket::Socket;
+
+use crate::link::mux::{BoxFuture, Mux};
+use guard::Guard;
+use pool::Pool;
+
+/// Why a peer could not be reached, for people.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DialError(pub String);
+
+/// Gives the data connection to a peer.
+pub trait Dialer: Send + Sync {
+    /// The live data connection to `node`, dialled if there is none. All who ask share one dial,
+    /// and it goes on when the future is dropped: a caller that cannot wait tries another
+    /// endpoint, and the next one finds the link there.
+    fn data(&self, node: NodeKey) -> BoxFuture<'_, Result<Arc<dyn Mux>, DialError>>;
+}
+
+/// Who a node is: what its verified chain says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerIdentity {
+    /// Its key.
+    pub key: NodeKey,
+    /// What it may do.
+    pub grant: Grant,
+}
+
+/// Decides whether a call is allowed, after the source's name was checked against the grant.
+pub trait Authorise: Send + Sync {
+    /// The error is shown to people on both sides: it says which rule, and what to do.
+    fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String>;
+}
+
+/// Allows every call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllowAll;
+
+impl Authorise for AllowAll {
+    fn authorise(&self, _: &PeerIdentity, _: &StreamHead) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Is told of each connection that ended. Must not block.
+pub trait Observer: Send + Sync {
+    /// `connection` has ended, or was refused.
+    fn finished(&self, connection: &Connection);
+}
+
+/// Which way a connection went.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Direction {
+    /// From an application on this host.
+    Outbound,
+    /// From a peer's agent to an application on this host.
+    Inbound,
+}
+
+/// A connection that has ended: a line of the access log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Connection {
+    /// Which way.
+    pub direction: Direction,
+    /// The listener it came in by; empty for inbound.
+    pub listener: String,
+    /// The service called, where it is known.
+    pub service: Option<ServiceName>,
+    /// The port called, as the service's callers see it; 0 where it is unknown.
+    pub port: u16,
+    /// Who called.
+    pub source: Source,
+    /// The application's address, where it is known.
+    pub client: Option<SocketAddr>,
+    /// The other agent; `None` when the call stayed on this host or went nowhere.
+    pub peer: Option<NodeKey>,
+    /// The endpoint it went to last: `node/document/endpoint`, or an address.
+    pub endpoint: Option<String>,
+    /// How it ended.
+    pub reason: CloseReason,
+    /// More about the reason, for people; may be empty.
+    pub detail: String,
+    /// Bytes from the caller to the service.
+    pub up: u64,
+    /// Bytes from the service to the caller.
+    pub down: u64,
+    /// From accept to end.
+    pub duration: Duration,
+    /// Endpoints tried.
+    pub tries: u32,
+}
+
+/// Where an application is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Target {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A host outside of the mesh, by name; resolved at each connect.
+    Host {
+        /// Its name.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// An instance that this host serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalInstance {
+    /// `document/endpoint`.
+    pub id: InstanceId,
+    /// Whether it takes new calls: false while it drains or is in maintenance.
+    pub takes: bool,
+    /// Where the application is.
+    pub target: Target,
+}
+
+/// What this host is and serves, as one snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalServices {
+    /// This node.
+    pub me: PeerIdentity,
+    /// This agent's boot.
+    pub boot: u64,
+    /// Whether the whole node drains.
+    pub draining: bool,
+    /// Instances by service and the port that callers dial.
+    pub instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>>,
+}
+
+/// Where a listener is bound. TCP before unix, by address.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Bind {
+    /// A TCP port; port 0 lets the system choose (see [`Listening::bound`]).
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// What comes in at a listener goes there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenerSpec {
+    /// Who asks for it, for logs and problems: `ServiceDiscovery shop/checkout`.
+    pub name: String,
+    /// The service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: PortRef,
+    /// Which instances; an image pattern is part of it.
+    pub subset: Subset,
+    /// What the calls count as.
+    pub source: Source,
+    /// Tried in order while no live instance is known.
+    pub fallback: Vec<Target>,
+    /// How endpoints share the calls.
+    pub algorithm: Algorithm,
+}
+
+/// Every listener that this host wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Listeners(pub BTreeMap<Bind, Arc<ListenerSpec>>);
+
+/// What the proxy stands on.
+pub struct Parts {
+    /// The mesh.
+    pub view: watch::Receiver<Arc<View>>,
+    /// This host.
+    pub local: watch::Receiver<Arc<LocalServices>>,
+    /// Links to peers.
+    pub dialer: Arc<dyn Dialer>,
+    /// Policy.
+    pub authorise: Arc<dyn Authorise>,
+    /// The access log and the metrics.
+    pub observer: Arc<dyn Observer>,
+    /// Where connections run.
+    pub runtime: Handle,
+    /// The seed of the balancer's choices.
+    pub seed: u64,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long things may take. The defaults are those of [`limits`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// A peer's stream head: [`limits::HEAD_TIMEOUT`].
+    pub head: Duration,
+    /// Connecting to an application: [`limits::CONNECT_TIMEOUT`].
+    pub connect: Duration,
+    /// The reply of one endpoint while there are others: [`limits::REPLY_TIMEOUT`].
+    pub reply: Duration,
+    /// A connection on which nothing moves: [`limits::IDLE_TIMEOUT`].
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: limits::HEAD_TIMEOUT,
+            connect: limits::CONNECT_TIMEOUT,
+            reply: limits::REPLY_TIMEOUT,
+            idle: limits::IDLE_TIMEOUT,
+        }
+    }
+}
+
+/// The data plane of this agent.
+pub struct Proxy {
+    parts: Parts,
+    pool: Arc<Pool>,
+    guard: Guard,
+}
+
+impl Proxy {
+    /// A proxy with nothing open.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let pool = Arc::new(Pool::new(parts.seed));
+        let guard = Guard::new(limits::CONNECTIONS_MAX, limits::STREAMS_MAX);
+        Arc::new(Self { parts, pool, guard })
+    }
+
+    /// What this agent's own calls say of a service's endpoints, in the view's order.
+    pub fn states(&self, service: &ServiceView) -> Vec<EndpointState> {
+        self.pool.states(service)
+    }
+
+    /// Connections that are open now.
+    pub fn live(&self) -> Live {
+        self.guard.live()
+    }
+
+    /// Forgets what is no longer in the view. To be called when the view changes.
+    pub fn retain(&self, view: &View) {
+        self.pool.retain(view);
+    }
+
+    /// Takes no further stream of a peer, waits at most `patience` for connections to end, then
+    /// cuts the rest. This host's own applications may call until then.
+    pub async fn drain(&self, patience: Duration) -> Drained {
+        self.guard.drain(patience).await
+    }
+
+    /// A peer whose link has come up. Its streams are counted against it while the value, or a
+    /// stream of it, lives.
+    pub fn peer(&self, identity: PeerIdentity) -> Peer {
+        Peer::new(identity, limits::STREAMS_PER_PEER)
+    }
+}

@@ -1,0 +1,377 @@
+//! Outbound: a connection of an application on this host to a service of the mesh.
+//!
+//! Route -> stream -> head -> reply; another endpoint until one says `ok`, never after it, and
+//! not one byte of the caller before it. A call holds one view for all its tries.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use skein_protocol::{
+    limits,
+    record::node::ServicePort,
+    route::{Ask, Choice, CloseReason, NoRoute, Outcome, Tried},
+    view::{Endpoint, EndpointKey, ServiceView, Use, View},
+    wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, StreamHead},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Connection, Direction, ListenerSpec, Proxy, Socket,
+    copy::{Copied, copy},
+    guard::Permit,
+    inbound::Refused,
+    pool::InFlight,
+    socket::text,
+};
+use crate::link::mux::{MuxError, RecvHalf, SendHalf, StreamPair};
+
+/// Where a call went, once the endpoint took it.
+struct Taken {
+    pair: StreamPair,
+    /// Held for as long as the call lives: both are counts.
+    _counted: (Option<InFlight>, Option<Permit>),
+}
+
+/// Why no endpoint took a call.
+struct Failed {
+    reason: CloseReason,
+    detail: String,
+}
+
+/// Why one endpoint did not.
+struct Miss {
+    outcome: Outcome,
+    reason: CloseReason,
+    detail: String,
+}
+
+struct Call<'a> {
+    proxy: &'a Proxy,
+    spec: &'a ListenerSpec,
+    view: Arc<View>,
+    line: Connection,
+}
+
+impl Proxy {
+    /// Carries a connection that came in at a listener, to its end.
+    pub async fn carry(&self, socket: Socket, client: Option<SocketAddr>, spec: &ListenerSpec) {
+        let started = Instant::now();
+        let mut call = Call::new(self, spec, client);
+        match self.guard.outbound() {
+            Some(permit) => call.run(socket, permit).await,
+            None => {
+                socket.refuse();
+                call.line.reason = CloseReason::TooMany;
+                call.line.detail = format!(
+                    "{} connections are open on this host, as many as it may",
+                    limits::CONNECTIONS_MAX
+                );
+            }
+        }
+        call.line.duration = started.elapsed();
+        self.parts.observer.finished(&call.line);
+    }
+}
+
+impl<'a> Call<'a> {
+    fn new(proxy: &'a Proxy, spec: &'a ListenerSpec, client: Option<SocketAddr>) -> Self {
+        let view = Arc::clone(&proxy.parts.view.borrow());
+        let line = Connection {
+            direction: Direction::Outbound,
+            listener: spec.name.clone(),
+            service: Some(spec.service.clone()),
+            port: 0,
+            source: spec.source.clone(),
+            client,
+            peer: None,
+            endpoint: None,
+            reason: CloseReason::NoEndpoints,
+            detail: String::new(),
+            up: 0,
+            down: 0,
+            duration: Duration::ZERO,
+            tries: 0,
+        };
+        Self {
+            proxy,
+            spec,
+            view,
+            line,
+        }
+    }
+
+    async fn run(&mut self, socket: Socket, _permit: Permit) {
+        match self.connect().await {
+            Ok(taken) => {
+                let Taken { pair, _counted } = taken;
+                let proxy = self.proxy;
+                let phase = proxy.guard.phase();
+                let caller = socket.into_pair();
+                let Copied { reason, up, down } =
+                    copy(caller, pair, phase, proxy.parts.timeouts.idle).await;
+                (self.line.reason, self.line.up, self.line.down) = (reason, up, down);
+            }
+            Err(Failed { reason, detail }) => {
+                socket.refuse();
+                (self.line.reason, self.line.detail) = (reason, detail);
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Taken, Failed> {
+        let view = Arc::clone(&self.view);
+        let Some(service) = view.services.get(&self.spec.service) else {
+            let unknown = NoRoute::NoService(self.spec.service.clone());
+            return self.fall_back(unknown).await;
+        };
+        let port = match self.spec.port.find(service) {
+            Ok(ServicePort { port, .. }) => *port,
+            Err(unknown) => return self.fall_back(unknown).await,
+        };
+        self.line.port = port;
+        let mut tried = Tried::default();
+        let mut last = None;
+        for _ in 0..limits::TRIES_MAX {
+            let ask = Ask {
+                service,
+                port,
+                subset: &self.spec.subset,
+                me: view.me,
+                here: &view.locality,
+                tried: &tried,
+            };
+            let chosen = self.proxy.pool.choose(&ask, self.spec.algorithm);
+            let (choice, in_flight) = match (chosen, last) {
+                (Ok(chosen), _) => chosen,
+                (Err(_), Some(failed)) => return Err(failed),
+                (Err(no_route), None) => return self.fall_back(no_route).await,
+            };
+            match self.attempt(service, port, &choice, &mut tried).await {
+                Ok((pair, permit)) => {
+                    return Ok(Taken {
+                        pair,
+                        _counted: (Some(in_flight), permit),
+                    });
+                }
+                Err((failed, Retry::Never)) => return Err(failed),
+                Err((failed, Retry::Elsewhere)) => last = Some(failed),
+            }
+        }
+        Err(last.unwrap_or_else(|| Failed {
+            reason: CloseReason::NoEndpoints,
+            detail: String::new(),
+        }))
+    }
+
+    /// One endpoint, and what its balancer learns from it.
+    async fn attempt(
+        &mut self,
+        service: &ServiceView,
+        port: u16,
+        choice: &Choice,
+        tried: &mut Tried,
+    ) -> Result<(StreamPair, Option<Permit>), (Failed, Retry)> {
+        let endpoint = &choice.endpoint;
+        let key = endpoint.key();
+        tried.endpoints.insert(key.clone());
+        self.line.tries += 1;
+        self.line.endpoint = Some(endpoint.id());
+        let patience = self.patience(service, port, tried);
+        let head = self.head(endpoint, port);
+        let here = endpoint.node.key == self.view.me;
+        self.line.peer = (!here).then_some(endpoint.node.key);
+        let taken = match here {
+            true => self.here(&head, patience).await,
+            false => self.there(endpoint, head, patience).await,
+        };
+        let miss = match taken {
+            Ok((pair, permit, latency)) => {
+                self.report(service, &key, Outcome::Connected(latency));
+                return Ok((pair, permit));
+            }
+            Err(miss) => miss,
+        };
+        let agent_is_out = match miss.outcome {
+            Outcome::NoReply | Outcome::Unreachable => true,
+            Outcome::Refused(code) => code == Refusal::Draining || code == Refusal::Overload,
+            Outcome::Connected(_) => false,
+        };
+        if agent_is_out {
+            tried.nodes.insert(key.node);
+        }
+        self.report(service, &key, miss.outcome);
+        let retry = match miss.outcome {
+            Outcome::Refused(code) if !code.elsewhere() => Retry::Never,
+            _ => Retry::Elsewhere,
+        };
+        let Miss { reason, detail, .. } = miss;
+        Err((Failed { reason, detail }, retry))
+    }
+
+    fn report(&self, service: &ServiceView, key: &EndpointKey, outcome: Outcome) {
+        if self.proxy.pool.report(service, key, outcome) {
+            tracing::info!(service = %service.name, instance = %key.instance, node = %key.node.short(), "ejected");
+        }
+    }
+
+    /// How long this endpoint may take: briefly while there is another one, else as long as a
+    /// dial or the application behind it could need.
+    fn patience(&self, service: &ServiceView, port: u16, tried: &Tried) -> Duration {
+        let other = |one: &Endpoint| {
+            !matches!(one.usable, Use::No(_))
+                && one.instance.ports.iter().any(|served| served.port == port)
+                && self.spec.subset.covers(one)
+                && !tried.endpoints.contains(&one.key())
+        };
+        let tries = usize::try_from(self.line.tries).unwrap_or(usize::MAX);
+        let timeouts = self.proxy.parts.timeouts;
+        if tries < limits::TRIES_MAX && service.endpoints.iter().any(other) {
+            timeouts.reply
+        } else {
+            timeouts.connect + timeouts.reply
+        }
+    }
+
+    fn head(&self, endpoint: &Endpoint, port: u16) -> StreamHead {
+        let spec = self.spec;
+        StreamHead {
+            instance: Some(endpoint.instance.id.clone()),
+            client: self.line.client,
+            boot: Some(endpoint.node.boot),
+            ..StreamHead::new(spec.service.clone(), port, spec.source.clone())
+        }
+    }
+
+    /// An endpoint on this host: the checks without the wire.
+    async fn here(&self, head: &StreamHead, patience: Duration) -> Attempt {
+        let started = Instant::now();
+        let Some(permit) = self.proxy.guard.inbound() else {
+            let why = "this host carries as many calls as it may".to_owned();
+            return Err(refused(Refusal::Overload, why));
+        };
+        let me = Arc::clone(&self.proxy.parts.local.borrow());
+        let head = head.clone().with_deadline(patience);
+        let connected = self.proxy.admit_and_connect(&me.me, &head).await;
+        match connected {
+            Ok((socket, _)) => Ok((socket.into_pair(), Some(permit), started.elapsed())),
+            Err(Refused { code, why }) => Err(refused(code, why)),
+        }
+    }
+
+    /// An endpoint on another host.
+    async fn there(&self, endpoint: &Endpoint, head: StreamHead, patience: Duration) -> Attempt {
+        let deadline = Instant::now() + patience;
+        let node = &endpoint.node;
+        let late = |what: &str| format!("{}: {what} within {} ms", node.name, patience.as_millis());
+        let dialled = timeout_at(deadline, self.proxy.parts.dialer.data(node.key)).await;
+        let mux = match dialled {
+            Ok(Ok(mux)) => mux,
+            Ok(Err(error)) => return Err(unreachable(format!("{}: {error}", node.name))),
+            Err(_) => return Err(unreachable(late("no link"))),
+        };
+        let started = Instant::now();
+        let (mut send, mut recv) = match timeout_at(deadline, mux.open()).await {
+            Ok(Ok(pair)) => pair,
+            Ok(Err(MuxError::Full)) => {
+                let why = format!("{} takes no further stream", node.name);
+                return Err(refused(Refusal::Overload, why));
+            }
+            Ok(Err(error)) => return Err(unreachable(format!("{}: {error}", node.name))),
+            Err(_) => return Err(unreachable(late("no stream"))),
+        };
+        let head = head.with_deadline(deadline.saturating_duration_since(started));
+        let asked = timeout_at(deadline, ask(&head, &mut *send, &mut *recv)).await;
+        let miss = match asked {
+            Ok(Ok(())) => return Ok(((send, recv), None, started.elapsed())),
+            Ok(Err(Unasked::Refused(Refused { code, why }))) => refused(code, why),
+            Ok(Err(Unasked::Broken(why))) => unreachable(format!("{}: {why}", node.name)),
+            Err(_) => Miss {
+                outcome: Outcome::NoReply,
+                reason: CloseReason::NoReply,
+                detail: late("no reply"),
+            },
+        };
+        send.reset(RESET_GAVE_UP);
+        recv.stop(RESET_GAVE_UP);
+        Err(miss)
+    }
+
+    /// The static endpoints of the document, while no live instance is known.
+    async fn fall_back(&mut self, no_route: NoRoute) -> Result<Taken, Failed> {
+        let mut detail = no_route.to_string();
+        for target in &self.spec.fallback {
+            self.line.tries += 1;
+            self.line.endpoint = Some(text(target));
+            match Socket::connect(target, self.proxy.parts.timeouts.connect).await {
+                Ok(socket) => {
+                    return Ok(Taken {
+                        pair: socket.into_pair(),
+                        _counted: (None, None),
+                    });
+                }
+                Err(error) => detail = format!("{detail}; fallback: {error}"),
+            }
+        }
+        Err(Failed {
+            reason: no_route.reason(),
+            detail,
+        })
+    }
+}
+
+type Attempt = Result<(StreamPair, Option<Permit>, Duration), Miss>;
+
+enum Retry {
+    Elsewhere,
+    Never,
+}
+
+fn refused(code: Refusal, why: String) -> Miss {
+    Miss {
+        outcome: Outcome::Refused(code),
+        reason: code.into(),
+        detail: why,
+    }
+}
+
+fn unreachable(why: String) -> Miss {
+    Miss {
+        outcome: Outcome::Unreachable,
+        reason: CloseReason::Unreachable,
+        detail: why,
+    }
+}
+
+enum Unasked {
+    Refused(Refused),
+    Broken(String),
+}
+
+/// Sends the head and waits for `ok`.
+async fn ask(
+    head: &StreamHead,
+    send: &mut dyn SendHalf,
+    recv: &mut dyn RecvHalf,
+) -> Result<(), Unasked> {
+    let broken = |error: std::io::Error| Unasked::Broken(format!("the stream broke: {error}"));
+    let wrong = |error: &dyn std::fmt::Display| Unasked::Broken(format!("bad reply: {error}"));
+    let bytes = head.encode().map_err(|error| wrong(&error))?;
+    send.write_all(&bytes).await.map_err(broken)?;
+    send.flush().await.map_err(broken)?;
+    let start = recv.read_u8().await.map_err(broken)?;
+    let code = match Reply::start(start).map_err(|error| wrong(&error))? {
+        ReplyStart::Ok => return Ok(()),
+        ReplyStart::Refused(code) => code,
+    };
+    let mut length = [0; 2];
+    recv.read_exact(&mut length).await.map_err(broken)?;
+    let length = Reply::reason_length(length).map_err(|error| wrong(&error))?;
+    let mut reason = vec![0; length];
+    recv.read_exact(&mut reason).await.map_err(broken)?;
+    match Reply::decode_refused(code, &reason).map_err(|error| wrong(&error))? {
+        Reply::Ok => Ok(()),
+        Reply::Refused { code, reason } => Err(Unasked::Refused(Refused { code, why: reason })),
+    }
+}

@@ -1,0 +1,258 @@
+//! Sockets of applications, in the shape of a stream's two halves.
+//!
+//! A sending half that is dropped before its orderly end is reset, so that an application never
+//! takes what was cut short for all there is. A unix socket knows no reset; it is closed.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use skein_protocol::limits;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream, tcp, unix},
+    time::timeout,
+};
+
+use super::Target;
+use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
+
+/// A connection of an application.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A unix socket.
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Connects to an application within `patience`. The error says where and why.
+    pub(super) async fn connect(target: &Target, patience: Duration) -> Result<Self, String> {
+        let connected = match timeout(patience, open(target)).await {
+            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
+        };
+        connected.map_err(|error| format!("connecting to {}: {error}", text(target)))
+    }
+
+    /// Its two halves, set up for carrying.
+    pub(super) fn into_pair(self) -> StreamPair {
+        match self {
+            Self::Tcp(stream) => {
+                tune(&stream);
+                let (recv, send) = stream.into_split();
+                let send = TcpSend {
+                    half: Some(send),
+                    finished: false,
+                };
+                (Box::new(send), Box::new(TcpRecv(recv)))
+            }
+            Self::Unix(stream) => {
+                let (recv, send) = stream.into_split();
+                (Box::new(UnixSend(send)), Box::new(UnixRecv(recv)))
+            }
+        }
+    }
+
+    /// Ends it so that the application sees a failure, not an end.
+    pub(super) fn refuse(self) {
+        let (mut send, _recv) = self.into_pair();
+        send.reset(0);
+    }
+}
+
+/// A target as people write it.
+pub(super) fn text(target: &Target) -> String {
+    match target {
+        Target::Tcp(address) => address.to_string(),
+        Target::Unix(path) => format!("unix:{}", path.display()),
+        Target::Host { host, port } => format!("{host}:{port}"),
+    }
+}
+
+async fn open(target: &Target) -> io::Result<Socket> {
+    match target {
+        Target::Tcp(address) => TcpStream::connect(address).await.map(Socket::Tcp),
+        Target::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
+        Target::Host { host, port } => open_host(host, *port).await,
+    }
+}
+
+async fn open_host(host: &str, port: u16) -> io::Result<Socket> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        if !may_dial(host, address) {
+            let text = format!("{address} is no address outside of this host: refused");
+            last = io::Error::new(io::ErrorKind::PermissionDenied, text);
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(Socket::Tcp(stream)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// A name from outside must not lead to this host or to the cloud's metadata (DNS rebinding).
+fn may_dial(host: &str, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == METADATA_V6,
+    };
+    let loopback = ip.is_loopback() && host != "localhost" && host.parse::<IpAddr>().is_err();
+    !(link_local || loopback || ip.is_unspecified() || ip.is_multicast())
+}
+
+/// The metadata service of a large cloud over IPv6.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// No delay, and keep-alive. A socket that takes neither is dead, and its first use says so.
+fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(limits::KEEPALIVE_TIME)
+        .with_interval(limits::KEEPALIVE_INTERVAL)
+        .with_retries(limits::KEEPALIVE_RETRIES);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+struct TcpSend {
+    half: Option<tcp::OwnedWriteHalf>,
+    finished: bool,
+}
+
+impl TcpSend {
+    fn open(&mut self) -> io::Result<Pin<&mut tcp::OwnedWriteHalf>> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        self.half.as_mut().map(Pin::new).ok_or_else(gone)
+    }
+}
+
+impl AsyncWrite for TcpSend {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.open()?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = self.open()?.poll_shutdown(cx);
+        self.finished |= matches!(done, Poll::Ready(Ok(())));
+        done
+    }
+}
+
+impl SendHalf for TcpSend {
+    fn reset(&mut self, _code: u32) {
+        if let Some(half) = self.half.take() {
+            // Closing with a linger of zero sends RST (tcp(7)). A FIN must not go before it, so
+            // the half is forgotten: its drop would send one.
+            let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+            half.forget();
+        }
+    }
+}
+
+impl Drop for TcpSend {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.reset(0);
+        }
+    }
+}
+
+struct TcpRecv(tcp::OwnedReadHalf);
+
+impl AsyncRead for TcpRecv {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl RecvHalf for TcpRecv {
+    /// TCP has no word for this; what is sent after the close is answered with RST.
+    fn stop(&mut self, _code: u32) {}
+}
+
+struct UnixSend(unix::OwnedWriteHalf);
+
+impl AsyncWrite for UnixSend {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl SendHalf for UnixSend {
+    fn reset(&mut self, _code: u32) {}
+}
+
+struct UnixRecv(unix::OwnedReadHalf);
+
+impl AsyncRead for UnixRecv {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl RecvHalf for UnixRecv {
+    fn stop(&mut self, _code: u32) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_never_leads_to_this_host_or_to_metadata() {
+        let may = |host, address: &str| may_dial(host, address.parse().unwrap());
+        assert!(may("db.example.com", "203.0.113.7:1") && may("db.example.com", "10.0.0.7:1"));
+        for bad in [
+            "169.254.169.254:80",
+            "127.0.0.1:80",
+            "0.0.0.0:80",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "[fe80::1]:80",
+            "[fd00:ec2::254]:80",
+            "224.0.0.1:80",
+        ] {
+            assert!(!may("db.example.com", bad), "{bad}");
+        }
+        assert!(may("localhost", "127.0.0.1:80"));
+    }
+}
