@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod link;
 pub mod telemetry;
