@@ -7,6 +7,7 @@ pub mod disk;
 pub mod driver;
 pub mod gossip;
 pub mod keys;
+pub mod cli;
 pub mod link;
 pub mod telemetry;
 pub mod workload;

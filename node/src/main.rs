@@ -1,2 +1,8 @@
 //! The binary.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    skein_node::cli::main(&skein_node::cli::hooks::Unwired)
+}

@@ -12,6 +12,8 @@ pub mod socket;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, pin::Pin};
 

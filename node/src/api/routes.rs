@@ -173,6 +173,16 @@ fn respond_error(status: StatusCode, error: ApiError) -> Response {
     (status, Json(ErrorEnvelope { error: body })).into_response()
 }
 
+/// A body that says itself that it is above the limit.
+pub(super) fn too_long() -> Response {
+    let text = format!(
+        "the request's body is longer than {} bytes",
+        limits::API_BODY_BYTES
+    );
+    let error = ApiError::new(ApiErrorKind::Invalid, text);
+    respond_error(StatusCode::PAYLOAD_TOO_LARGE, error)
+}
+
 /// A JSON body. What is wrong with it is answered as every other refusal is.
 struct JsonBody<T>(T);
 

@@ -12,7 +12,7 @@ use axum::{
     response::IntoResponse,
 };
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -156,6 +156,9 @@ impl Site {
         );
         if let Err(error) = allowed {
             return Ok(error.into_response());
+        }
+        if request.body().size_hint().lower() > limits::API_BODY_BYTES as u64 {
+            return Ok(routes::too_long());
         }
         let call = TowerToHyperService::new(self.router).call(request.map(Body::new));
         match timeout(limits::API_REQUEST_TIMEOUT, call).await {
