@@ -1,0 +1,293 @@
+//! Events: what the engine, gossip and the proxy tell becomes log lines, metrics and problems.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use skein_protocol::{
+    clock::Wall,
+    engine::{Blame, Event, Input},
+    limits,
+    name::NodeKey,
+    route::CloseReason,
+    trust::{CloseCode, Revocations},
+    view::{Liveness, View},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+
+use super::{data::DataLinks, show::Agent, trust};
+use crate::{
+    clock::wall,
+    driver::Command,
+    gossip::{Gossip, GossipEvent},
+    keys::Credentials,
+    proxy::{Connection, Direction, Observer},
+    telemetry::{Access, AccessLog, End, Metrics, Side},
+};
+
+/// What is wrong now, by subject. `status` shows it and exits 3.
+#[derive(Clone, Debug)]
+pub(crate) struct Problems(Arc<watch::Sender<BTreeMap<String, Vec<String>>>>);
+
+impl Default for Problems {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(BTreeMap::new()).0))
+    }
+}
+
+impl Problems {
+    /// Says or takes back the problem of a subject.
+    pub(crate) fn set(&self, subject: &str, text: Option<String>) {
+        self.set_all(subject, text.into_iter().collect());
+    }
+
+    /// Says the problems of a subject; none takes them back. A new one is logged.
+    pub(crate) fn set_all(&self, subject: &str, texts: Vec<String>) {
+        self.0.send_if_modified(|all| {
+            let held = all.get(subject).cloned().unwrap_or_default();
+            if held == texts {
+                return false;
+            }
+            for text in texts.iter().filter(|text| !held.contains(text)) {
+                tracing::warn!(subject, "{text}");
+            }
+            if texts.is_empty() {
+                all.remove(subject);
+            } else {
+                all.insert(subject.to_owned(), texts);
+            }
+            true
+        });
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> BTreeMap<String, Vec<String>> {
+        self.0.borrow().clone()
+    }
+}
+
+/// Tells the access log and the metrics of connections.
+pub(super) struct Observe {
+    pub(super) access: AccessLog,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Observer for Observe {
+    fn finished(&self, connection: &Connection) {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let access = Access {
+            at_ms: wall().0,
+            side: match connection.direction {
+                Direction::Outbound => Side::Outbound,
+                Direction::Inbound => Side::Inbound,
+            },
+            service: connection.service.as_ref().map(ToString::to_string).unwrap_or_default(),
+            port: connection.port,
+            source: connection.source.to_string(),
+            endpoint: connection.endpoint.clone().unwrap_or_default(),
+            end: end(connection.reason),
+            detail: connection.detail.clone(),
+            bytes_in: connection.up,
+            bytes_out: connection.down,
+            connect_us: 0,
+            took_ms: millis(connection.duration),
+            tries: u8::try_from(connection.tries).unwrap_or(u8::MAX),
+        };
+        self.metrics.ended(&access);
+        self.access.tell(access);
+    }
+}
+
+fn end(reason: CloseReason) -> End {
+    match reason {
+        CloseReason::Done => End::Done,
+        CloseReason::ClientReset => End::ClientReset,
+        CloseReason::EndpointReset => End::ServerReset,
+        CloseReason::LinkLost => End::LinkLost,
+        CloseReason::IdleTimeout => End::IdleTimeout,
+        CloseReason::DrainDeadline => End::Shutdown,
+        CloseReason::Cut => End::Revoked,
+        CloseReason::NoSuchService | CloseReason::NoService => End::NoService,
+        CloseReason::NoEndpoints | CloseReason::Unreachable => End::NoEndpoint,
+        CloseReason::NoReply => End::ReplyTimeout,
+        CloseReason::Denied | CloseReason::NotAllowed => End::Denied,
+        CloseReason::Overload | CloseReason::TooMany => End::Overload,
+        CloseReason::PeerDraining => End::Draining,
+        CloseReason::ConnectFailed => End::ConnectFailed,
+        CloseReason::BadHead => End::Internal,
+    }
+}
+
+/// Tells people what happens in the mesh.
+pub(super) async fn mesh_events(agent: Arc<Agent>, mut events: mpsc::Receiver<Event>) {
+    while let Some(event) = events.recv().await {
+        tell(&agent, event);
+    }
+}
+
+fn tell(agent: &Agent, event: Event) {
+    let name = |node: &NodeKey| agent.name_of(node);
+    match event {
+        Event::Joined(node) => tracing::info!(node = name(&node), "joined"),
+        Event::Alive(node) => tracing::info!(node = name(&node), "alive again"),
+        Event::Suspect(node) => tracing::info!(node = name(&node), "suspect: it does not answer"),
+        Event::Dead(node) => tracing::warn!(node = name(&node), "dead: its watchers agree"),
+        Event::Left(node) => tracing::info!(node = name(&node), "left"),
+        Event::Blamed(node, blame) => {
+            agent.metrics.blamed(blame.word());
+            tracing::warn!(node = name(&node), kind = blame.word(), "peer blamed: it {blame}");
+        }
+        Event::CutOff(node) => tracing::error!(
+            node = name(&node),
+            "peer cut off for {} s after too much blame",
+            limits::BLAME_BAN.as_secs()
+        ),
+        Event::RolledBack { had, seen } => agent.problems.set(
+            "rollback",
+            Some(format!(
+                "this host's state went back (it had sequence {had}, peers have seen {seen}): it \
+                 goes on above; was a snapshot restored?"
+            )),
+        ),
+        Event::Cloned { address } => agent.problems.set(
+            "cloned identity",
+            Some(format!(
+                "another host uses this node's key{}: this one serves nothing until only one is \
+                 left; remove node.key and node.pem on the copy, join it again, and restart both",
+                address.map(|at| format!(", at {at}")).unwrap_or_default()
+            )),
+        ),
+        Event::Forked(node) => {
+            tracing::error!(node = name(&node), "signed two records with one sequence: not used");
+        }
+        Event::Revoked(node, reason) => {
+            tracing::warn!(node = name(&node), reason, "revoked: its connections are cut");
+        }
+        Event::RevocationRefused(why) => tracing::warn!(why, "a revocation was not taken"),
+        Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
+        Event::DiskFailed(why) => agent.problems.set(
+            "disk",
+            Some(format!("the state cannot be written: {why}; what needs it waits")),
+        ),
+        Event::Late(by) => {
+            tracing::warn!(late_ms = by.as_millis(), "this agent was not run for a while");
+        }
+        Event::ClockSkew(node, apart) => agent.problems.set(
+            "clock",
+            Some(format!(
+                "the clocks of this host and {} are {} s apart: set them right (NTP)",
+                name(&node),
+                apart.as_secs()
+            )),
+        ),
+    }
+}
+
+/// Hands gossip's hints to the engine. None of them is believed.
+pub(super) async fn gossip_events(agent: Arc<Agent>, mut events: mpsc::Receiver<GossipEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            GossipEvent::Hint { node, hints } => {
+                if let Some(head) = hints.head {
+                    let hint = Input::Hint { node, sequence: head.sequence };
+                    agent.driver.input(hint).await;
+                }
+            }
+            GossipEvent::Blame { peer, reason } => {
+                tracing::warn!(peer = agent.name_of(&peer), %reason, "gossip refused");
+                agent.driver.tell(Command::Blame(peer, Blame::Other("gossip"))).await;
+            }
+            GossipEvent::LiveSet(live) => doubt(&agent, &live).await,
+            GossipEvent::Restarting { generation, reason } => {
+                tracing::error!(generation, reason, "gossip ended and is started again");
+                agent.phase.send_modify(|phase| phase.gossip_generation = generation);
+            }
+            GossipEvent::Unknown { node, from } => {
+                tracing::debug!(%node, from = agent.name_of(&from), "gossip of an unknown node");
+            }
+            GossipEvent::Dropped { peer, reason } => {
+                tracing::debug!(peer = agent.name_of(&peer), %reason, "gossip left out");
+            }
+        }
+    }
+}
+
+/// Whom chitchat no longer holds for live is worth a probe.
+async fn doubt(agent: &Agent, live: &std::collections::BTreeSet<NodeKey>) {
+    let view = Arc::clone(&agent.view.borrow());
+    let alive = view.nodes.values().filter(|node| node.liveness == Liveness::Alive);
+    let doubted: Vec<NodeKey> = alive
+        .map(|node| node.key)
+        .filter(|key| *key != agent.me && !live.contains(key))
+        .take(limits::JOIN_PEERS)
+        .collect();
+    for node in doubted {
+        agent.driver.input(Input::Doubt(node)).await;
+    }
+}
+
+pub(super) async fn watch_gossip(gossip: Gossip, problems: Problems) {
+    if let Err(error) = gossip.ended().await {
+        problems.set(
+            "gossip",
+            Some(format!("gossip has ended ({error}): routing goes on with records; restart soon")),
+        );
+    }
+}
+
+/// Keys that have ended: every handshake is judged by them, and open data links are cut.
+pub(super) async fn revoked(
+    credentials: Arc<Credentials>,
+    mut revocations: watch::Receiver<Arc<Revocations>>,
+    data: DataLinks,
+    mut view: watch::Receiver<Arc<View>>,
+) {
+    loop {
+        let ended = Arc::clone(&revocations.borrow_and_update());
+        let known: Vec<NodeKey> = view.borrow_and_update().nodes.keys().copied().collect();
+        if let Some(held) = credentials.trust() {
+            credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
+        }
+        data.cut(CloseCode::Revoked, |chain| ended.judge(chain, true).is_err());
+        tokio::select! {
+            changed = revocations.changed() => if changed.is_err() { return },
+            changed = view.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Figures, and connections whose peer's certificate has ended.
+pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            _ = tick.tick() => {}
+        }
+        figures(&agent);
+        let now = wall();
+        let over = |ends: Wall| ends.after(limits::CLOCK_SKEW) < now;
+        agent.data.cut(CloseCode::Expired, |chain| over(chain.not_after));
+        for link in agent.links.borrow().values().filter(|link| over(link.chain.not_after)) {
+            link.mux.close(CloseCode::Expired.number(), CloseCode::Expired.text());
+        }
+    }
+}
+
+fn figures(agent: &Agent) {
+    let view = Arc::clone(&agent.view.borrow());
+    for state in [Liveness::Alive, Liveness::Suspect, Liveness::Dead, Liveness::Left] {
+        let count = view.nodes.values().filter(|node| node.liveness == state).count();
+        agent.metrics.set_members(state.word(), count);
+    }
+    agent.metrics.set_links("control", agent.links.borrow().len());
+    agent.metrics.set_links("data", agent.data.open().len());
+    agent.metrics.set_problems(agent.problems.all().len());
+    if let Some(own) = agent.credentials.own() {
+        let left = own.verified.not_after.since(wall());
+        agent.metrics.set_certificate_left(left.as_secs_f64());
+    }
+}

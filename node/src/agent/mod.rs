@@ -1,0 +1,475 @@
+//! The agent: the composition root. Every part is made here and given its neighbours.
+//!
+//! ```text
+//! keys, disk -> driver (engine) -> view -> { proxy | api }
+//! workload (files, checks) -> driver, proxy          gossip <-> driver
+//! ```
+
+mod api;
+mod compose;
+mod data;
+mod events;
+mod identity;
+pub mod local;
+mod seeds;
+mod settings;
+mod show;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use skein_protocol::{
+    engine::Start,
+    limits,
+    name::NodeKey,
+    record::node::{HeldIssuer, NodeState, TokenUses},
+    trust::{CloseCode, Revocations, Roots, admit::Alpn, revocation::Statement},
+    wire::frame::LinkRole,
+};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use self::{
+    compose::{Composer, VirtualBook},
+    data::DataLinks,
+    events::Problems,
+    identity::Keys,
+    local::{Base, Phase},
+    settings::Settings,
+    show::Agent,
+};
+use crate::{
+    api::{
+        guard::HttpToken,
+        server::{ApiListener, serve},
+        socket,
+    },
+    cli::hooks::AgentOptions,
+    clock::{Clock, wall},
+    disk::{Disk, Remembered},
+    driver::{self, Command, Driver, DriverConfig},
+    gossip::{Gossip, GossipConfig, GossipPorts},
+    keys::{Credentials, Ed25519, Trust, file},
+    link::{Endpoint, Link},
+    proxy::{
+        AllowAll, Parts, PeerIdentity, Proxy, Timeouts,
+        virtual_address::{VirtualAddresses, VirtualRange},
+    },
+    telemetry::{AccessLog, Metrics, log},
+    workload::{Workload, WorkloadConfig},
+};
+
+/// This agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long the last words may take before the process ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it is told to stop. Blocks.
+pub fn run(options: AgentOptions) -> Result<()> {
+    let log = log::init(options.log_level.as_deref().unwrap_or("info"))?;
+    file::make_directory(&options.dir)?;
+    let _lock = lock(&options.dir)?;
+    let runtime = Builder::new_multi_thread().thread_name("skein").enable_all().build()?;
+    let (stop, stopped) = watch::channel(false);
+    let control = ControlRuntime::start(stopped.clone())?;
+    let result = runtime.block_on(Running::start(options, log, (stop, stopped), &control.handle));
+    let result = match result {
+        Ok(running) => runtime.block_on(running.until_told()),
+        Err(error) => Err(error),
+    };
+    runtime.shutdown_timeout(FAREWELL);
+    control.end();
+    result
+}
+
+/// One agent for a directory: a second one must not write the same state.
+fn lock(directory: &Path) -> Result<std::fs::File> {
+    let path = directory.join("lock");
+    let file = std::fs::File::create(&path)
+        .with_context(|| format!("{} cannot be written: choose another --dir", path.display()))?;
+    file.try_lock().map_err(|_| {
+        anyhow::anyhow!(
+            "another agent runs in {}: stop it first, or choose another --dir",
+            directory.display()
+        )
+    })?;
+    Ok(file)
+}
+
+/// A small runtime for the engine, gossip and control links: a busy data plane delays no probe.
+struct ControlRuntime {
+    handle: Handle,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl ControlRuntime {
+    fn start(mut stopped: watch::Receiver<bool>) -> Result<Self> {
+        let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let thread = std::thread::Builder::new().name("skein-control".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let _ = stopped.wait_for(|stop| *stop).await;
+                // The last frames and closes leave.
+                tokio::time::sleep(FAREWELL / 4).await;
+            });
+        })?;
+        Ok(Self { handle, thread })
+    }
+
+    fn end(self) {
+        let _ = self.thread.join();
+    }
+}
+
+/// An agent that runs.
+struct Running {
+    agent: Arc<Agent>,
+    endpoint: Endpoint,
+    stop: watch::Sender<bool>,
+    leave: mpsc::Receiver<()>,
+    drain: Duration,
+}
+
+type Stop = (watch::Sender<bool>, watch::Receiver<bool>);
+
+impl Running {
+    #[allow(clippy::too_many_lines)] // The one list of parts: read top-down it is the wiring.
+    async fn start(
+        options: AgentOptions,
+        log: log::LogHandle,
+        (stop, stopped): Stop,
+        control: &Handle,
+    ) -> Result<Self> {
+        let main = Handle::current();
+        let clock = Clock::start();
+        let (workload, _task) = Workload::start(
+            WorkloadConfig {
+                files: options.files.clone(),
+                dir: options.dir.clone(),
+                version: VERSION.to_owned(),
+            },
+            &main,
+            stopped.clone(),
+        )?;
+        let first = Arc::clone(&workload.snapshot.borrow());
+        let settings = Settings::new(&options, &first)?;
+        if first.plan.mesh.debug && options.log_level.is_none() {
+            log.set("debug")?;
+        }
+        let keys = Keys::load(&settings, options.token.as_deref(), control).await?;
+        let (disk, remembered) = Disk::open(&options.dir, wall())?;
+        let disk = Arc::new(disk);
+        let problems = Problems::default();
+        problems.set("state", remembered.alarm.clone());
+        let revocations = revocations(&remembered, &keys.roots, &problems);
+        let credentials = keys.credentials(revocations.clone())?;
+        let grant = keys.own.verified.grant.clone();
+        let locality = settings.locality(&grant)?;
+        let endpoint = Endpoint::bind(settings.mesh, &credentials, control)?;
+        let mesh_address = endpoint.address()?;
+        let base = Base {
+            host: settings.host(&grant, locality.clone(), remembered.boot)?,
+            addresses: settings.addresses(mesh_address),
+            issuer: HeldIssuer(keys.issuer.as_ref().map(|held| held.certificate.clone())),
+        };
+        let phase = Phase {
+            state: NodeState::Up,
+            gossip_generation: remembered.boot,
+            tokens: keys.token_uses(),
+        };
+        let (gossip_out, gossip_messages) = mpsc::channel(limits::GOSSIP_WAITING);
+        let me = credentials.key();
+        let (driver, handle, shown) = Driver::new(DriverConfig {
+            start: Start {
+                mesh: keys.roots.mesh,
+                roots: Arc::new(keys.roots.clone()),
+                own: keys.own.clone(),
+                signer: credentials.pair().clone(),
+                local: local::say(&base, &phase, &first),
+                boot: remembered.boot,
+                reserved: remembered.reserved,
+                peers: remembered.peers,
+                revocations,
+                seed: rand::random(),
+            },
+            clock,
+            crypto: Arc::new(Ed25519),
+            disk: Arc::clone(&disk),
+            endpoint: endpoint.clone(),
+            network: settings.network.clone(),
+            gossip: gossip_messages,
+            shutdown: stopped.clone(),
+        })?;
+        control.spawn(driver.run());
+
+        let (access, access_thread) = if first.plan.mesh.enable_logs {
+            let (log, thread) = AccessLog::start(std::io::stdout());
+            (log, Some(thread))
+        } else {
+            (AccessLog::default(), None)
+        };
+        drop(access_thread);
+        let metrics = Arc::new(Metrics::new());
+        let data = DataLinks::new(
+            endpoint.clone(),
+            settings.network.clone(),
+            (keys.roots.mesh, remembered.boot),
+            shown.view.clone(),
+            main.clone(),
+        );
+        let identity = PeerIdentity { key: me, grant: grant.clone() };
+        let serves = local::serve(&identity, remembered.boot, &phase, &first);
+        let (serves, served) = watch::channel(Arc::new(serves));
+        let proxy = Proxy::new(Parts {
+            view: shown.view.clone(),
+            local: served,
+            dialer: Arc::new(data.clone()),
+            authorise: Arc::new(AllowAll),
+            observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
+            runtime: main.clone(),
+            seed: rand::random(),
+            timeouts: Timeouts::default(),
+        });
+        data.serve_with(&proxy);
+        let (listeners, wanted) = watch::channel(Arc::default());
+        let listening = proxy.listen(wanted);
+        let range = settings.virtual_range()?;
+        let book = Box::new(VirtualBook(Arc::clone(&disk)));
+        let virtual_addresses = VirtualAddresses::open(range, book)?;
+        let (phase, phase_changes) = watch::channel(phase);
+
+        let (gossip_events, gossip_told) = mpsc::channel(limits::GOSSIP_WAITING);
+        let (directory, directory_out) = watch::channel(Arc::default());
+        let (peers, peers_out) = watch::channel(Arc::default());
+        let (hints, hints_out) = watch::channel(crate::gossip::Hints::default());
+        let ports = GossipPorts {
+            directory: directory_out,
+            links: peers_out,
+            outbound: gossip_out,
+            inbound: shown.gossip,
+            own: hints_out,
+            events: gossip_events,
+            shutdown: stopped.clone(),
+        };
+        let config = GossipConfig {
+            me,
+            generation: remembered.boot,
+            cluster_id: settings.cluster(&keys.roots.mesh),
+        };
+        let gossip = Gossip::start(config, ports, control);
+        main.spawn(events::watch_gossip(gossip, problems.clone()));
+
+        let (leave, leaves) = mpsc::channel(1);
+        let agent = Arc::new(Agent {
+            me,
+            clock,
+            settings,
+            keys: tokio::sync::Mutex::new(keys),
+            credentials: Arc::clone(&credentials),
+            workload: workload.clone(),
+            view: shown.view.clone(),
+            links: shown.links.clone(),
+            data: data.clone(),
+            proxy: Arc::clone(&proxy),
+            listening,
+            virtual_addresses: tokio::sync::Mutex::new(virtual_addresses),
+            bound: watch::channel(Default::default()).0,
+            phase,
+            problems: problems.clone(),
+            metrics: Arc::clone(&metrics),
+            log,
+            driver: handle.clone(),
+            leave,
+            mesh_address,
+        });
+        let composer = Composer {
+            agent: Arc::clone(&agent),
+            base,
+            identity,
+            boot: remembered.boot,
+            phase: phase_changes,
+            serves,
+            listeners,
+            directory,
+            peers,
+            hints,
+        };
+        main.spawn(composer.run(stopped.clone()));
+        control.spawn(events::mesh_events(Arc::clone(&agent), shown.events));
+        control.spawn(events::gossip_events(Arc::clone(&agent), gossip_told));
+        main.spawn(events::revoked(
+            Arc::clone(&credentials),
+            shown.revocations.clone(),
+            data.clone(),
+            shown.view.clone(),
+        ));
+        main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
+        control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
+        control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone()));
+        main.spawn(identity::keep_fresh(Arc::clone(&agent), endpoint.clone(), stopped.clone()));
+        agent.serve_api(&options.dir, &stopped).await?;
+        let drain = agent.settings.drain;
+        tracing::info!(
+            node = %agent.settings.name(&agent.credentials),
+            id = %me.short(),
+            mesh = %mesh_address,
+            http = %agent.settings.http,
+            "agent runs"
+        );
+        // Not under systemd: nothing to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        Ok(Self { agent, endpoint, stop, leave: leaves, drain })
+    }
+
+    /// Waits for a signal or for `skein leave`, drains, and ends.
+    async fn until_told(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut reload = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(()) = self.leave.recv() => break,
+                _ = reload.recv() => self.agent.workload.reload().await,
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("draining: no new calls, live ones may finish; a second signal stops now");
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => tracing::warn!("told twice: stopping now"),
+            _ = interrupt.recv() => tracing::warn!("told twice: stopping now"),
+            () = self.agent.drain_all(self.drain) => {}
+        }
+        self.stop.send_replace(true);
+        self.endpoint.close(CloseCode::Shutdown);
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        tracing::info!("agent ends");
+        Ok(())
+    }
+}
+
+/// The revocations on disk. One that no longer verifies is said, and not taken.
+fn revocations(remembered: &Remembered, roots: &Roots, problems: &Problems) -> Revocations {
+    let mut revocations = Revocations::default();
+    for bytes in &remembered.revocations {
+        let taken = Statement::decode(bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|said| said.verify(roots, &Ed25519).map_err(|error| error.to_string()))
+            .and_then(|said| revocations.insert(said, roots).map_err(|error| error.to_string()));
+        if let Err(error) = taken {
+            problems.set("revocation", Some(format!("a revocation on disk is not taken: {error}")));
+        }
+    }
+    revocations
+}
+
+/// Takes connections of peers and gives each to the part that it is for.
+async fn accept(agent: Arc<Agent>, endpoint: Endpoint, control: Handle) {
+    let mut acceptor = endpoint.acceptor();
+    while let Some(link) = acceptor.next().await {
+        let agent = Arc::clone(&agent);
+        control.spawn(async move { welcome(&agent, link).await });
+    }
+}
+
+async fn welcome(agent: &Arc<Agent>, link: Link) {
+    match link.alpn {
+        Alpn::Mesh => {}
+        Alpn::Join => return identity::serve_join(agent, link).await,
+        Alpn::Renew => return identity::serve_renewal(agent, link).await,
+    }
+    match driver::first_hello(&*link.mux).await {
+        Ok((control, hello)) if hello.role == LinkRole::Control => {
+            let begun = Some((control, hello));
+            agent.driver.tell(Command::Link(Box::new(link), begun)).await;
+        }
+        Ok((control, hello)) => agent.data.accepted(link, control, hello).await,
+        Err(error) => {
+            tracing::debug!(peer = %link.remote, %error, "connection without a Hello");
+            link.mux.close_with(CloseCode::Timeout);
+        }
+    }
+}
+
+impl Agent {
+    async fn serve_api(self: &Arc<Self>, dir: &Path, stopped: &watch::Receiver<bool>) -> Result<()> {
+        let bound = socket::bind(dir).with_context(|| {
+            format!("the agent's socket {} cannot be made", socket::path(dir).display())
+        })?;
+        let token = HttpToken::load_or_create(dir)
+            .with_context(|| format!("{} cannot be written", dir.join("http.token").display()))?;
+        let http = tokio::net::TcpListener::bind(self.settings.http).await.with_context(|| {
+            format!(
+                "the HTTP port {} cannot be bound: another program uses it, or the address is \
+                 not of this host; say another port in ServiceMesh `ports: [{{name: http}}]`, or \
+                 another --bind",
+                self.settings.http
+            )
+        })?;
+        let api: Arc<dyn crate::api::AgentApi> = Arc::clone(self) as _;
+        let runtime = Handle::current();
+        runtime.spawn(serve(ApiListener::Socket(bound), Arc::clone(&api), stopped.clone()));
+        runtime.spawn(serve(ApiListener::Http(http, token), api, stopped.clone()));
+        Ok(())
+    }
+
+    /// Says that nothing new is taken, waits for what runs, and cuts the rest.
+    async fn drain_all(&self, patience: Duration) {
+        self.phase.send_if_modified(|phase| {
+            let up = phase.state == NodeState::Up;
+            if up {
+                phase.state = NodeState::Draining;
+            }
+            up
+        });
+        let drained = self.proxy.drain(patience).await;
+        tracing::info!(open = drained.open, cut = drained.cut, "drained");
+    }
+}
+
+/// The key of a node by name, short id or whole key: exactly one, or an error that says why.
+pub(crate) fn resolve(view: &skein_protocol::view::View, text: &str) -> Result<NodeKey, String> {
+    let found: Vec<NodeKey> = view
+        .nodes
+        .values()
+        .filter(|node| {
+            node.name.as_str() == text || node.short.as_str() == text || node.key.to_string() == text
+        })
+        .map(|node| node.key)
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(format!("no node `{text}` is known; see `skein members`")),
+        many => Err(format!("`{text}` means {} nodes; say its id", many.len())),
+    }
+}
+
+/// The trust of an agent whose view knows these nodes.
+pub(crate) fn trust(
+    roots: &Roots,
+    revocations: &Revocations,
+    known: impl Iterator<Item = NodeKey>,
+) -> Trust {
+    Trust { roots: roots.clone(), revocations: revocations.clone(), known: known.collect() }
+}
+
+/// Shows another chain from now on, everywhere: in handshakes and in this host's record.
+pub(crate) async fn show_chain(
+    agent: &Agent,
+    chain: skein_protocol::trust::Chain,
+) -> Result<(), crate::keys::credentials::CredentialsError> {
+    agent.credentials.set_chain(chain.clone(), wall())?;
+    if let Some(own) = agent.credentials.own() {
+        let own = skein_protocol::record::OwnChain { chain, verified: own.verified.clone() };
+        agent.driver.input(skein_protocol::engine::Input::Renewed(Box::new(own))).await;
+    }
+    Ok(())
+}
+
