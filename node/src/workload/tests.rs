@@ -1,5 +1,6 @@
 use std::{fs, time::Duration};
 
+use skein_protocol::record::node::{Health, InstanceId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 

@@ -165,6 +165,15 @@ fn check_port(item: &Item<'_>, ports: &[RegistryPort], sink: &mut Sink<'_>) -> O
     Some(port)
 }
 
+/// Checks do not speak TLS in this version.
+pub(crate) fn plain_only(checks: &[Check], spec: &Item<'_>, sink: &mut Sink<'_>) {
+    let http = |check: &Check| matches!(check.kind, CheckKind::Http { .. });
+    if checks.iter().any(http) {
+        let why = "an http check does not speak TLS in this version, and the service has `tls`";
+        spec.fault(sink, why, "use `type: tcp` in its checks");
+    }
+}
+
 /// What a document without `checks` gets: one connection every 5 s.
 pub(crate) fn default_check() -> Check {
     Check {

@@ -7,12 +7,14 @@
 mod check;
 mod discovery;
 mod fault;
+mod instances;
 pub mod kinds;
 mod mesh;
 pub mod plan;
 mod policy;
 mod reader;
 mod registry;
+mod settings;
 mod tree;
 pub mod value;
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    check::{checks, default_check},
+    check::{checks, default_check, plain_only},
     kinds::{Process, Registry, RegistryEndpoint, RegistryPort, Run},
     reader::{Fields, Item, Sink},
     value::{self, HostAddress, PortRef},
@@ -55,6 +55,9 @@ pub(crate) fn registry(
     let tls = fields
         .take("tls")
         .and_then(|item| tls(&item, external, sink));
+    if tls.is_some() {
+        plain_only(&checks, spec, sink);
+    }
     fields.finish(sink);
     Some(Registry {
         service: service?,

@@ -537,6 +537,16 @@ fn checks_say_what_they_cannot_do() {
 }
 
 #[test]
+fn checks_do_not_speak_tls_and_say_so() {
+    let text = REGISTRY_PAGE.replace("  tls: {", "  checks: [{type: http}]\n  tls: {");
+    refused(&text, &["does not speak TLS", "`type: tcp`"]);
+    refused(
+        &registry("{ports: [{port: 1}], tls: {serverName: a.b}}"),
+        &["TLS is spoken to external services only"],
+    );
+}
+
+#[test]
 fn commands_come_only_from_files_that_nobody_else_can_write() {
     let text = registry("{ports: [{port: 80}], checks: [{type: exec, command: [/bin/true]}]}");
     good(&text);
