@@ -152,6 +152,10 @@ fn candidate(file: FileText, inputs: &Inputs, disk: &Disk) -> Candidate {
         .map(shared);
     let fresh = match file.read {
         Err(why) => Err(Refusal::Unreadable(why)),
+        // A crash or a writer in the middle leaves files empty; that ends no service.
+        Ok((text, _)) if text.trim().is_empty() => Err(Refusal::Unreadable(format!(
+            "{name} is empty; write its documents, or remove the file"
+        ))),
         Ok((text, trusted)) => {
             let inputs = Inputs {
                 may_run_commands: trusted,

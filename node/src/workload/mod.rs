@@ -29,7 +29,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use self::{
@@ -67,12 +67,9 @@ pub struct WorkloadConfig {
 /// Why the workload does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file that `-f` names is bad, or a directory cannot be listed.
+    /// Files that `-f` names are bad, with all their faults, or a directory cannot be listed.
     #[error("{0}")]
     File(String),
-    /// A file that `-f` names has faults.
-    #[error("{0}")]
-    Faults(Faults),
     /// The agent's directory refuses.
     #[error(
         "{} cannot be used: {error}; make it writable for the agent's user, or choose another \
@@ -125,11 +122,10 @@ impl Workload {
         let applied = stored(&disk, &inputs, &mut troubles)?;
         let files = scan(&config.files).map_err(StartError::File)?;
         let assembly = assemble(files, &applied, &inputs, &disk);
-        if let Some((_, refusal)) = assembly.refused.first() {
-            return Err(match refusal {
-                documents::Refusal::Unreadable(why) => StartError::File(why.clone()),
-                documents::Refusal::Faults(faults) => StartError::Faults(faults.clone()),
-            });
+        if !assembly.refused.is_empty() {
+            let all = assembly.refused.iter();
+            let texts: Vec<String> = all.map(|(_, refusal)| refusal.to_string()).collect();
+            return Err(StartError::File(texts.join("\n\n")));
         }
         let mut checks = Checks::new();
         // The tasks of checks start on `runtime` from whatever thread starts the agent.
@@ -185,7 +181,7 @@ impl Workload {
                     None => return,
                 },
                 Some(()) = watch.changed.recv() => {
-                    sleep(SETTLE).await;
+                    settle(&mut watch).await;
                     self.reread().await;
                 }
                 _ = look.tick() => self.reread().await,
@@ -354,6 +350,15 @@ impl Workload {
             }
             !same
         });
+    }
+}
+
+/// Waits until files have been still for a moment, or for ten moments.
+async fn settle(watch: &mut Watch) {
+    for _ in 0..10 {
+        if timeout(SETTLE, watch.changed.recv()).await.is_err() {
+            return;
+        }
     }
 }
 
