@@ -236,7 +236,7 @@ impl Running {
         });
         data.serve_with(&proxy);
         let (listeners, wanted) = watch::channel(Arc::default());
-        let listening = proxy.listen(wanted);
+        let listening = proxy.listen(wanted.clone());
         let range = settings.virtual_range()?;
         let book = Box::new(VirtualBook(Arc::clone(&disk)));
         let virtual_addresses = VirtualAddresses::open(range, book)?;
@@ -276,6 +276,7 @@ impl Running {
             data: data.clone(),
             proxy: Arc::clone(&proxy),
             listening,
+            wanted,
             virtual_addresses: tokio::sync::Mutex::new(virtual_addresses),
             bound: watch::channel(Default::default()).0,
             phase,

@@ -74,28 +74,7 @@ pub(crate) fn assemble(
         .cloned()
         .collect();
     let chosen = choose(&candidates, settings, &mut problems);
-    let mut refused = Vec::new();
-    for (candidate, choice) in candidates.iter().zip(&chosen) {
-        match (&choice.refusal, &candidate.fresh) {
-            (Some(refusal), _) if candidate.named => {
-                refused.push((candidate.path.clone(), refusal.clone()));
-            }
-            (None, Ok((text, _))) => {
-                if let Err(error) = disk.keep(&candidate.path, text) {
-                    problems.push(Problem::new(
-                        candidate.path.display(),
-                        format!(
-                            "its content cannot be kept for a restart: {error}; check the \
-                             agent's directory"
-                        ),
-                    ));
-                }
-            }
-            _ => {}
-        }
-    }
-    // What cannot be forgotten is overwritten or ignored later: it names the file it is of.
-    let _ = disk.forget_others(candidates.iter().map(|candidate| candidate.path.as_path()));
+    let refused = keep_good(&candidates, &chosen, disk, &mut problems);
     let mut documents: Vec<Owned> = Vec::new();
     for (candidate, choice) in candidates.iter().zip(chosen) {
         let owner = Owner::File(candidate.path.clone());
@@ -129,6 +108,36 @@ pub(crate) fn assemble(
     }
 }
 
+/// Keeps what was taken for a restart; returns the files named by `-f` that were not.
+fn keep_good(
+    candidates: &[Candidate],
+    chosen: &[Choice],
+    disk: &Disk,
+    problems: &mut Vec<Problem>,
+) -> Vec<(PathBuf, Refusal)> {
+    let mut refused = Vec::new();
+    for (candidate, choice) in candidates.iter().zip(chosen) {
+        match (&choice.refusal, &candidate.fresh) {
+            (Some(refusal), _) if candidate.named => {
+                refused.push((candidate.path.clone(), refusal.clone()));
+            }
+            (None, Ok((text, _))) => {
+                if let Err(error) = disk.keep(&candidate.path, text) {
+                    let why = format!(
+                        "its content cannot be kept for a restart: {error}; check space and \
+                         owner of the agent's directory"
+                    );
+                    problems.push(Problem::new(candidate.path.display(), why));
+                }
+            }
+            _ => {}
+        }
+    }
+    // What cannot be forgotten does no harm: it names the file that it is of.
+    let _ = disk.forget_others(candidates.iter().map(|candidate| candidate.path.as_path()));
+    refused
+}
+
 fn candidate(file: FileText, inputs: &Inputs, disk: &Disk) -> Candidate {
     let name = file.path.display().to_string();
     // It was judged when it was kept. An address that has gone since does not make it worse.
@@ -143,6 +152,10 @@ fn candidate(file: FileText, inputs: &Inputs, disk: &Disk) -> Candidate {
         .map(shared);
     let fresh = match file.read {
         Err(why) => Err(Refusal::Unreadable(why)),
+        // A crash or a writer in the middle leaves files empty; that ends no service.
+        Ok((text, _)) if text.trim().is_empty() => Err(Refusal::Unreadable(format!(
+            "{name} is empty; write its documents, or remove the file"
+        ))),
         Ok((text, trusted)) => {
             let inputs = Inputs {
                 may_run_commands: trusted,

@@ -4,6 +4,7 @@
 //! what a file's content is worth.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
@@ -59,16 +60,23 @@ pub(crate) fn scan(roots: &[PathBuf]) -> Result<Vec<FileText>, String> {
              file, with `---` between"
         ));
     }
-    files.dedup_by(|one, other| one.0 == other.0);
-    let read = |(path, named): (PathBuf, bool)| FileText {
+    // A file that `-f` names within a directory that it names too is read once, as named.
+    let named: BTreeSet<PathBuf> = files
+        .iter()
+        .filter(|(_, named)| *named)
+        .map(|(path, _)| path.clone())
+        .collect();
+    let mut seen = BTreeSet::new();
+    files.retain(|(path, _)| seen.insert(path.clone()));
+    let read = |(path, _): (PathBuf, bool)| FileText {
         read: disk::read(&path).map_err(|error| {
             format!(
                 "{} cannot be read: {error}; check its path, owner and mode",
                 path.display()
             )
         }),
+        named: named.contains(&path),
         path,
-        named,
     };
     Ok(files.into_iter().map(read).collect())
 }
@@ -177,6 +185,16 @@ mod tests {
             .collect();
         assert_eq!(names, ["a.yaml", "b.yml"]);
         assert!(files.iter().all(|file| !file.named));
+    }
+
+    #[test]
+    fn a_file_named_within_a_named_directory_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, "").unwrap();
+        let files = scan(&[dir.path().to_owned(), file]).unwrap();
+        assert_eq!(files.len(), 1);
+        assert!(files[0].named);
     }
 
     #[test]

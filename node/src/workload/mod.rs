@@ -9,6 +9,7 @@ mod checks;
 mod disk;
 mod documents;
 mod files;
+mod handle;
 mod host;
 mod probe;
 mod status;
@@ -22,14 +23,13 @@ use std::{
 
 use skein_protocol::{
     manifest::{Document, DocumentId, Fault, Faults, Inputs, Kind, Plan, parse},
-    name::{Label, ServiceName},
-    record::node::{Health, InstanceId},
+    name::ServiceName,
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use self::{
@@ -37,9 +37,11 @@ use self::{
     disk::Disk,
     documents::{Assembly, applied_text, applying, assemble, deleting},
     files::{Watch, scan},
+    handle::Command,
 };
 pub use self::{
     documents::{Change, ChangeError, Outcome},
+    handle::{Hold, TtlReport, WorkloadHandle},
     host::addresses,
     status::{CheckState, InstanceHealth, Owned, Owner, Problem, Severity, Snapshot},
 };
@@ -65,12 +67,9 @@ pub struct WorkloadConfig {
 /// Why the workload does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file that `-f` names is bad, or a directory cannot be listed.
+    /// Files that `-f` names are bad, with all their faults, or a directory cannot be listed.
     #[error("{0}")]
     File(String),
-    /// A file that `-f` names has faults.
-    #[error("{0}")]
-    Faults(Faults),
     /// The agent's directory refuses.
     #[error(
         "{} cannot be used: {error}; make it writable for the agent's user, or choose another \
@@ -82,133 +81,6 @@ pub enum StartError {
         /// Why.
         error: String,
     },
-}
-
-/// A person's word that a service takes no new calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Set aside until the hold is lifted.
-    Maintenance,
-    /// Finishing what it has.
-    Draining,
-}
-
-impl Hold {
-    fn health(self) -> Health {
-        match self {
-            Self::Maintenance => Health::Maintenance,
-            Self::Draining => Health::Draining,
-        }
-    }
-}
-
-/// What a service says for a ttl check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TtlReport {
-    /// The instance.
-    pub instance: InstanceId,
-    /// The check's name; `None`: the instance's only ttl check.
-    pub check: Option<Label>,
-    /// Passing, warning or critical.
-    pub health: Health,
-    /// Why, for people.
-    pub output: String,
-}
-
-enum Command {
-    Apply {
-        file: String,
-        text: String,
-        dry_run: bool,
-        reply: oneshot::Sender<Result<Vec<Outcome>, ChangeError>>,
-    },
-    Delete {
-        id: DocumentId,
-        dry_run: bool,
-        reply: oneshot::Sender<Result<Outcome, ChangeError>>,
-    },
-    Hold {
-        service: Option<ServiceName>,
-        hold: Option<Hold>,
-        reply: oneshot::Sender<()>,
-    },
-    Reload(oneshot::Sender<()>),
-    Ttl {
-        report: TtlReport,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-}
-
-/// The way to a running workload. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct WorkloadHandle {
-    /// What runs on this host: always the newest.
-    pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    commands: mpsc::Sender<Command>,
-}
-
-impl WorkloadHandle {
-    /// Applies all documents of `text`, or none. `file` is what faults call it; with `dry_run`
-    /// nothing changes.
-    ///
-    /// # Errors
-    /// Why nothing changed.
-    pub async fn apply(
-        &self,
-        file: &str,
-        text: &str,
-        dry_run: bool,
-    ) -> Result<Vec<Outcome>, ChangeError> {
-        let (file, text) = (file.to_owned(), text.to_owned());
-        let command = |reply| Command::Apply {
-            file,
-            text,
-            dry_run,
-            reply,
-        };
-        self.ask(command).await.ok_or(ChangeError::Stopped)?
-    }
-
-    /// Deletes an applied document.
-    ///
-    /// # Errors
-    /// Why nothing changed.
-    pub async fn delete(&self, id: DocumentId, dry_run: bool) -> Result<Outcome, ChangeError> {
-        let command = |reply| Command::Delete { id, dry_run, reply };
-        self.ask(command).await.ok_or(ChangeError::Stopped)?
-    }
-
-    /// Holds calls off a service, or off all (`None`), until a hold of `None` lifts it. Does not
-    /// outlive the agent.
-    pub async fn hold(&self, service: Option<ServiceName>, hold: Option<Hold>) {
-        let command = |reply| Command::Hold {
-            service,
-            hold,
-            reply,
-        };
-        self.ask(command).await;
-    }
-
-    /// Reads all files again; returns when the snapshot shows them.
-    pub async fn reload(&self) {
-        self.ask(Command::Reload).await;
-    }
-
-    /// Passes on what a service says for its ttl check.
-    ///
-    /// # Errors
-    /// Why it was not taken, and what to do.
-    pub async fn ttl_update(&self, report: TtlReport) -> Result<(), String> {
-        let command = |reply| Command::Ttl { report, reply };
-        let stopped = || "the agent is stopping; try again once it runs".to_owned();
-        self.ask(command).await.ok_or_else(stopped)?
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
-    }
 }
 
 /// The workload's task and all it holds.
@@ -250,11 +122,10 @@ impl Workload {
         let applied = stored(&disk, &inputs, &mut troubles)?;
         let files = scan(&config.files).map_err(StartError::File)?;
         let assembly = assemble(files, &applied, &inputs, &disk);
-        if let Some((_, refusal)) = assembly.refused.first() {
-            return Err(match refusal {
-                documents::Refusal::Unreadable(why) => StartError::File(why.clone()),
-                documents::Refusal::Faults(faults) => StartError::Faults(faults.clone()),
-            });
+        if !assembly.refused.is_empty() {
+            let all = assembly.refused.iter();
+            let texts: Vec<String> = all.map(|(_, refusal)| refusal.to_string()).collect();
+            return Err(StartError::File(texts.join("\n\n")));
         }
         let mut checks = Checks::new();
         // The tasks of checks start on `runtime` from whatever thread starts the agent.
@@ -310,7 +181,7 @@ impl Workload {
                     None => return,
                 },
                 Some(()) = watch.changed.recv() => {
-                    sleep(SETTLE).await;
+                    settle(&mut watch).await;
                     self.reread().await;
                 }
                 _ = look.tick() => self.reread().await,
@@ -479,6 +350,15 @@ impl Workload {
             }
             !same
         });
+    }
+}
+
+/// Waits until files have been still for a moment, or for ten moments.
+async fn settle(watch: &mut Watch) {
+    for _ in 0..10 {
+        if timeout(SETTLE, watch.changed.recv()).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{fs, time::Duration};
 
+use skein_protocol::record::node::{Health, InstanceId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -58,7 +59,7 @@ impl Bench {
     async fn until(&self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut snapshot = self.handle.snapshot.clone();
         let seen = snapshot.wait_for(|snapshot| wanted(snapshot));
-        let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
+        let seen = timeout(Duration::from_secs(20), seen).await;
         Arc::clone(
             &seen
                 .unwrap_or_else(|_| panic!("still {:#?}", self.now()))
@@ -140,6 +141,15 @@ async fn a_bad_file_keeps_its_last_good_content_also_over_a_restart() {
     bench.write("a.yaml", &registry("shop-web", PLAIN));
     let seen = bench.until(|snapshot| !snapshot.is_degraded()).await;
     assert_eq!(services(&seen), ["shop/shop-web", "shop/db"]);
+}
+
+#[tokio::test]
+async fn a_file_cut_to_nothing_ends_no_service() {
+    let bench = Bench::new(&[("a.yaml", &registry("web", PLAIN))]);
+    bench.write("a.yaml", "");
+    let seen = bench.until(Snapshot::is_degraded).await;
+    assert_eq!(services(&seen), ["shop/web"]);
+    assert!(seen.problems[0].text.contains("is empty"));
 }
 
 #[tokio::test]

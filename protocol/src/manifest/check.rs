@@ -116,7 +116,11 @@ fn timing(
     if let (Some(item), Some(short)) = (&interval_item, interval)
         && short < limits::CHECK_INTERVAL_MIN
     {
-        item.fault(sink, "checks run at most ten times a second", "write 100ms or more");
+        item.fault(
+            sink,
+            "checks run at most ten times a second",
+            "write 100ms or more",
+        );
     }
     let interval = interval.unwrap_or(CHECK_INTERVAL);
     let timeout_item = fields.take("timeout");
@@ -128,9 +132,15 @@ fn timing(
         item.fault(sink, why, "write a timeout of at most the interval");
     }
     let count = |item: Item<'_>, sink: &mut Sink<'_>| item.whole(1, 100, sink);
-    let failures = fields.take("failuresBeforeCritical").and_then(|item| count(item, sink));
-    let successes = fields.take("successesBeforePassing").and_then(|item| count(item, sink));
-    let port = fields.take("port").and_then(|item| check_port(&item, ports, sink));
+    let failures = fields
+        .take("failuresBeforeCritical")
+        .and_then(|item| count(item, sink));
+    let successes = fields
+        .take("successesBeforePassing")
+        .and_then(|item| count(item, sink));
+    let port = fields
+        .take("port")
+        .and_then(|item| check_port(&item, ports, sink));
     Some(Check {
         name,
         kind: kind?,
@@ -153,6 +163,15 @@ fn check_port(item: &Item<'_>, ports: &[RegistryPort], sink: &mut Sink<'_>) -> O
         return None;
     }
     Some(port)
+}
+
+/// Checks do not speak TLS in this version.
+pub(crate) fn plain_only(checks: &[Check], spec: &Item<'_>, sink: &mut Sink<'_>) {
+    let http = |check: &Check| matches!(check.kind, CheckKind::Http { .. });
+    if checks.iter().any(http) {
+        let why = "an http check does not speak TLS in this version, and the service has `tls`";
+        spec.fault(sink, why, "use `type: tcp` in its checks");
+    }
 }
 
 /// What a document without `checks` gets: one connection every 5 s.
