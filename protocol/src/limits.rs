@@ -235,8 +235,11 @@ const _: () = assert!(MANIFEST_NODES * 10 <= MANIFEST_BYTES);
 pub const LATENCY_DECAY: Duration = Duration::from_secs(10);
 /// Latencies below this are one: the difference is noise, and must not undo the weights.
 pub const LATENCY_FLOOR: Duration = Duration::from_millis(1);
-/// The latency that a failure stands for. It takes 85 s to decay to [`LATENCY_FLOOR`].
+/// The latency that a failure stands for, until a success or [`PENALTY_LASTS`].
 pub const LATENCY_PENALTY: Duration = Duration::from_secs(5);
+/// How long a failure is held against an endpoint. Were it a sample of the decaying latency, one
+/// failure would keep all calls away for 85 s, until 5 s have decayed to [`LATENCY_FLOOR`].
+pub const PENALTY_LASTS: Duration = Duration::from_secs(5);
 /// Failures in a row that eject an endpoint.
 pub const EJECT_CONSECUTIVE: u32 = 5;
 /// Buckets of [`EJECT_BUCKET`] in the window of the success rate: ten seconds.

@@ -152,7 +152,9 @@ impl Proxy {
         let (mut send, recv) = pair;
         let _permit = permit;
         let service = socket.into_pair();
-        if write(&mut *send, &Reply::Ok.encode()).await.is_err() {
+        let ok = Reply::Ok.encode();
+        let told = timeout(ANSWER_TIMEOUT, write(&mut *send, &ok)).await;
+        if !matches!(told, Ok(Ok(()))) {
             return Copied {
                 reason: CloseReason::ClientReset,
                 up: 0,

@@ -23,7 +23,7 @@ use crate::{
     clock::{Now, Tick},
     limits,
     name::ServiceName,
-    view::{EndpointKey, Reason, ServiceView, Use, View},
+    view::{Endpoint, EndpointKey, Reason, ServiceView, Use, View},
     wire::stream::Refusal,
 };
 
@@ -79,7 +79,10 @@ struct Learned {
     in_flight: u32,
     breaker: Breaker,
     rests_until: Tick,
+    penalised_until: Tick,
     turn: i64,
+    /// The life of the node in which all this was learned.
+    boot: u64,
 }
 
 impl Balancer {
@@ -115,6 +118,7 @@ impl Balancer {
         };
         let state = learned.entry(candidate.key.clone()).or_default();
         state.in_flight = state.in_flight.saturating_add(1);
+        state.boot = candidate.endpoint.node.boot;
         if probe.is_some() {
             state.breaker.probe(now);
         }
@@ -169,12 +173,25 @@ impl Balancer {
         }
     }
 
-    /// Forgets what the view no longer has and no call is in flight to.
+    /// Forgets what the view no longer has and no call is in flight to, and what was learned of
+    /// an endpoint that the view has out of use or in another boot: when it comes back, that is
+    /// newer than our own failures.
     pub fn retain(&mut self, view: &View) {
         self.services.retain(|name, states| {
             let known = view.services.get(name);
             states.retain(|key, state| {
-                state.in_flight > 0 || known.is_some_and(|known| has(known, key))
+                let known = known.and_then(|known| find(known, key));
+                let same = known.is_some_and(|one| {
+                    !matches!(one.usable, Use::No(_)) && one.node.boot == state.boot
+                });
+                if !same {
+                    *state = Learned {
+                        in_flight: state.in_flight,
+                        boot: known.map_or(state.boot, |one| one.node.boot),
+                        ..Learned::default()
+                    };
+                }
+                state.in_flight > 0 || known.is_some()
             });
             !states.is_empty()
         });
@@ -197,9 +214,7 @@ impl Balancer {
                         false => endpoint.usable,
                     },
                     in_flight: state.in_flight,
-                    latency: state
-                        .latency
-                        .map(|latency| Duration::from_secs_f64(latency.seconds(now.tick))),
+                    latency: state.seconds(now.tick).map(Duration::from_secs_f64),
                     standing: state.breaker.standing(),
                     key,
                 }
@@ -255,20 +270,25 @@ impl Learned {
 
     fn succeeded(&mut self, now: Tick, latency: Duration) {
         self.rests_until = Tick(0);
+        self.penalised_until = Tick(0);
         match &mut self.latency {
-            // What was out is back: its penalties are no measure of it any more.
-            Some(known) if !self.breaker.is_out() => known.observe(now, latency),
-            _ => self.latency = Some(PeakEwma::new(now, latency)),
+            Some(known) => known.observe(now, latency),
+            None => self.latency = Some(PeakEwma::new(now, latency)),
         }
         self.breaker.succeeded(now);
     }
 
     fn failed(&mut self, now: Tick, in_a_row: bool) -> bool {
-        match &mut self.latency {
-            Some(known) => known.observe(now, limits::LATENCY_PENALTY),
-            None => self.latency = Some(PeakEwma::new(now, limits::LATENCY_PENALTY)),
-        }
+        self.penalised_until = now.after(limits::PENALTY_LASTS);
         self.breaker.failed(now, in_a_row)
+    }
+
+    /// What its latency is held for, where anything is known of it.
+    fn seconds(&self, now: Tick) -> Option<f64> {
+        if now < self.penalised_until {
+            return Some(limits::LATENCY_PENALTY.as_secs_f64());
+        }
+        self.latency.map(|latency| latency.seconds(now))
     }
 }
 
@@ -280,19 +300,15 @@ fn share(service: &ServiceView) -> usize {
 }
 
 fn is_usable(service: &ServiceView, key: &EndpointKey) -> bool {
-    find(service, key).is_some_and(|usable| !matches!(usable, Use::No(_)))
+    find(service, key).is_some_and(|one| !matches!(one.usable, Use::No(_)))
 }
 
-fn has(service: &ServiceView, key: &EndpointKey) -> bool {
-    find(service, key).is_some()
-}
-
-fn find(service: &ServiceView, key: &EndpointKey) -> Option<Use> {
+fn find<'a>(service: &'a ServiceView, key: &EndpointKey) -> Option<&'a Endpoint> {
     let wanted = (&key.node, &key.instance);
-    let found =
-        service.endpoints.binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
-    let endpoint = service.endpoints.get(found.ok()?)?;
-    Some(endpoint.usable)
+    let found = service
+        .endpoints
+        .binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
+    service.endpoints.get(found.ok()?)
 }
 
 /// A tier by its share; `None` when none has a healthy endpoint.
@@ -336,8 +352,8 @@ fn cheaper_of_two<'a, 'b, R: Rng + ?Sized>(
     let mean = f64::from(weight) / f64::from(u32::try_from(pool.len()).unwrap_or(u32::MAX));
     let cost = |one: &Candidate<'_>| {
         let state = learned.get(&one.key);
-        let latency = state.and_then(|state| state.latency);
-        let latency = latency.map_or(usual, |latency| latency.seconds(now));
+        let latency = state.and_then(|state| state.seconds(now));
+        let latency = latency.unwrap_or(usual);
         let in_flight = f64::from(state.map_or(0, |state| state.in_flight));
         latency * (1.0 + in_flight * mean / f64::from(one.weight.max(1)))
     };
@@ -364,8 +380,10 @@ fn draw<'a, 'b, R: Rng + ?Sized>(
 
 /// The median of what is known: what an endpoint is held for that was never called.
 fn usual_latency(pool: &[&Candidate<'_>], learned: &Service, now: Tick) -> f64 {
-    let mut known: Vec<f64> =
-        pool.iter().filter_map(|one| Some(learned.get(&one.key)?.latency?.seconds(now))).collect();
+    let mut known: Vec<f64> = pool
+        .iter()
+        .filter_map(|one| learned.get(&one.key)?.seconds(now))
+        .collect();
     known.sort_by(f64::total_cmp);
     let middle = known.get(known.len() / 2).copied();
     middle.unwrap_or_else(|| limits::LATENCY_FLOOR.as_secs_f64())
@@ -380,6 +398,7 @@ fn next_in_turn<'a, 'b>(
     for one in pool {
         let state = learned.entry(one.key.clone()).or_default();
         let weight = i64::from(one.weight);
+        state.boot = one.endpoint.node.boot;
         state.turn = state.turn.saturating_add(weight);
         sum = sum.saturating_add(weight);
         if best.is_none_or(|(turn, _)| state.turn > turn) {

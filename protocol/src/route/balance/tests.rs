@@ -8,7 +8,7 @@ use crate::{
     name::{Locality, NodeKey},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
     route::{Subset, Tried},
-    view::{Endpoint, Liveness, NodeView},
+    view::{Liveness, NodeView},
 };
 
 const ME: NodeKey = NodeKey([0; 32]);
@@ -104,8 +104,9 @@ impl Bench {
     fn report(&mut self, service: &ServiceView, number: u8, outcome: Outcome) -> bool {
         let key = service.endpoints[usize::from(number - 1)].key();
         let states = self.balancer.services.entry(service.name.clone());
-        states.or_default().entry(key.clone()).or_default();
-        self.balancer.report(self.now, service, &key, outcome, &mut self.rng)
+        states.or_default().entry(key.clone()).or_default().boot = 1;
+        self.balancer
+            .report(self.now, service, &key, outcome, &mut self.rng)
     }
 
     fn out(&self, service: &ServiceView) -> usize {
@@ -303,11 +304,43 @@ fn when_others_die_ejected_endpoints_come_back_early() {
 }
 
 #[test]
-fn what_left_the_view_is_forgotten_once_its_calls_end() {
+fn one_failure_keeps_calls_away_for_five_seconds_or_until_a_success() {
     let service = even(2);
     let mut bench = Bench::new(1);
-    let held = bench.choose(&service, &Tried::default()).unwrap();
-    let empty = View {
+    bench.report(&service, 2, WELL);
+    bench.report(&service, 1, Outcome::NoReply);
+    assert!((0..50).all(|_| bench.call(&service, WELL).0 == 2));
+    bench.now.tick = bench.now.tick.after(limits::PENALTY_LASTS);
+    assert!((0..50).any(|_| bench.call(&service, WELL).0 == 1));
+    bench.report(&service, 1, Outcome::NoReply);
+    bench.report(&service, 1, WELL);
+    assert!((0..50).any(|_| bench.call(&service, WELL).0 == 1));
+}
+
+#[test]
+fn an_endpoint_in_another_boot_starts_afresh() {
+    let mut service = even(2);
+    let mut bench = Bench::new(1);
+    for _ in 0..5 {
+        bench.report(&service, 1, Outcome::Unreachable);
+    }
+    let view = |bench: &Bench, service: &ServiceView| View {
+        services: [(service.name.clone(), Arc::new(service.clone()))].into(),
+        ..empty(bench)
+    };
+    let same = view(&bench, &service);
+    bench.balancer.retain(&same);
+    assert_eq!(bench.out(&service), 1);
+    let node = Arc::make_mut(&mut service.endpoints[0].node);
+    node.boot = 2;
+    let restarted = view(&bench, &service);
+    bench.balancer.retain(&restarted);
+    assert_eq!(bench.out(&service), 0);
+    assert!((0..50).any(|_| bench.call(&service, WELL).0 == 1));
+}
+
+fn empty(bench: &Bench) -> View {
+    View {
         number: 1,
         me: ME,
         locality: bench.here.clone(),
@@ -316,7 +349,15 @@ fn what_left_the_view_is_forgotten_once_its_calls_end() {
         policy_root: crate::name::Hash([0; 32]),
         nodes: BTreeMap::new(),
         services: BTreeMap::new(),
-    };
+    }
+}
+
+#[test]
+fn what_left_the_view_is_forgotten_once_its_calls_end() {
+    let service = even(2);
+    let mut bench = Bench::new(1);
+    let held = bench.choose(&service, &Tried::default()).unwrap();
+    let empty = empty(&bench);
     bench.balancer.retain(&empty);
     assert_eq!(bench.balancer.services.len(), 1);
     bench.balancer.release(&service.name, &held.endpoint.key());
