@@ -16,7 +16,7 @@ use skein_protocol::{
     clock::Wall,
     engine::{PersistId, Write},
     limits,
-    record::Bundle,
+    record::{Bundle, node::TokenUses},
     wire::codec,
 };
 
@@ -24,6 +24,8 @@ const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
 const REVOCATIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("revocations");
 const ADDRESSES: TableDefinition<'_, &str, u32> = TableDefinition::new("virtual_addresses");
+
+const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("token_uses");
 
 const BOOT: &str = "boot";
 const RESERVED: &str = "reserved";
@@ -131,6 +133,7 @@ impl Disk {
         transaction.open_table(PEERS)?;
         transaction.open_table(REVOCATIONS)?;
         transaction.open_table(ADDRESSES)?;
+        transaction.open_table(TOKENS)?;
         transaction.commit()?;
         Ok(())
     }
@@ -178,6 +181,38 @@ impl Disk {
     pub fn keep_virtual_address(&self, service: &str, address: u32) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         transaction.open_table(ADDRESSES)?.insert(service, address)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// How often each join token was used at this issuer, and which are revoked.
+    pub fn token_uses(&self) -> Result<TokenUses, redb::Error> {
+        let read = self.database.begin_read()?;
+        let mut uses = TokenUses::default();
+        for entry in read.open_table(TOKENS)?.iter()? {
+            let (id, value) = entry?;
+            let Ok(id) = <[u8; 16]>::try_from(id.value()) else { continue };
+            let (used, revoked) = value.value();
+            uses.used.push((id, used));
+            if revoked {
+                uses.revoked.push(id);
+            }
+        }
+        Ok(uses)
+    }
+
+    /// Keeps the uses of tokens.
+    pub fn keep_token_uses(&self, uses: &TokenUses) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(TOKENS)?;
+            for (id, used) in &uses.used {
+                table.insert(id.as_slice(), (*used, uses.revoked.contains(id)))?;
+            }
+            for id in uses.revoked.iter().filter(|id| !uses.used.iter().any(|(u, _)| u == *id)) {
+                table.insert(id.as_slice(), (0, true))?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }

@@ -26,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::{identity, show::Agent};
 use crate::{
     clock::wall,
     driver::{self, ControlLink},
@@ -34,7 +35,7 @@ use crate::{
         Dial, Endpoint, Link, Role,
         mux::{BoxFuture, Mux, StreamPair},
     },
-    proxy::{DialError, Dialer, PeerIdentity, Proxy},
+    proxy::{DialError, Dialer, PeerIdentity},
 };
 
 /// An open data link as people see it.
@@ -67,7 +68,7 @@ struct Inner {
     slots: Mutex<BTreeMap<NodeKey, Slot>>,
     open: watch::Sender<Arc<BTreeMap<u64, DataLink>>>,
     numbers: std::sync::atomic::AtomicU64,
-    proxy: std::sync::OnceLock<Weak<Proxy>>,
+    agent: std::sync::OnceLock<Weak<Agent>>,
 }
 
 /// The Hello of a data connection must come within this.
@@ -100,13 +101,13 @@ impl DataLinks {
             slots: Mutex::default(),
             open: watch::channel(Arc::default()).0,
             numbers: std::sync::atomic::AtomicU64::new(0),
-            proxy: std::sync::OnceLock::new(),
+            agent: std::sync::OnceLock::new(),
         }))
     }
 
-    /// The proxy that serves what peers open. Told once, since each needs the other.
-    pub fn serve_with(&self, proxy: &Arc<Proxy>) {
-        let _ = self.0.proxy.set(Arc::downgrade(proxy));
+    /// The agent that serves what peers open. Told once, since each needs the other.
+    pub(super) fn serve_with(&self, agent: &Arc<Agent>) {
+        let _ = self.0.agent.set(Arc::downgrade(agent));
     }
 
     /// The open links.
@@ -238,19 +239,20 @@ impl DataLinks {
     }
 
     async fn serve(&self, link: &DataLink) {
-        let Some(proxy) = self.0.proxy.get().and_then(Weak::upgrade) else { return };
+        let Some(agent) = self.0.agent.get().and_then(Weak::upgrade) else { return };
         let identity =
             PeerIdentity { key: link.chain.key, grant: link.chain.grant.clone() };
-        let peer = proxy.peer(identity);
+        let peer = agent.proxy.peer(identity);
         while let Ok((mut send, mut receive)) = link.mux.accept().await {
-            let (proxy, peer) = (Arc::clone(&proxy), peer.clone());
+            let (agent, peer) = (Arc::clone(&agent), peer.clone());
             self.0.runtime.spawn(async move {
                 let byte = timeout(KIND_TIMEOUT, receive.read_u8()).await;
                 match byte.ok().and_then(Result::ok).and_then(StreamKind::from_byte) {
                     Some(StreamKind::Tcp) => {
                         let pair: StreamPair = (send, receive);
-                        proxy.serve_stream(&peer, pair).await;
+                        agent.proxy.serve_stream(&peer, pair).await;
                     }
+                    Some(StreamKind::Relay) => identity::serve_relayed(&agent, (send, receive)).await,
                     _ => {
                         send.reset(kind::UNKNOWN_KIND);
                         receive.stop(kind::UNKNOWN_KIND);

@@ -22,7 +22,7 @@ use skein_protocol::{
     engine::Start,
     limits,
     name::NodeKey,
-    record::node::{HeldIssuer, NodeState, TokenUses},
+    record::node::{HeldIssuer, NodeState},
     trust::{CloseCode, Revocations, Roots, admit::Alpn, revocation::Statement},
     wire::frame::LinkRole,
 };
@@ -36,7 +36,7 @@ use self::{
     compose::{Composer, VirtualBook},
     data::DataLinks,
     events::Problems,
-    identity::Keys,
+    identity::{Keys, Tokens},
     local::{Base, Phase},
     settings::Settings,
     show::Agent,
@@ -174,12 +174,13 @@ impl Running {
         let base = Base {
             host: settings.host(&grant, locality.clone(), remembered.boot)?,
             addresses: settings.addresses(mesh_address),
-            issuer: HeldIssuer(keys.issuer.as_ref().map(|held| held.certificate.clone())),
+            issuer: HeldIssuer(keys.issuer.as_ref().map(|held| held.certificate().to_vec())),
         };
+        let tokens = Tokens::open(Arc::clone(&disk))?;
         let phase = Phase {
             state: NodeState::Up,
             gossip_generation: remembered.boot,
-            tokens: keys.token_uses(),
+            tokens: tokens.all(),
         };
         let (gossip_out, gossip_messages) = mpsc::channel(limits::GOSSIP_WAITING);
         let me = credentials.key();
@@ -234,7 +235,6 @@ impl Running {
             seed: rand::random(),
             timeouts: Timeouts::default(),
         });
-        data.serve_with(&proxy);
         let (listeners, wanted) = watch::channel(Arc::default());
         let listening = proxy.listen(wanted.clone());
         let range = settings.virtual_range()?;
@@ -268,7 +268,10 @@ impl Running {
             me,
             clock,
             settings,
-            keys: tokio::sync::Mutex::new(keys),
+            files: keys.files,
+            roots: keys.roots,
+            issuer: keys.issuer,
+            tokens,
             credentials: Arc::clone(&credentials),
             workload: workload.clone(),
             view: shown.view.clone(),
@@ -287,6 +290,7 @@ impl Running {
             leave,
             mesh_address,
         });
+        data.serve_with(&agent);
         let composer = Composer {
             agent: Arc::clone(&agent),
             base,

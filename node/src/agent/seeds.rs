@@ -79,7 +79,7 @@ pub(super) async fn run(
     }
 }
 
-async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
+pub(super) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
     match seed {
         TargetAddress::Ip(address) => vec![*address],
         TargetAddress::Unix(_) => Vec::new(),

@@ -1,0 +1,336 @@
+//! Identity while the agent runs: its keys, joins and renewals of others, its own renewal.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rand::RngExt;
+use skein_protocol::{
+    limits,
+    record::{OwnChain, node::TokenUses},
+    trust::{
+        ChainClass, Revocations, Roots, VerifiedChain,
+        join::{PeerAddress, Refusal, RefusalCode},
+        token::Token,
+        verify_chain,
+    },
+    view::Liveness,
+};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{seeds, settings::Settings, show::Agent, show_chain, trust};
+use crate::{
+    clock::wall,
+    disk::Disk,
+    identity::{self, Desk, Files, IssuingHost, Member, Situation, desk},
+    keys::{Credentials, Ed25519, KeyPair, file},
+    link::{
+        Endpoint, Link,
+        mux::{BoxFuture, StreamPair},
+    },
+};
+
+/// What of this host's identity lies in files.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    /// Where.
+    pub(crate) files: Files,
+    /// The trusted roots.
+    pub(crate) roots: Roots,
+    /// This host's chain.
+    pub(crate) own: OwnChain,
+    /// The issuer on this host.
+    pub(crate) issuer: Option<Arc<IssuingHost>>,
+}
+
+impl Keys {
+    /// Reads them. A host without a certificate joins first, if it has a token and a seed.
+    pub(crate) async fn load(
+        settings: &Settings,
+        token: Option<&str>,
+        control: &Handle,
+    ) -> Result<Self> {
+        let files = Files::new(settings.dir.clone());
+        if !settings.files.chain.exists() && !files.is_member() {
+            join_first(&files, settings, token).await?;
+        }
+        let roots = file::read_roots(&settings.files.roots)?.verify(&Ed25519).with_context(|| {
+            format!("{} holds no roots of a mesh", settings.files.roots.display())
+        })?;
+        let (chain, verified) = newest(settings, &files, &roots)?;
+        let issuer = IssuingHost::open(&files)?.map(Arc::new);
+        let mut keys = Self { files, roots, own: OwnChain { chain, verified }, issuer };
+        if keys.own.verified.class == ChainClass::Expired {
+            keys.renew_expired(settings, control).await?;
+        }
+        Ok(keys)
+    }
+
+    /// A host that slept past its certificate's end proves its key and gets a new one.
+    async fn renew_expired(&mut self, settings: &Settings, control: &Handle) -> Result<()> {
+        tracing::warn!("this node's certificate has ended: renewing it before anything else");
+        let credentials = self.credentials(Revocations::default())?;
+        if let Some(issuer) = &self.issuer {
+            identity::client::renew_own(&self.files, &credentials, issuer, wall())?;
+        } else {
+            let from = SocketAddr::new(settings.mesh.ip(), 0);
+            let endpoint = Endpoint::dialler(from, &credentials, control)?;
+            let mut addresses: Vec<SocketAddr> =
+                self.files.read_peers().into_iter().map(|peer| peer.address).collect();
+            for seed in &settings.seeds {
+                addresses.extend(seeds::resolve(seed).await);
+            }
+            identity::renew(&self.files, &endpoint, &addresses, wall()).await.context(
+                "this node's certificate has ended and was not renewed: give the address of a \
+                 live agent with --join, or admit this node again",
+            )?;
+        }
+        let own = credentials.own().context("no certificate after renewal")?;
+        self.own = OwnChain { chain: own.chain.clone(), verified: own.verified.clone() };
+        Ok(())
+    }
+
+    /// What this agent shows and trusts.
+    pub(crate) fn credentials(&self, revocations: Revocations) -> Result<Arc<Credentials>> {
+        let key: KeyPair = file::read_key(&self.files.node_key())?;
+        let known = BTreeSet::new();
+        let trust = trust(&self.roots, &revocations, known.into_iter());
+        Ok(Credentials::member(key, self.own.chain.clone(), trust, wall())?)
+    }
+}
+
+/// The newer of the chain that the document names and the one in the agent's directory.
+fn newest(
+    settings: &Settings,
+    files: &Files,
+    roots: &Roots,
+) -> Result<(skein_protocol::trust::Chain, VerifiedChain)> {
+    let mut best: Option<(skein_protocol::trust::Chain, VerifiedChain)> = None;
+    let mut why = None;
+    for path in [&settings.files.chain, &files.node_chain()] {
+        if !path.exists() {
+            continue;
+        }
+        let chain = file::read_chain(path)?;
+        match verify_chain(&chain, roots, wall(), &Ed25519) {
+            Ok(verified) => {
+                let newer = best.as_ref().is_none_or(|(_, b)| verified.not_after > b.not_after);
+                if newer {
+                    best = Some((chain, verified));
+                }
+            }
+            Err(error) => why = Some((path.clone(), error)),
+        }
+    }
+    match (best, why) {
+        (Some(best), _) => Ok(best),
+        (None, Some((path, error))) => bail!(
+            "{}: {error}. It must be certified by this mesh's root: move it away and run `skein \
+             join ADDR --token @FILE`",
+            path.display()
+        ),
+        (None, None) => bail!("{} is missing", settings.files.chain.display()),
+    }
+}
+
+async fn join_first(files: &Files, settings: &Settings, token: Option<&str>) -> Result<()> {
+    let Some(text) = token else {
+        bail!(
+            "this host is in no mesh: {} is missing. Make one with `skein init`, or join one with \
+             `skein join ADDR --token @FILE`",
+            settings.files.chain.display()
+        );
+    };
+    let token: Token = text.trim().parse().context("the join token does not read")?;
+    let mut addresses = Vec::new();
+    for seed in &settings.seeds {
+        addresses.extend(seeds::resolve(seed).await);
+    }
+    if addresses.is_empty() {
+        bail!("there is a join token but no agent to join by: say one with --join ADDR");
+    }
+    let name = crate::cli::hooks::host_name()?.parse()?;
+    let from = SocketAddr::new(settings.mesh.ip(), 0);
+    let joined = identity::join(files, from, &addresses, &token, &name, wall()).await?;
+    files.write_peers(&joined.peers)?;
+    tracing::info!(mesh = joined.mesh, "joined");
+    Ok(())
+}
+
+/// Uses of tokens, in memory and on disk.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    held: Mutex<TokenUses>,
+    disk: Arc<Disk>,
+}
+
+impl Tokens {
+    pub(crate) fn open(disk: Arc<Disk>) -> Result<Self> {
+        let held = disk.token_uses().context("the uses of join tokens cannot be read")?;
+        Ok(Self { held: Mutex::new(held), disk })
+    }
+
+    pub(crate) fn all(&self) -> TokenUses {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the uses, on disk first.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut TokenUses) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = held.clone();
+        let result = change(&mut next)?;
+        self.disk.keep_token_uses(&next).map_err(|error| {
+            let text = format!("the issuing host cannot write the token's use: {error}");
+            Refusal::new(RefusalCode::Unavailable, text)
+        })?;
+        *held = next;
+        Ok(result)
+    }
+}
+
+/// The desk at which others join and renew.
+pub(crate) struct AgentDesk(pub(crate) Arc<Agent>);
+
+impl Desk for AgentDesk {
+    fn issuer(&self) -> Option<Arc<IssuingHost>> {
+        self.0.issuer.clone()
+    }
+
+    fn situation(&self) -> Situation {
+        let agent = &self.0;
+        let view = agent.view();
+        let members = view.nodes.values().map(|node| Member {
+            key: node.key,
+            name: node.name.clone(),
+            live: matches!(node.liveness, Liveness::Alive | Liveness::Suspect),
+        });
+        let peers = view
+            .nodes
+            .values()
+            .filter(|node| node.liveness == Liveness::Alive)
+            .filter_map(|node| {
+                let address = node.addresses.first()?.socket();
+                Some(PeerAddress { node: node.key, address })
+            })
+            .take(limits::JOIN_PEERS);
+        let trust = agent.credentials.trust().unwrap_or_else(|| {
+            Arc::new(trust(&agent.roots, &Revocations::default(), std::iter::empty()))
+        });
+        Situation {
+            now: wall(),
+            trust,
+            members: members.collect(),
+            policy: Vec::new(),
+            peers: peers.collect(),
+        }
+    }
+
+    fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>> {
+        Box::pin(async move {
+            let agent = Arc::clone(&self.0);
+            let taken = tokio::task::spawn_blocking(move || {
+                let used = agent.tokens.change(|uses| desk::take_use(uses, id, at_most))?;
+                let tokens = agent.tokens.all();
+                agent.phase.send_modify(|phase| phase.tokens = tokens);
+                Ok(used)
+            });
+            taken.await.unwrap_or_else(|error| {
+                Err(Refusal::new(RefusalCode::Unavailable, format!("the desk failed: {error}")))
+            })
+        })
+    }
+
+    fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>> {
+        Box::pin(async move {
+            let refused = |text: String| Refusal::new(RefusalCode::NoIssuer, text);
+            let view = self.0.view();
+            let issuers = view.nodes.values().filter(|node| {
+                node.issuer && node.key != self.0.me && node.liveness == Liveness::Alive
+            });
+            for node in issuers {
+                let Ok(mux) = crate::proxy::Dialer::data(&self.0.data, node.key).await else {
+                    continue;
+                };
+                if let Ok(pair) = mux.open().await {
+                    return Ok(pair);
+                }
+            }
+            Err(refused("no host with an issuer is reached from here".to_owned()))
+        })
+    }
+}
+
+pub(super) async fn serve_join(agent: &Arc<Agent>, link: Link) {
+    identity::serve(link, &AgentDesk(Arc::clone(agent))).await;
+}
+
+pub(super) async fn serve_renewal(agent: &Arc<Agent>, link: Link) {
+    identity::serve(link, &AgentDesk(Arc::clone(agent))).await;
+}
+
+/// A relayed join or renewal that came over a member's data link.
+pub(super) async fn serve_relayed(agent: &Arc<Agent>, pair: StreamPair) {
+    let desk = AgentDesk(Arc::clone(agent));
+    if let Err(error) = identity::serve_relayed(pair, &agent.credentials, &desk).await {
+        tracing::debug!(%error, "a relayed join or renewal ended");
+    }
+}
+
+/// How often the certificate's age is looked at; a failed renewal is tried again as often.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Renews this host's certificate from a third of its life on.
+pub(super) async fn keep_fresh(
+    agent: Arc<Agent>,
+    endpoint: Endpoint,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        let jitter = rand::rng().random_range(0..30);
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
+        }
+        let Some(own) = agent.credentials.own() else { continue };
+        let due = identity::renew_at(own.verified.not_before, own.verified.not_after);
+        if wall() < due {
+            continue;
+        }
+        let renewed = renew(&agent, &endpoint).await;
+        agent.problems.set("renewal", renewed.err().map(|error| format!("{error:#}")));
+    }
+}
+
+async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
+    if let Some(issuer) = &agent.issuer {
+        identity::client::renew_own(&agent.files, &agent.credentials, issuer, wall())?;
+    } else {
+        let view = agent.view();
+        let alive = view.nodes.values().filter(|node| {
+            node.liveness == Liveness::Alive && node.key != agent.me
+        });
+        let (issuers, others): (Vec<_>, Vec<_>) = alive.partition(|node| node.issuer);
+        let addresses: Vec<SocketAddr> = issuers
+            .into_iter()
+            .chain(others)
+            .filter_map(|node| node.addresses.first())
+            .map(|address| address.socket())
+            .take(limits::DIAL_ADDRESSES)
+            .collect();
+        identity::renew(&agent.files, endpoint, &addresses, wall())
+            .await
+            .context("this node's certificate was not renewed; it is tried again every minute")?;
+    }
+    let own = agent.credentials.own().context("no certificate")?;
+    show_chain(agent, own.chain.clone()).await?;
+    tracing::info!(until = %super::show::rfc3339(own.verified.not_after), "certificate renewed");
+    Ok(())
+}

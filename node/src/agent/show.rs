@@ -1,0 +1,417 @@
+//! What the agent knows, gathered for people: the reading side of the API.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use skein_protocol::{
+    clock::Wall,
+
+    name::{NodeKey, ServiceName},
+    trust::Roots,
+    record::node::{Health, NodeState, Protocol, ServicePort},
+    view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{data::DataLinks, events::Problems, identity::Tokens, local::Phase, settings::Settings};
+use crate::{
+    api::{
+        ApiError,
+        dto::{
+            Certificate, EndpointCounts, EndpointInfo, Link, Listener, Member, MemberCounts,
+            PolicyStatus, PortInfo, Problem, ServiceDetail, ServiceSummary, Status, StatusNode,
+            ViewStatus,
+        },
+    },
+    clock::{Clock, wall},
+    driver::{DriverHandle, LinkView},
+    identity::{Files, IssuingHost},
+    keys::Credentials,
+    proxy::{Bind, Listening, Proxy, virtual_address::VirtualAddresses},
+    telemetry::{Metrics, log::LogHandle},
+    workload::{Severity, WorkloadHandle},
+};
+
+/// All parts of a running agent that the API needs.
+pub(crate) struct Agent {
+    pub(crate) me: NodeKey,
+    pub(crate) clock: Clock,
+    pub(crate) settings: Settings,
+    pub(crate) files: Files,
+    pub(crate) roots: Roots,
+    pub(crate) issuer: Option<Arc<IssuingHost>>,
+    pub(crate) tokens: Tokens,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) workload: WorkloadHandle,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) links: watch::Receiver<Arc<std::collections::BTreeMap<NodeKey, LinkView>>>,
+    pub(crate) data: DataLinks,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) listening: Listening,
+    pub(crate) virtual_addresses: tokio::sync::Mutex<VirtualAddresses>,
+    /// The listeners that are wanted now.
+    pub(crate) wanted: watch::Receiver<Arc<crate::proxy::Listeners>>,
+    /// Services whose virtual address is bound.
+    pub(crate) bound: watch::Sender<BTreeSet<ServiceName>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) problems: Problems,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) log: LogHandle,
+    pub(crate) driver: DriverHandle,
+    pub(crate) leave: mpsc::Sender<()>,
+    pub(crate) mesh_address: SocketAddr,
+}
+
+/// Below this a certificate that does not renew is a problem.
+const CERTIFICATE_NEAR: std::time::Duration = std::time::Duration::from_secs(3 * 86_400);
+
+impl Agent {
+    /// A node's name, or its short id where no record of it is held.
+    pub(crate) fn name_of(&self, node: &NodeKey) -> String {
+        let view = self.view.borrow();
+        view.nodes.get(node).map_or_else(|| node.short().to_string(), |node| node.name.to_string())
+    }
+
+    /// The newest view.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    pub(super) fn show_status(&self, mesh_name: &str) -> Status {
+        let view = self.view();
+        let own = view.nodes.get(&self.me);
+        let count = |state| count(view.nodes.values().filter(|n| n.liveness == state).count());
+        let alive = count(Liveness::Alive);
+        let endpoints = view.services.values().map(|service| service.endpoints.len()).sum();
+        let issuers = view.nodes.values().filter(|node| node.issuer && usable(node)).count();
+        Status {
+            mesh: mesh_name.to_owned(),
+            zone: view.locality.to_string(),
+            node: StatusNode {
+                id: self.me.short().to_string(),
+                name: self.settings.name(&self.credentials),
+                address: own.and_then(address).unwrap_or_else(|| self.mesh_address.to_string()),
+                state: state_word(self.phase.borrow().state).to_owned(),
+            },
+            members: MemberCounts {
+                alive,
+                suspect: count(Liveness::Suspect),
+                dead: count(Liveness::Dead),
+                left: count(Liveness::Left),
+            },
+            view: ViewStatus {
+                age_ms: 0,
+                services: self::count(view.services.len()),
+                endpoints: self::count(endpoints),
+                root: view.records_root.to_string(),
+            },
+            policy: PolicyStatus {
+                root: view.policy_root.to_string(),
+                agreeing: alive,
+                of: alive,
+            },
+            issuers: self::count(issuers),
+            version: super::VERSION.to_owned(),
+            problems: self.show_problems(issuers),
+        }
+    }
+
+    fn show_problems(&self, issuers: usize) -> Vec<Problem> {
+        let problem = |kind: &str, severity: &str, text: String| Problem {
+            kind: kind.to_owned(),
+            severity: severity.to_owned(),
+            text,
+            fix: String::new(),
+        };
+        let mut all = Vec::new();
+        for (subject, texts) in self.problems.all() {
+            all.extend(texts.into_iter().map(|text| problem(&subject, "error", text)));
+        }
+        for found in &self.workload.snapshot.borrow().problems {
+            let severity = match found.severity {
+                Severity::Notice => "warning",
+                Severity::Degraded => "error",
+            };
+            all.push(problem(&found.subject, severity, found.text.clone()));
+        }
+        for found in self.listening.problems.borrow().iter() {
+            all.push(problem("listener", "error", format!("{}: {}", found.listener, found.what)));
+        }
+        if issuers < 2 {
+            all.push(Problem {
+                fix: "join another host with the token that `skein init` printed, or run `skein \
+                      issuer add` on one"
+                    .to_owned(),
+                ..problem(
+                    "issuers",
+                    "error",
+                    format!(
+                        "{issuers} live issuer: if its host is lost nobody can join or renew"
+                    ),
+                )
+            });
+        }
+        if let Some(own) = self.credentials.own() {
+            let left = own.verified.not_after.since(wall());
+            if left < CERTIFICATE_NEAR {
+                let hours = left.as_secs() / 3600;
+                let text = format!("this node's certificate ends in {hours} h and was not renewed");
+                all.push(problem("certificate", "error", text));
+            }
+        }
+        all
+    }
+
+    pub(super) fn show_members(&self) -> Vec<Member> {
+        let view = self.view();
+        let links = Arc::clone(&self.links.borrow());
+        let mut members: Vec<Member> = view
+            .nodes
+            .values()
+            .map(|node| {
+                let link = links.get(&node.key);
+                Member {
+                    id: node.short.to_string(),
+                    name: node.name.to_string(),
+                    address: address(node).unwrap_or_default(),
+                    zone: node.locality.to_string(),
+                    state: node.liveness.word().to_owned(),
+                    rtt_ms: link.map(|link| link.mux.stats().rtt.as_secs_f64() * 1000.0),
+                    version: node.version.clone(),
+                    policy_root: view.policy_root.to_string(),
+                    last_heard_ms: None,
+                    reach: reach(node, self.me, link.is_some()).to_owned(),
+                }
+            })
+            .collect();
+        members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        members
+    }
+
+    pub(super) fn show_services(&self) -> Vec<ServiceSummary> {
+        let view = self.view();
+        view.services.values().map(|service| summary(service)).collect()
+    }
+
+    /// A service by `namespace/name`, or by a short name in this host's namespace.
+    pub(super) fn find_service(&self, name: &str) -> Result<Arc<ServiceView>, ApiError> {
+        let known = ServiceName::parse_in(name, &self.settings.namespace).map_err(|error| {
+            ApiError::new(crate::api::ApiErrorKind::Invalid, error.to_string())
+        })?;
+        let view = self.view();
+        view.services.get(&known).cloned().ok_or_else(|| {
+            ApiError::not_found(format!("no service {known} is known here"))
+                .fix("`skein services` lists those that are")
+        })
+    }
+
+    pub(super) async fn show_service(&self, service: &ServiceView) -> ServiceDetail {
+        let states = self.proxy.states(service);
+        let endpoints = service.endpoints.iter().map(|endpoint| {
+            let key = endpoint.key();
+            let own = states.iter().find(|state| state.key == key).map(|state| state.usable);
+            endpoint_info(endpoint, own)
+        });
+        let given = self.virtual_addresses.lock().await.of(&service.name);
+        let name = service.name.to_string();
+        let listeners = self.show_listeners().into_iter().filter(|l| l.service == name).collect();
+        ServiceDetail {
+            name: service.name.name().to_string(),
+            namespace: service.name.namespace().to_string(),
+            virtual_address: given.map(|address| address.to_string()),
+            endpoints: endpoints.collect(),
+            ports: service.ports.iter().map(port_info).collect(),
+            listeners,
+        }
+    }
+
+    pub(super) fn show_listeners(&self) -> Vec<Listener> {
+        let wanted = Arc::clone(&self.wanted.borrow());
+        let bound = Arc::clone(&self.listening.bound.borrow());
+        let problems = Arc::clone(&self.listening.problems.borrow());
+        let mut all = Vec::new();
+        for (bind, spec) in &wanted.0 {
+            let problem = problems.iter().find(|problem| problem.bind == *bind);
+            let (address, port) = match bound.get(bind).unwrap_or(bind) {
+                Bind::Tcp(socket) => (socket.ip().to_string(), socket.port()),
+                Bind::Unix(path) => (format!("unix:{}", path.display()), 0),
+            };
+            let target_port = match &spec.port {
+                skein_protocol::route::PortRef::Number(number) => *number,
+                skein_protocol::route::PortRef::Name(_) => 0,
+            };
+            let virtual_one = spec.name.starts_with("virtual address");
+            all.push(Listener {
+                kind: if virtual_one { "virtual" } else { "discovery" }.to_owned(),
+                service: spec.service.to_string(),
+                address,
+                port,
+                target_port,
+                state: if problem.is_some() { "failed" } else { "bound" }.to_owned(),
+                reason: problem.map(|problem| problem.what.clone()),
+                fix: None,
+            });
+        }
+        all
+    }
+
+    pub(super) fn show_links(&self) -> Vec<Link> {
+        let stats = |peer: &NodeKey, role: &str, remote: SocketAddr, dialled: bool, mux: &dyn crate::link::mux::Mux| {
+            let stats = mux.stats();
+            Link {
+                id: peer.short().to_string(),
+                name: self.name_of(peer),
+                role: role.to_owned(),
+                direction: if dialled { "out" } else { "in" }.to_owned(),
+                transport: stats.transport.to_owned(),
+                address: remote.to_string(),
+                rtt_ms: Some(stats.rtt.as_secs_f64() * 1000.0),
+                age_ms: 0,
+                streams: 0,
+                bytes_sent: stats.bytes_sent,
+                bytes_received: stats.bytes_received,
+                lost: stats.lost,
+                mtu: stats.mtu,
+                blame: 0,
+            }
+        };
+        let control = Arc::clone(&self.links.borrow());
+        let mut all: Vec<Link> = control
+            .values()
+            .map(|link| stats(&link.peer, "control", link.remote, link.dialled, &*link.mux))
+            .collect();
+        all.extend(
+            self.data
+                .open()
+                .iter()
+                .map(|link| stats(&link.chain.key, "data", link.remote, link.dialled, &*link.mux)),
+        );
+        all.sort_by(|a, b| (&a.name, &a.role).cmp(&(&b.name, &b.role)));
+        all
+    }
+
+    pub(super) fn show_certs(&self) -> Vec<Certificate> {
+        let Some(own) = self.credentials.own() else { return Vec::new() };
+        let verified = &own.verified;
+        let now = wall();
+        vec![Certificate {
+            kind: "node".to_owned(),
+            name: verified.grant.name.to_string(),
+            id: self.me.short().to_string(),
+            serial: String::new(),
+            not_before: rfc3339(verified.not_before),
+            not_after: rfc3339(verified.not_after),
+            seconds_left: seconds_left(verified.not_after, now),
+            services: verified.grant.services.iter().map(ToString::to_string).collect(),
+            path: self.settings.files.chain.display().to_string(),
+            problem: (verified.not_after < now).then(|| "it has ended".to_owned()),
+        }]
+    }
+}
+
+fn seconds_left(end: Wall, now: Wall) -> i64 {
+    let seconds = |d: std::time::Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    if end >= now { seconds(end.since(now)) } else { -seconds(now.since(end)) }
+}
+
+/// A moment as RFC 3339, for people.
+pub(crate) fn rfc3339(at: Wall) -> String {
+    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+fn usable(node: &NodeView) -> bool {
+    matches!(node.liveness, Liveness::Alive | Liveness::Suspect)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn address(node: &NodeView) -> Option<String> {
+    node.addresses.first().map(|address| address.socket().to_string())
+}
+
+fn reach(node: &NodeView, me: NodeKey, linked: bool) -> &'static str {
+    match (node.key == me, linked) {
+        (true, _) => "self",
+        (false, true) => "link",
+        (false, false) => "gossip",
+    }
+}
+
+fn state_word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Up => "up",
+        NodeState::Draining => "draining",
+        NodeState::Left => "left",
+        NodeState::Fenced => "fenced",
+    }
+}
+
+fn port_info(port: &ServicePort) -> PortInfo {
+    let protocol = match port.protocol {
+        Protocol::Sniff => "sniff",
+        Protocol::Tcp => "tcp",
+        Protocol::Http => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Grpc => "grpc",
+    };
+    PortInfo { name: port.name.to_string(), port: port.port, protocol: protocol.to_owned() }
+}
+
+fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Passing => "passing",
+        Health::Warning => "warning",
+        Health::Critical => "critical",
+        Health::Maintenance => "maintenance",
+        Health::Draining => "draining",
+    }
+}
+
+fn summary(service: &ServiceView) -> ServiceSummary {
+    let mut counts = EndpointCounts::default();
+    let mut tags = BTreeSet::new();
+    for endpoint in &service.endpoints {
+        let gone = matches!(
+            endpoint.usable,
+            Use::No(Reason::Dead | Reason::Left | Reason::Revoked | Reason::Cloned | Reason::Stale)
+        );
+        match endpoint.instance.health {
+            _ if gone => counts.critical += 1,
+            Health::Passing => counts.passing += 1,
+            Health::Warning => counts.warning += 1,
+            Health::Critical | Health::Maintenance | Health::Draining => counts.critical += 1,
+        }
+        tags.extend(endpoint.instance.tags.iter().map(ToString::to_string));
+    }
+    ServiceSummary {
+        name: service.name.name().to_string(),
+        namespace: service.name.namespace().to_string(),
+        ports: service.ports.iter().map(port_info).collect(),
+        endpoints: counts,
+        tags: tags.into_iter().collect(),
+        source: "mesh".to_owned(),
+    }
+}
+
+fn endpoint_info(endpoint: &Endpoint, own: Option<Use>) -> EndpointInfo {
+    let instance = &endpoint.instance;
+    let reason = own.and_then(Use::reason).or_else(|| endpoint.usable.reason());
+    EndpointInfo {
+        id: endpoint.id(),
+        node: endpoint.node.name.to_string(),
+        zone: endpoint.node.locality.to_string(),
+        address: instance.target.clone(),
+        port: instance.ports.first().map_or(0, |port| port.port),
+        status: health_word(instance.health).to_owned(),
+        weight: instance.weight,
+        tags: instance.tags.iter().map(ToString::to_string).collect(),
+        version: instance.version.as_ref().map(ToString::to_string),
+        reason: reason.map(|reason| reason.word().to_owned()),
+    }
+}
+
