@@ -206,3 +206,61 @@ pub const JOIN_POLICY_HEADS: usize = 256;
 pub const REFUSAL_BYTES: usize = 1024;
 
 const _: () = assert!(REVOCATION_WORKS * 32 + CERTIFICATE_BYTES + 1024 <= FRAME_BYTES / 2);
+
+// Links. Where two sources differ, the smaller.
+
+/// What a peer may send on one stream before it is read: at 10 ms of round trip 100 MB/s.
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
+/// On a whole control connection: eight frames of 128 KiB. 256 peers hold 256 MiB at the very
+/// worst, and only peers that hold a certificate get there.
+pub const CONTROL_WINDOW: u32 = 1024 * 1024;
+/// On a whole data connection: sixteen streams at their window.
+pub const DATA_WINDOW: u32 = 16 * 1024 * 1024;
+/// Streams of a control connection: the frames, gossip and a few probes on the way.
+pub const CONTROL_STREAMS: u32 = 64;
+/// Streams of a data connection. What more callers want waits [`OPEN_TIMEOUT`].
+pub const DATA_STREAMS: u32 = 4096;
+/// How long the opening of a stream waits for the peer to allow one.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection on which nothing came for so long is gone. Three keep-alives.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an idle connection is kept up.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// The round trip assumed before one is measured: a lost first packet costs 150 ms, not 1 s.
+pub const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// The smallest datagram that every path of QUIC must carry (RFC 9000 14).
+pub const MTU_MIN: u16 = 1200;
+/// The largest that is tried: Ethernet less IPv6 and UDP headers.
+pub const MTU_MAX: u16 = 1452;
+/// Handshake bytes that are kept out of order: ten times a flight.
+pub const CRYPTO_BUFFER: usize = 16 * 1024;
+/// A handshake lasts at most this long.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes at one time: at 1 ms of CPU each a quarter of a second of work.
+pub const HANDSHAKES_MAX: usize = 256;
+/// From so many on, an address must prove itself first (Retry, RFC 9000 8.1.2).
+pub const HANDSHAKES_UNVALIDATED: usize = 64;
+/// First packets that wait to be looked at.
+pub const INCOMING_MAX: usize = 1024;
+/// Bytes kept of one of them, and of all.
+pub const INCOMING_BUFFER: u64 = 64 * 1024;
+/// See [`INCOMING_BUFFER`].
+pub const INCOMING_BUFFERS: u64 = 8 * 1024 * 1024;
+/// Addresses that one dial tries: four advertised, four observed.
+pub const DIAL_ADDRESSES: usize = 8;
+/// The socket's buffers: 80 ms at 100 MB/s.
+pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
+
+const _: () = assert!(KEEP_ALIVE.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
+const _: () = assert!(STREAM_WINDOW <= CONTROL_WINDOW && CONTROL_WINDOW <= DATA_WINDOW);
+
+// Joining.
+
+/// A join or a renewal lasts at most this long: two round trips, two writes to disk, with room.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that one joining connection may use: a request, and the same through an issuer.
+pub const JOIN_STREAMS: usize = 4;
+/// Bytes copied each way between a joiner and an issuer: a message and its handshake.
+pub const RELAY_BYTES: u64 = 64 * 1024;
+/// Tokens whose uses one issuing host counts: 1,024 at 20 bytes are 20 KiB of its record.
+pub const TOKENS_COUNTED: usize = 1024;
