@@ -8,6 +8,8 @@ pub mod driver;
 pub mod gossip;
 pub mod keys;
 pub mod cli;
+pub mod identity;
+pub mod keys;
 pub mod link;
 pub mod telemetry;
 pub mod workload;

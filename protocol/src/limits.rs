@@ -486,3 +486,13 @@ pub const VIRTUAL_ADDRESSES_MAX: usize = 16 * 1024;
 
 const _: () = assert!(VIRTUAL_ADDRESSES_MAX * 2 <= 65_024);
 const _: () = assert!(STREAMS_PER_PEER < STREAMS_MAX);
+// Joining.
+
+/// A join or a renewal lasts at most this long: two round trips, two writes to disk, with room.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that one joining connection may use: a request, and the same through an issuer.
+pub const JOIN_STREAMS: usize = 4;
+/// Bytes copied each way between a joiner and an issuer: a message and its handshake.
+pub const RELAY_BYTES: u64 = 64 * 1024;
+/// Tokens whose uses one issuing host counts: 1,024 at 20 bytes are 20 KiB of its record.
+pub const TOKENS_COUNTED: usize = 1024;

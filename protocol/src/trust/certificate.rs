@@ -155,7 +155,7 @@ impl ChainError {
             Self::UnknownRoot => "unknown_root",
             Self::BadSignature => "bad_signature",
             Self::NotYetValid { .. } => "not_yet_valid",
-            Self::Expired { .. } => "expired",
+            Self::Expired { .. } => "too_old",
             Self::WrongUse(_) => "wrong_use",
             Self::OneSided(_) => "one_sided",
             Self::Names => "names",

@@ -1,7 +1,7 @@
 //! Joining and renewing: the messages by which a host gets its certificates.
 //!
-//! Each travels once, whole, on the first stream of its connection: the client writes the
-//! request and ends its half, the server writes the reply and ends its own.
+//! Each travels whole, in one frame of its length (four bytes, little endian) and its bytes, on
+//! a stream of its own behind the kind byte.
 //!
 //! ```text
 //! skein-join/1    JoinRequest   -> Reply

@@ -1,0 +1,251 @@
+//! The desk: decides about requests to join and to renew. Plain data in, a reply out.
+//!
+//! Cheap to dear: shape, mesh, time, signatures, revocations, names; a use of the token is
+//! taken after all of that and before anything is issued.
+
+use std::sync::Arc;
+
+use skein_protocol::{
+    clock::Wall,
+    limits,
+    name::{NodeKey, NodeName},
+    record::node::TokenUses,
+    trust::{
+        Grant, VerifiedChain,
+        join::{
+            Admission, Exporter, JoinRequest, Nonce, PeerAddress, PolicyHead, Refusal, RefusalCode,
+            Reply,
+        },
+        token::TokenError,
+    },
+};
+
+use super::issuer::{IssuerError, IssuingHost};
+use crate::keys::{Ed25519, Trust};
+
+/// A member, as far as names matter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its key.
+    pub key: NodeKey,
+    /// Its name.
+    pub name: NodeName,
+    /// Whether it lives: a dead node's name may be given away.
+    pub live: bool,
+}
+
+/// What the desk knows when a request comes.
+#[derive(Clone, Debug)]
+pub struct Situation {
+    /// The time.
+    pub now: Wall,
+    /// What is trusted.
+    pub trust: Arc<Trust>,
+    /// Every node known.
+    pub members: Vec<Member>,
+    /// What policy is in force here.
+    pub policy: Vec<PolicyHead>,
+    /// Whom a new member may dial.
+    pub peers: Vec<PeerAddress>,
+}
+
+/// Takes one use of a token, before it is honoured. Gives how often it was used before. The
+/// caller writes what changed to disk before it goes on.
+pub fn take_use(uses: &mut TokenUses, id: [u8; 16], at_most: u32) -> Result<u32, Refusal> {
+    if uses.revoked.contains(&id) {
+        let text = "the token was revoked: ask for a new one (`skein token create`)";
+        return Err(Refusal::new(RefusalCode::TokenRevoked, text));
+    }
+    let place = uses.used.binary_search_by(|(known, _)| known.cmp(&id));
+    match place {
+        Ok(place) => match uses.used.get_mut(place) {
+            Some((_, used)) if *used < at_most => {
+                let before = *used;
+                *used = used.saturating_add(1);
+                Ok(before)
+            }
+            _ => Err(used_up(at_most)),
+        },
+        Err(_) if at_most == 0 => Err(used_up(at_most)),
+        Err(_) if uses.used.len() >= limits::TOKENS_COUNTED => {
+            let text = "this issuer counts as many tokens as it can: use another one's";
+            Err(Refusal::new(RefusalCode::Trouble, text))
+        }
+        Err(place) => {
+            uses.used.insert(place, (id, 1));
+            Ok(0)
+        }
+    }
+}
+
+fn used_up(at_most: u32) -> Refusal {
+    let text = format!(
+        "the token has been used {at_most} times, as often as it may be: make a new one with \
+         `skein token create`"
+    );
+    Refusal::new(RefusalCode::UsedUp, text)
+}
+
+/// Checks a request to join, all but the token's uses. Gives the grant to certify.
+pub fn check_join(
+    request: &JoinRequest,
+    peer: &NodeKey,
+    exporter: &Exporter,
+    situation: &Situation,
+) -> Result<Grant, Refusal> {
+    let token = &request.token;
+    if request.node != *peer {
+        let text = "the request is for another key than the connection's";
+        return Err(Refusal::new(RefusalCode::Malformed, text));
+    }
+    let issuer = token
+        .verify(&situation.trust.roots, situation.now, &Ed25519)
+        .map_err(|error| refused_token(&error, situation.now))?;
+    if !request.holds(exporter, &Ed25519) {
+        let text = "the request is not signed with the token's secret on this connection: make \
+                    sure that all of the token was copied";
+        return Err(Refusal::new(RefusalCode::WrongToken, text));
+    }
+    let revocations = &situation.trust.revocations;
+    revocations.may_issue(&issuer).map_err(|revoked| {
+        let text = format!("the token's issuer: {revoked}; make a token on another host");
+        Refusal::new(RefusalCode::Revoked, text)
+    })?;
+    if revocations.is_revoked(&request.node) {
+        let text = "this key was revoked: remove node.key and join with a new one";
+        return Err(Refusal::new(RefusalCode::Revoked, text));
+    }
+    check_name(&request.node, &request.name, situation)?;
+    let grant = token.body.grant(request.name.clone());
+    grant.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))
+}
+
+fn refused_token(error: &TokenError, now: Wall) -> Refusal {
+    let code = match error {
+        TokenError::OtherMesh => RefusalCode::OtherMesh,
+        TokenError::Expired { .. } => RefusalCode::Expired,
+        TokenError::Text(_)
+        | TokenError::BadSignature
+        | TokenError::Issuer(_)
+        | TokenError::Scope(_) => RefusalCode::WrongToken,
+    };
+    let clock = match error {
+        TokenError::Expired { .. } | TokenError::Scope(_) => {
+            format!(" (the issuer's clock says {} s since 1970)", now.seconds())
+        }
+        _ => String::new(),
+    };
+    Refusal::new(code, format!("{error}{clock}"))
+}
+
+fn check_name(key: &NodeKey, name: &NodeName, situation: &Situation) -> Result<(), Refusal> {
+    let others = || situation.members.iter().filter(|member| member.key != *key);
+    if let Some(other) = others().find(|member| member.live && member.name == *name) {
+        let text = format!(
+            "the name {name} is held by the live node {}: choose another with --name",
+            other.key.short()
+        );
+        return Err(Refusal::new(RefusalCode::NameTaken, text));
+    }
+    if others().any(|member| member.key.short() == key.short()) {
+        let text = "another key has the same short id: remove node.key and join again";
+        return Err(Refusal::new(RefusalCode::ShortIdTaken, text));
+    }
+    Ok(())
+}
+
+/// Issues what a checked request asks for. `used` is how often its token was used before: the
+/// first of them become issuers, where the token says so and the root is here.
+pub fn grant_join(
+    issuer: &IssuingHost,
+    request: &JoinRequest,
+    grant: &Grant,
+    used: u32,
+    situation: &Situation,
+) -> Reply {
+    let own_issuer = match request.issuer {
+        Some(key) if used < request.token.body.issuers && issuer.has_root() => {
+            let made = issuer.certify_issuer(&key, &request.node, situation.now);
+            match made {
+                Ok(certificate) => Some(certificate),
+                Err(error) => return trouble(&error),
+            }
+        }
+        _ => None,
+    };
+    answer(
+        issuer,
+        &request.node,
+        request.nonce,
+        grant,
+        own_issuer,
+        situation,
+    )
+}
+
+/// Decides about a renewal by a peer whose chain is live or expired: the same grant anew.
+pub fn renew(
+    issuer: &IssuingHost,
+    peer: &VerifiedChain,
+    nonce: Nonce,
+    situation: &Situation,
+) -> Reply {
+    if let Err(revoked) = situation.trust.judge(peer) {
+        let text = format!("{revoked}: join with a new key");
+        return Reply::Refused(Refusal::new(RefusalCode::Revoked, text));
+    }
+    if let Err(refusal) = check_name(&peer.key, &peer.grant.name, situation) {
+        return Reply::Refused(refusal);
+    }
+    answer(issuer, &peer.key, nonce, &peer.grant, None, situation)
+}
+
+fn answer(
+    issuer: &IssuingHost,
+    node: &NodeKey,
+    nonce: Nonce,
+    grant: &Grant,
+    own_issuer: Option<Vec<u8>>,
+    situation: &Situation,
+) -> Reply {
+    if let Err(revoked) = situation.trust.revocations.may_issue(issuer.verified()) {
+        let text = format!("the issuer that answers: {revoked}; join through another host");
+        return Reply::Refused(Refusal::new(RefusalCode::Revoked, text));
+    }
+    let chain = match issuer.admit(node, grant, situation.now) {
+        Ok(chain) => chain,
+        Err(error) => return trouble(&error),
+    };
+    let admission = Admission {
+        node: *node,
+        nonce,
+        leaf: chain.leaf,
+        issuer: chain.issuer,
+        own_issuer,
+        roots: issuer.roots().clone(),
+        policy: situation
+            .policy
+            .iter()
+            .take(limits::JOIN_POLICY_HEADS)
+            .cloned()
+            .collect(),
+        peers: situation
+            .peers
+            .iter()
+            .take(limits::JOIN_PEERS)
+            .cloned()
+            .collect(),
+    };
+    match admission.sign(issuer.signer()) {
+        Ok(signed) => Reply::Admitted(Box::new(signed)),
+        Err(error) => trouble(&IssuerError::Codec(error)),
+    }
+}
+
+fn trouble(error: &IssuerError) -> Reply {
+    let code = match error {
+        IssuerError::None | IssuerError::Ended { .. } => RefusalCode::NoIssuer,
+        _ => RefusalCode::Trouble,
+    };
+    Reply::Refused(Refusal::new(code, format!("the issuing host: {error}")))
+}

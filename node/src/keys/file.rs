@@ -1,0 +1,301 @@
+//! Keys and certificates on disk: PEM, written whole or not at all, keys for their owner only.
+//!
+//! Every error says which file, what is wrong with it and what to do.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use skein_protocol::trust::{Chain, RootChain, Signature, root::NextRoot};
+
+use super::{
+    pair::{KeyPair, PairError},
+    pem::{self, Block},
+};
+
+/// Read and written by the owner only: what holds a secret.
+pub const SECRET: u32 = 0o600;
+/// Read by everybody.
+pub const PUBLIC: u32 = 0o644;
+/// The largest file that is read: eight roots with room.
+const FILE_BYTES: u64 = 64 * 1024;
+
+/// Why a file was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is not there.
+    #[error("{} is not there: run `skein init` for a new mesh, or `skein join` for one that runs", .0.display())]
+    Missing(PathBuf),
+    /// Others can read it.
+    #[error("{} can be read by others (mode {mode:o}): run `chmod 600 {}`", .path.display(), .path.display())]
+    Loose {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// This user may not read it.
+    #[error("{} cannot be read by this user: run as its owner, or `chown` it to the user of the agent", .0.display())]
+    Unreadable(PathBuf),
+    /// The directory cannot be written.
+    #[error("{} cannot be written ({error}): make the directory writable for this user, or name another with --dir", .path.display())]
+    Unwritable {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// It does not hold what it should.
+    #[error("{} does not hold {what}: bring it back from a backup, or remove it and join again", .path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// Something else of the operating system.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        error: io::Error,
+    },
+    /// A key cannot be made or written.
+    #[error(transparent)]
+    Pair(#[from] PairError),
+}
+
+/// Writes a file whole: beside it first, to disk, then renamed over it, then the directory to
+/// disk. A crash leaves the old or the new one.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let unwritable = |error| FileError::Unwritable {
+        path: path.to_owned(),
+        error,
+    };
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or_else(|| Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".skein-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(directory)
+        .map_err(unwritable)?;
+    file.write_all(bytes).map_err(unwritable)?;
+    file.as_file().sync_all().map_err(unwritable)?;
+    file.persist(path)
+        .map_err(|error| unwritable(error.error))?;
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(unwritable)
+}
+
+/// Makes a directory that only its owner enters, with those above it.
+pub fn make_directory(path: &Path) -> Result<(), FileError> {
+    let unwritable = |error| FileError::Unwritable {
+        path: path.to_owned(),
+        error,
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(unwritable)?;
+    fs::set_permissions(path, Permissions::from_mode(0o750)).map_err(unwritable)
+}
+
+fn read(path: &Path) -> Result<Vec<Block>, FileError> {
+    let metadata = fs::metadata(path).map_err(|error| reading(path, error))?;
+    if metadata.len() > FILE_BYTES {
+        return Err(FileError::Content {
+            path: path.to_owned(),
+            what: "a few PEM blocks",
+        });
+    }
+    let text = fs::read_to_string(path).map_err(|error| reading(path, error))?;
+    pem::decode(&text).ok_or_else(|| FileError::Content {
+        path: path.to_owned(),
+        what: "PEM as it should be",
+    })
+}
+
+fn reading(path: &Path, error: io::Error) -> FileError {
+    let path = path.to_owned();
+    if error.kind() == io::ErrorKind::NotFound {
+        FileError::Missing(path)
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        FileError::Unreadable(path)
+    } else {
+        FileError::Io { path, error }
+    }
+}
+
+/// Writes a private key, for its owner only.
+pub fn write_key(path: &Path, pair: &KeyPair) -> Result<(), FileError> {
+    let der = pair.to_pkcs8()?;
+    write(
+        path,
+        pem::encode([(pem::PRIVATE_KEY, der.as_slice())]).as_bytes(),
+        SECRET,
+    )
+}
+
+/// Reads a private key. Refuses one that others can read.
+pub fn read_key(path: &Path) -> Result<KeyPair, FileError> {
+    let metadata = fs::metadata(path).map_err(|error| reading(path, error))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(FileError::Loose {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let content = || FileError::Content {
+        path: path.to_owned(),
+        what: "one Ed25519 key",
+    };
+    match read(path)?.as_slice() {
+        [key] if key.label == pem::PRIVATE_KEY => {
+            KeyPair::from_pkcs8(&key.bytes).map_err(|_| content())
+        }
+        _ => Err(content()),
+    }
+}
+
+/// Writes certificates one after the other.
+pub fn write_certificates(path: &Path, certificates: &[&[u8]]) -> Result<(), FileError> {
+    let blocks = certificates.iter().map(|der| (pem::CERTIFICATE, *der));
+    write(path, pem::encode(blocks).as_bytes(), PUBLIC)
+}
+
+/// Reads certificates.
+pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, FileError> {
+    let blocks = read(path)?;
+    if blocks.is_empty() || blocks.iter().any(|block| block.label != pem::CERTIFICATE) {
+        return Err(FileError::Content {
+            path: path.to_owned(),
+            what: "certificates only",
+        });
+    }
+    Ok(blocks.into_iter().map(|block| block.bytes).collect())
+}
+
+/// Writes a node's chain: leaf, then issuer.
+pub fn write_chain(path: &Path, chain: &Chain) -> Result<(), FileError> {
+    write_certificates(path, &[&chain.leaf, &chain.issuer])
+}
+
+/// Reads a node's chain.
+pub fn read_chain(path: &Path) -> Result<Chain, FileError> {
+    match <[Vec<u8>; 2]>::try_from(read_certificates(path)?) {
+        Ok([leaf, issuer]) => Ok(Chain { leaf, issuer }),
+        Err(_) => {
+            let what = "two certificates, the node's and its issuer's";
+            Err(FileError::Content {
+                path: path.to_owned(),
+                what,
+            })
+        }
+    }
+}
+
+/// Writes the roots: the first, then each that followed with the signature before it.
+pub fn write_roots(path: &Path, roots: &RootChain) -> Result<(), FileError> {
+    let mut blocks = vec![(pem::CERTIFICATE, roots.first.as_slice())];
+    for next in &roots.next {
+        blocks.push((pem::CERTIFICATE, next.certificate.as_slice()));
+        blocks.push((pem::ROOT_SIGNATURE, next.signature.0.as_slice()));
+    }
+    write(path, pem::encode(blocks).as_bytes(), PUBLIC)
+}
+
+/// Reads the roots.
+pub fn read_roots(path: &Path) -> Result<RootChain, FileError> {
+    let what = "root certificates, each after the first with its signature";
+    let content = || FileError::Content {
+        path: path.to_owned(),
+        what,
+    };
+    let blocks = read(path)?;
+    let (first, rest) = blocks.split_first().ok_or_else(content)?;
+    let mut roots = RootChain::new(first.bytes.clone());
+    for pair in rest.chunks(2) {
+        let [certificate, signature] = pair else {
+            return Err(content());
+        };
+        let bytes = <[u8; 64]>::try_from(signature.bytes.as_slice()).map_err(|_| content())?;
+        if certificate.label != pem::CERTIFICATE || signature.label != pem::ROOT_SIGNATURE {
+            return Err(content());
+        }
+        let certificate = certificate.bytes.clone();
+        roots.next.push(NextRoot {
+            certificate,
+            signature: Signature(bytes),
+        });
+    }
+    if first.label == pem::CERTIFICATE {
+        Ok(roots)
+    } else {
+        Err(content())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_for_its_owner_only_and_a_loose_one_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.key");
+        let pair = KeyPair::generate().unwrap();
+        write_key(&path, &pair).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        assert_eq!(read_key(&path).unwrap().node_key(), pair.node_key());
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let error = read_key(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("chmod 600") && error.contains("644"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_missing_or_damaged_file_is_told_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.key");
+        let error = read_key(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("skein init") && error.contains("node.key"),
+            "{error}"
+        );
+        write(&path, b"nonsense", SECRET).unwrap();
+        let error = read_key(&path).unwrap_err().to_string();
+        assert!(error.contains("backup"), "{error}");
+        let error = write(&directory.path().join("no/such"), b"", SECRET).unwrap_err();
+        assert!(error.to_string().contains("--dir"), "{error}");
+    }
+
+    #[test]
+    fn roots_read_as_they_were_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        let mut roots = RootChain::new(vec![1, 2, 3]);
+        write_roots(&path, &roots).unwrap();
+        assert_eq!(read_roots(&path).unwrap(), roots);
+        roots.next.push(NextRoot {
+            certificate: vec![4],
+            signature: Signature([5; 64]),
+        });
+        write_roots(&path, &roots).unwrap();
+        assert_eq!(read_roots(&path).unwrap(), roots);
+        write_certificates(&path, &[&[1], &[2]]).unwrap();
+        assert!(
+            read_roots(&path).is_err(),
+            "a second root without a signature"
+        );
+    }
+}
