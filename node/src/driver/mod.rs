@@ -28,7 +28,7 @@ use skein_protocol::{
     wire::frame::Hello,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -54,6 +54,8 @@ pub enum Command {
     Ended(LinkId),
     /// A peer did what no honest agent does, as another part saw.
     Blame(NodeKey, Blame),
+    /// How many agents are known to hold the same records?
+    Agreeing(oneshot::Sender<u32>),
     /// Dial an address whose node is not known: a seed.
     Seed(SocketAddr),
 }
@@ -68,6 +70,13 @@ impl DriverHandle {
     /// Hands something in; waits while the queue is full. False when the driver has ended.
     pub async fn tell(&self, command: Command) -> bool {
         self.commands.send(command).await.is_ok()
+    }
+
+    /// How many agents, this one among them, hold the same records, as far as is known here.
+    pub async fn agreeing(&self) -> u32 {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Agreeing(reply)).await;
+        answer.await.unwrap_or(0)
     }
 
     /// Hands something to the engine.
@@ -262,6 +271,11 @@ impl Driver {
                 }
             }
             Command::Blame(node, blame) => self.engine.blame(self.clock.now(), node, blame),
+            Command::Agreeing(reply) => {
+                let count = u32::try_from(self.engine.agreeing()).unwrap_or(u32::MAX);
+                // Who asked may have given up.
+                let _ = reply.send(count);
+            }
             Command::Seed(address) => self.dial_seed(address),
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Link {
     /// Since when neither end has the other as a neighbour.
     idle_since: Option<Tick>,
     pub(super) exchange: Exchange,
+    /// The hash over its heads that the peer last told.
+    pub(super) records: Option<Hash>,
     /// What is still to be heard of keys that have ended before anything else is.
     pub(super) awaits: Option<Awaits>,
 }
@@ -104,6 +106,18 @@ impl Links {
         self.links.get_mut(&link).map(|link| &mut link.awaits)
     }
 
+    pub(super) fn told(&mut self, link: LinkId, records: Hash) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.records = Some(records);
+        }
+    }
+
+    /// Ready links whose peer last told this hash over its heads.
+    pub(super) fn agreeing(&self, records: Hash) -> usize {
+        let ready = self.ready.values().filter_map(|link| self.links.get(link));
+        ready.filter(|link| link.records == Some(records)).count()
+    }
+
     pub(super) fn exchange(&mut self, link: LinkId) -> Option<&mut Exchange> {
         self.links.get_mut(&link).map(|link| &mut link.exchange)
     }
@@ -160,6 +174,7 @@ impl Engine {
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
+            records: None,
             awaits: None,
         };
         let known = self.members.contains_key(&peer);

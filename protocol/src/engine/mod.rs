@@ -436,6 +436,18 @@ impl Engine {
         self.links.ready()
     }
 
+    /// How many agents, this one among them, are known to hold the very records that this one
+    /// holds: those linked to it say so with each probe. Asks them again.
+    pub fn agreeing(&mut self) -> usize {
+        let ours = self.store.root();
+        let count = self.links.agreeing(ours).saturating_add(1);
+        let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
+        for link in links {
+            self.probe(link);
+        }
+        count
+    }
+
     /// Everything that is believed, for checks.
     pub fn store(&self) -> &Store {
         &self.store

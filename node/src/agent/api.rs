@@ -1,0 +1,729 @@
+//! The API of a running agent: what the command line and scripts ask of it.
+
+use std::{sync::Arc, time::Duration};
+
+use skein_protocol::{
+    manifest::{self, DocumentId, Kind},
+    name::{Label, NodeKey, ServiceName},
+    record::node::{Health, InstanceId, NodeState},
+    trust::Grant,
+    view::Liveness,
+};
+
+use super::{VERSION, show::{Agent, rfc3339}};
+use crate::{
+    api::{
+        AgentApi, ApiError, ApiErrorKind, Reply,
+        dto::{
+            AdmitRequest, Admitted, ApplyReport, ApplyResult, BindReport, Certificate, CheckStatus,
+            CheckUpdate, DeleteRequest, DiffReport, DiffResult, Document, DocumentDetail,
+            DocumentName, Documents, DrainReport, DrainRequest, Fault, InstanceStatus, LeaveReport,
+            LeaveRequest, Link, Listener, LogLevel, MaintenanceReport, MaintenanceRequest, Member,
+            ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest,
+            ValidateReport, Visible,
+        },
+    },
+    clock::wall,
+    identity::{IssuerError, TokenScope},
+    keys::pem,
+    proxy::Bind,
+    workload::{self, ChangeError, Hold, Outcome, Owned, Owner, TtlReport},
+};
+
+/// How often it is asked whether all agents show what was changed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+fn invalid(text: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ApiErrorKind::Invalid, text.to_string())
+}
+
+impl Agent {
+    fn mesh_name(&self) -> String {
+        let root = self.roots.order.first().and_then(|key| self.roots.roots.get(key));
+        let named = root.and_then(|der| skein_protocol::trust::certificate::mesh_name(der).ok());
+        named.or_else(|| self.settings.said_mesh.as_ref().map(ToString::to_string)).unwrap_or_default()
+    }
+
+    fn service_name(&self, text: &str) -> Result<ServiceName, ApiError> {
+        ServiceName::parse_in(text, &self.settings.namespace).map_err(invalid)
+    }
+
+    fn service_names(&self, text: Option<&str>) -> Result<Option<ServiceName>, ApiError> {
+        text.map(|text| self.service_name(text)).transpose()
+    }
+
+    /// The services that this host serves, or the one that is meant.
+    fn served(&self, only: Option<&ServiceName>) -> Result<Vec<String>, ApiError> {
+        let snapshot = Arc::clone(&self.workload.snapshot.borrow());
+        let mut all: Vec<&ServiceName> = snapshot
+            .plan
+            .registrations
+            .iter()
+            .map(|registration| &registration.service)
+            .filter(|service| only.is_none_or(|only| only == *service))
+            .collect();
+        all.sort();
+        all.dedup();
+        match only {
+            Some(only) if all.is_empty() => Err(ApiError::not_found(format!(
+                "this host serves no {only}"
+            ))
+            .fix("`skein get ServiceRegistry` lists what it serves")),
+            _ => Ok(all.into_iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    /// Waits until the peers this agent is linked to hold this host's newest record. What a peer
+    /// further away holds is not known here, and not counted.
+    async fn visible(&self, wait: Duration) -> Visible {
+        let start = self.clock.now().tick;
+        let alive = |agent: &Self| {
+            let view = agent.view();
+            let up = view.nodes.values().filter(|node| node.liveness == Liveness::Alive).count();
+            u32::try_from(up).unwrap_or(u32::MAX)
+        };
+        loop {
+            let on = self.driver.agreeing().await;
+            let of = alive(self);
+            let took = self.clock.now().tick.since(start);
+            if on >= of || took >= wait {
+                let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                return Visible { on: on.min(of), of, ms };
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn document(owned: &Owned) -> Document {
+        let id = &owned.document.id;
+        Document {
+            kind: id.kind.word().to_owned(),
+            namespace: id.namespace.to_string(),
+            name: id.name.to_string(),
+            source: match &owned.owner {
+                Owner::File(path) => format!("file:{}", path.display()),
+                Owner::Applied => "applied".to_owned(),
+            },
+            state: if id.kind.is_mesh_wide() { "not applied" } else { "in force" }.to_owned(),
+            reason: id.kind.is_mesh_wide().then(|| "not applied: needs an operator".to_owned()),
+            hash: owned.document.hash().to_string(),
+            yaml: owned.document.to_yaml(),
+        }
+    }
+}
+
+/// A fault of a document as the API shows it.
+pub(crate) fn fault(fault: &manifest::Fault, severity: &str) -> Fault {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Fault {
+        severity: severity.to_owned(),
+        file: fault.place.file.to_string(),
+        line: number(fault.place.line),
+        column: number(fault.place.column),
+        key: fault.key.clone(),
+        text: format!("{}; {}", fault.why, fault.fix),
+        rendered: fault.to_string(),
+    }
+}
+
+fn change_error(error: ChangeError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        ChangeError::Faults(faults) => {
+            ApiError::faults(faults.0.iter().map(|found| fault(found, "error")).collect())
+        }
+        ChangeError::OwnedByFile { .. } => ApiError::new(ApiErrorKind::Conflict, text),
+        ChangeError::NeedsOperator(_) => ApiError::new(ApiErrorKind::Denied, text),
+        ChangeError::Unknown(_) => ApiError::not_found(text),
+        ChangeError::Empty => invalid(text),
+        ChangeError::Disk { .. } | ChangeError::Stopped => ApiError::unavailable(text),
+    }
+}
+
+fn applied(outcome: &Outcome) -> ApplyResult {
+    let document = &outcome.document;
+    ApplyResult {
+        kind: document.id.kind.word().to_owned(),
+        namespace: document.id.namespace.to_string(),
+        name: document.id.name.to_string(),
+        result: outcome.change.word().to_owned(),
+        hash: document.hash().to_string(),
+        warnings: document.warnings.iter().map(manifest::Fault::line).collect(),
+    }
+}
+
+fn document_id(name: &DocumentName, namespace: &Label) -> Result<DocumentId, ApiError> {
+    let kind = Kind::from_word(&name.kind).ok_or_else(|| {
+        invalid(format!(
+            "`{}` is no kind: ServiceRegistry, ServiceDiscovery, ServiceMesh, TrafficManagement, \
+             AccessPolicy",
+            name.kind
+        ))
+    })?;
+    let namespace = if name.namespace.is_empty() {
+        namespace.clone()
+    } else {
+        Label::new(&name.namespace).map_err(invalid)?
+    };
+    Ok(DocumentId { kind, namespace, name: Label::new(&name.name).map_err(invalid)? })
+}
+
+/// All documents of a request as one text: all of them are taken, or none.
+fn joined(documents: &Documents) -> (String, String) {
+    match documents.files.as_slice() {
+        [one] => (one.name.clone(), one.text.clone()),
+        many => {
+            let names: Vec<&str> = many.iter().map(|file| file.name.as_str()).collect();
+            let texts: Vec<&str> = many.iter().map(|file| file.text.as_str()).collect();
+            (names.join(", "), texts.join("\n---\n"))
+        }
+    }
+}
+
+/// Checks documents against this host, changes nothing.
+pub(crate) fn validate(documents: &Documents) -> ValidateReport {
+    let mut report = ValidateReport::default();
+    for file in &documents.files {
+        match workload::validate(&file.name, &file.text, VERSION) {
+            Ok(found) => {
+                for document in found {
+                    report.faults.extend(document.warnings.iter().map(|w| fault(w, "warning")));
+                    report.documents.push(DocumentName {
+                        kind: document.id.kind.word().to_owned(),
+                        namespace: document.id.namespace.to_string(),
+                        name: document.id.name.to_string(),
+                    });
+                }
+            }
+            Err(faults) => report.faults.extend(faults.0.iter().map(|f| fault(f, "error"))),
+        }
+    }
+    report
+}
+
+fn issuer_error(error: IssuerError) -> ApiError {
+    ApiError::new(ApiErrorKind::Invalid, error.to_string())
+}
+
+/// The grant of a request: what `admit` certifies.
+pub(crate) fn grant_of(request: &AdmitRequest, key: &NodeKey) -> Result<Grant, ApiError> {
+    let scope = scope(&request.services, &request.roles, &request.zone)?;
+    let name = if request.name.is_empty() {
+        format!("node-{}", key.short())
+    } else {
+        request.name.clone()
+    };
+    let name = name.parse().map_err(invalid)?;
+    Grant::new(name, scope.0, scope.1, scope.2).map_err(invalid)
+}
+
+type Scope = (
+    Vec<skein_protocol::name::ServicePattern>,
+    Vec<skein_protocol::trust::Role>,
+    Option<skein_protocol::name::Locality>,
+);
+
+fn scope(services: &[String], roles: &[String], zone: &str) -> Result<Scope, ApiError> {
+    let services = services.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    let roles = roles.iter().map(|role| match role.as_str() {
+        "relay" => Ok(skein_protocol::trust::Role::Relay),
+        "gateway" => Ok(skein_protocol::trust::Role::Gateway),
+        other => Err(invalid(format!("`{other}` is no role: relay, gateway"))),
+    });
+    let zone = match zone {
+        "" | "*" => None,
+        text => Some(text.parse().map_err(invalid)?),
+    };
+    Ok((services.map_err(invalid)?, roles.collect::<Result<_, _>>()?, zone))
+}
+
+/// The scope of a token request.
+pub(crate) fn token_scope(request: &TokenRequest) -> Result<TokenScope, ApiError> {
+    let (services, roles, zone) = scope(&request.services, &request.roles, &request.zone)?;
+    Ok(TokenScope {
+        services,
+        roles,
+        zone,
+        issuers: 0,
+        life: Duration::from_secs(request.ttl_seconds),
+        uses: request.uses,
+    })
+}
+
+/// A token that was made, for people.
+pub(crate) fn created(
+    token: &skein_protocol::trust::token::Token,
+) -> Result<TokenCreated, ApiError> {
+    let body = &token.proof.body;
+    Ok(TokenCreated {
+        id: data_encoding::HEXLOWER.encode(&body.id),
+        token: token.to_text().map_err(invalid)?,
+        not_after: rfc3339(body.not_after),
+        services: body.services.iter().map(ToString::to_string).collect(),
+        uses: body.uses,
+    })
+}
+
+/// A chain that was made, for people.
+pub(crate) fn admitted(
+    issuer: &crate::identity::IssuingHost,
+    request: &AdmitRequest,
+) -> Result<Admitted, ApiError> {
+    let key: NodeKey = request.key.parse().map_err(invalid)?;
+    let grant = grant_of(request, &key)?;
+    let chain = issuer.admit(&key, &grant, wall()).map_err(issuer_error)?;
+    let now = wall();
+    let verified = skein_protocol::trust::verify_chain(
+        &chain,
+        issuer.trusted(),
+        now,
+        &crate::keys::Ed25519,
+    )
+    .map_err(invalid)?;
+    let certificate = |der: &[u8]| ("CERTIFICATE", der.to_vec());
+    let blocks = [certificate(&chain.leaf), certificate(&chain.issuer)];
+    let chain_pem = pem::encode(blocks.iter().map(|(label, der)| (*label, der.as_slice())));
+    let roots = issuer.roots();
+    let roots_pem = crate::keys::file::roots_text(roots);
+    Ok(Admitted {
+        id: key.short().to_string(),
+        name: grant.name.to_string(),
+        not_after: rfc3339(verified.not_after),
+        chain_pem,
+        roots_pem,
+    })
+}
+
+fn no_issuer(agent: &Agent) -> ApiError {
+    let view = agent.view();
+    let holders: Vec<String> = view
+        .nodes
+        .values()
+        .filter(|node| node.issuer && node.liveness == Liveness::Alive)
+        .map(|node| node.name.to_string())
+        .collect();
+    let fix = if holders.is_empty() {
+        "no live host with one is known: `skein status` says more".to_owned()
+    } else {
+        format!("run it on a host that has one: {}", holders.join(", "))
+    };
+    ApiError::unavailable("no issuer key is on this host").fix(fix)
+}
+
+impl AgentApi for Agent {
+    fn status(&self) -> Reply<'_, Status> {
+        Box::pin(async { Ok(self.show_status(&self.mesh_name())) })
+    }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        Box::pin(async { Ok(self.show_members()) })
+    }
+
+    fn services(&self) -> Reply<'_, Vec<ServiceSummary>> {
+        Box::pin(async { Ok(self.show_services()) })
+    }
+
+    fn service(&self, name: String) -> Reply<'_, ServiceDetail> {
+        Box::pin(async move {
+            let service = self.find_service(&name)?;
+            Ok(self.show_service(&service).await)
+        })
+    }
+
+    fn bind(&self, name: String) -> Reply<'_, BindReport> {
+        Box::pin(async move {
+            let service = self.find_service(&name)?;
+            let address = self
+                .virtual_addresses
+                .lock()
+                .await
+                .give(&service.name)
+                .map_err(|error| ApiError::unavailable(error.to_string()))?;
+            self.bound.send_if_modified(|bound| bound.insert(service.name.clone()));
+            self.wait_bound(address).await;
+            let name = service.name.to_string();
+            let mut listeners: Vec<Listener> =
+                self.show_listeners().into_iter().filter(|l| l.service == name).collect();
+            for text in self.problems.all().remove("virtual address").unwrap_or_default() {
+                if text.contains(&address.to_string()) {
+                    listeners.push(Listener {
+                        kind: "virtual".to_owned(),
+                        service: name.clone(),
+                        address: address.to_string(),
+                        state: "failed".to_owned(),
+                        reason: Some(text),
+                        ..Listener::default()
+                    });
+                }
+            }
+            Ok(BindReport { service: name, virtual_address: address.to_string(), listeners })
+        })
+    }
+
+    fn links(&self) -> Reply<'_, Vec<Link>> {
+        Box::pin(async { Ok(self.show_links()) })
+    }
+
+    fn certs(&self) -> Reply<'_, Vec<Certificate>> {
+        Box::pin(async { Ok(self.show_certs()) })
+    }
+
+    fn listeners(&self) -> Reply<'_, Vec<Listener>> {
+        Box::pin(async { Ok(self.show_listeners()) })
+    }
+
+    fn documents(&self, kind: Option<String>) -> Reply<'_, Vec<Document>> {
+        Box::pin(async move {
+            let kind = match kind {
+                None => None,
+                Some(word) => Some(Kind::from_word(&word).ok_or_else(|| {
+                    invalid(format!("`{word}` is no kind; see `skein get` without one"))
+                })?),
+            };
+            let snapshot = Arc::clone(&self.workload.snapshot.borrow());
+            let mut all: Vec<&Owned> = snapshot
+                .documents
+                .iter()
+                .filter(|owned| kind.is_none_or(|kind| owned.document.id.kind == kind))
+                .collect();
+            all.sort_by(|a, b| a.document.id.cmp(&b.document.id));
+            Ok(all.into_iter().map(Self::document).collect())
+        })
+    }
+
+    fn describe(&self, document: DocumentName) -> Reply<'_, DocumentDetail> {
+        Box::pin(async move {
+            let id = document_id(&document, &self.settings.namespace)?;
+            let snapshot = Arc::clone(&self.workload.snapshot.borrow());
+            let owned = snapshot
+                .document(id.kind, &id.namespace, &id.name)
+                .ok_or_else(|| ApiError::not_found(format!("no {id} is held here")))?;
+            let instances = snapshot.plan.instances().filter(|(r, _)| r.document == id);
+            let instances = instances.map(|(_, planned)| {
+                let found = snapshot.health.get(&planned.id);
+                let checks = found.map(|found| &found.checks).into_iter().flatten();
+                InstanceStatus {
+                    id: planned.id.to_string(),
+                    status: health_word(found.map_or(Health::Critical, |f| f.health)).to_owned(),
+                    checks: checks
+                        .map(|(name, state)| CheckStatus {
+                            kind: name.to_string(),
+                            status: health_word(state.health).to_owned(),
+                            output: state.output.clone(),
+                            age_ms: None,
+                        })
+                        .collect(),
+                }
+            });
+            let said = id.to_string();
+            let listeners = Arc::clone(&self.wanted.borrow());
+            let mine: Vec<String> = listeners
+                .0
+                .iter()
+                .filter(|(_, spec)| spec.name.starts_with(&said))
+                .map(|(bind, _)| match bind {
+                    Bind::Tcp(socket) => socket.to_string(),
+                    Bind::Unix(path) => format!("unix:{}", path.display()),
+                })
+                .collect();
+            let shown = self.show_listeners().into_iter().filter(|l| {
+                mine.contains(&format!("{}:{}", l.address, l.port)) || mine.contains(&l.address)
+            });
+            Ok(DocumentDetail {
+                document: Self::document(owned),
+                instances: instances.collect(),
+                listeners: shown.collect(),
+                events: Vec::new(),
+            })
+        })
+    }
+
+    fn apply(&self, documents: Documents) -> Reply<'_, ApplyReport> {
+        Box::pin(async move {
+            let (file, text) = joined(&documents);
+            let outcomes = self
+                .workload
+                .apply(&file, &text, documents.dry_run)
+                .await
+                .map_err(change_error)?;
+            let visible = if documents.dry_run {
+                Visible::default()
+            } else {
+                self.visible(Duration::from_millis(documents.wait_ms)).await
+            };
+            Ok(ApplyReport { results: outcomes.iter().map(applied).collect(), visible })
+        })
+    }
+
+    fn delete(&self, request: DeleteRequest) -> Reply<'_, ApplyReport> {
+        Box::pin(async move {
+            let ids: Vec<DocumentId> = request
+                .documents
+                .iter()
+                .map(|name| document_id(name, &self.settings.namespace))
+                .collect::<Result<_, _>>()?;
+            // First all as a rehearsal, so that none is deleted when one cannot be.
+            for id in &ids {
+                self.workload.delete(id.clone(), true).await.map_err(change_error)?;
+            }
+            let mut results = Vec::new();
+            for id in ids {
+                let outcome = self.workload.delete(id, request.dry_run).await;
+                results.push(applied(&outcome.map_err(change_error)?));
+            }
+            let visible = if request.dry_run {
+                Visible::default()
+            } else {
+                self.visible(Duration::from_millis(request.wait_ms)).await
+            };
+            Ok(ApplyReport { results, visible })
+        })
+    }
+
+    fn validate(&self, documents: Documents) -> Reply<'_, ValidateReport> {
+        Box::pin(async move { Ok(validate(&documents)) })
+    }
+
+    fn diff(&self, documents: Documents) -> Reply<'_, DiffReport> {
+        Box::pin(async move {
+            let (file, text) = joined(&documents);
+            let held = Arc::clone(&self.workload.snapshot.borrow());
+            let outcomes = self.workload.apply(&file, &text, true).await.map_err(change_error)?;
+            let results = outcomes.iter().map(|outcome| {
+                let id = &outcome.document.id;
+                let before = held.document(id.kind, &id.namespace, &id.name);
+                let before = before.map(|owned| owned.document.to_yaml()).unwrap_or_default();
+                DiffResult {
+                    kind: id.kind.word().to_owned(),
+                    namespace: id.namespace.to_string(),
+                    name: id.name.to_string(),
+                    result: outcome.change.word().to_owned(),
+                    diff: difference(&before, &outcome.document.to_yaml()),
+                }
+            });
+            Ok(DiffReport { results: results.collect() })
+        })
+    }
+
+    fn check_update(&self, update: CheckUpdate) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let health = match update.status.as_str() {
+                "passing" => Health::Passing,
+                "warning" => Health::Warning,
+                "critical" => Health::Critical,
+                other => {
+                    return Err(invalid(format!(
+                        "`{other}` is no state of a check: passing, warning, critical"
+                    )));
+                }
+            };
+            let report = TtlReport {
+                instance: instance_id(&update.instance)?,
+                check: None,
+                health,
+                output: update.output,
+            };
+            self.workload.ttl_update(report).await.map_err(invalid)
+        })
+    }
+
+    fn drain(&self, request: DrainRequest) -> Reply<'_, DrainReport> {
+        Box::pin(async move {
+            let only = self.service_names(request.service.as_deref())?;
+            let services = self.served(only.as_ref())?;
+            let hold = (!request.undo).then_some(Hold::Draining);
+            self.workload.hold(only.clone(), hold).await;
+            if only.is_none() {
+                let state = if request.undo { NodeState::Up } else { NodeState::Draining };
+                self.phase.send_modify(|phase| phase.state = state);
+            }
+            let visible = self.visible(Duration::from_millis(request.wait_ms)).await;
+            let connections = u64::try_from(self.proxy.live().inbound).unwrap_or(u64::MAX);
+            Ok(DrainReport { services, connections, visible })
+        })
+    }
+
+    fn maintenance(&self, request: MaintenanceRequest) -> Reply<'_, MaintenanceReport> {
+        Box::pin(async move {
+            let only = self.service_names(request.service.as_deref())?;
+            let services = self.served(only.as_ref())?;
+            self.workload.hold(only, request.on.then_some(Hold::Maintenance)).await;
+            Ok(MaintenanceReport { services, visible: self.visible(Duration::ZERO).await })
+        })
+    }
+
+    fn leave(&self, request: LeaveRequest) -> Reply<'_, LeaveReport> {
+        Box::pin(async move {
+            if request.purge {
+                return Err(ApiError::unavailable(
+                    "`--purge` is not part of this version: leave, then remove the directory",
+                ));
+            }
+            self.phase.send_modify(|phase| phase.state = NodeState::Left);
+            let visible = self.visible(Duration::from_secs(2)).await;
+            // The agent ends once this was answered.
+            let _ = self.leave.try_send(());
+            Ok(LeaveReport { visible, purged: Vec::new() })
+        })
+    }
+
+    fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
+        Box::pin(async move {
+            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let scope = token_scope(&request)?;
+            created(&issuer.create_token(scope, wall()).map_err(issuer_error)?)
+        })
+    }
+
+    fn token_list(&self) -> Reply<'_, Vec<TokenInfo>> {
+        Box::pin(async move {
+            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let own = self.settings.name(&self.credentials);
+            Ok(token_infos(&self.tokens.all(), &own))
+        })
+    }
+
+    fn token_revoke(&self, id: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let id = token_id(&id)?;
+            self.tokens
+                .change(|uses| {
+                    revoke_token(uses, id);
+                    Ok(())
+                })
+                .map_err(|refusal| ApiError::unavailable(refusal.to_string()))?;
+            let tokens = self.tokens.all();
+            self.phase.send_modify(|phase| phase.tokens = tokens);
+            Ok(())
+        })
+    }
+
+    fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted> {
+        Box::pin(async move {
+            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let key: NodeKey = request.key.parse().map_err(invalid)?;
+            let view = self.view();
+            let taken = view.nodes.values().find(|node| {
+                node.name.as_str() == request.name
+                    && node.key != key
+                    && node.liveness == Liveness::Alive
+            });
+            if let Some(node) = taken {
+                return Err(ApiError::new(
+                    ApiErrorKind::Conflict,
+                    format!("the name {} belongs to the live node {}", node.name, node.short),
+                )
+                .fix("say another with --name"));
+            }
+            admitted(issuer, &request)
+        })
+    }
+
+    fn log_level(&self) -> Reply<'_, LogLevel> {
+        Box::pin(async {
+            let filter = self.log.get().map_err(|error| ApiError::unavailable(error.to_string()))?;
+            Ok(LogLevel { filter })
+        })
+    }
+
+    fn set_log_level(&self, level: LogLevel) -> Reply<'_, LogLevel> {
+        Box::pin(async move {
+            self.log.set(&level.filter).map_err(invalid)?;
+            Ok(level)
+        })
+    }
+
+    fn metrics(&self) -> Reply<'_, String> {
+        Box::pin(async { Ok(self.metrics.text()) })
+    }
+}
+
+impl Agent {
+    /// Waits until the listeners of a virtual address are bound or refused.
+    async fn wait_bound(&self, address: std::net::Ipv4Addr) {
+        let done = async {
+            loop {
+                let wanted = Arc::clone(&self.wanted.borrow());
+                let mine = |bind: &&Bind| matches!(bind, Bind::Tcp(s) if s.ip() == address);
+                let binds: Vec<&Bind> = wanted.0.keys().filter(mine).collect();
+                let bound = Arc::clone(&self.listening.bound.borrow());
+                let problems = Arc::clone(&self.listening.problems.borrow());
+                let refused = self.problems.all().contains_key("virtual address");
+                let settled = binds.iter().all(|bind| {
+                    bound.contains_key(*bind) || problems.iter().any(|p| p.bind == **bind)
+                });
+                if settled && (!binds.is_empty() || refused) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        // What is not bound by then is shown as it is.
+        let _ = tokio::time::timeout(Duration::from_secs(2), done).await;
+    }
+}
+
+fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Passing => "passing",
+        Health::Warning => "warning",
+        Health::Critical => "critical",
+        Health::Maintenance => "maintenance",
+        Health::Draining => "draining",
+    }
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, ApiError> {
+    let mut parts = text.rsplit('/');
+    match (parts.next(), parts.next()) {
+        (Some(endpoint), Some(document)) => Ok(InstanceId {
+            document: Label::new(document).map_err(invalid)?,
+            endpoint: Label::new(endpoint).map_err(invalid)?,
+        }),
+        _ => Err(invalid(format!("`{text}`: write DOCUMENT/ENDPOINT, as `skein describe` shows it"))),
+    }
+}
+
+/// The id of a token, as `token list` shows it.
+pub(crate) fn token_id(text: &str) -> Result<[u8; 16], ApiError> {
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| invalid(format!("`{text}` is no token id: 32 hexadecimal digits")))
+}
+
+/// Ends a token: it stays known, so that it never counts again.
+pub(crate) fn revoke_token(uses: &mut skein_protocol::record::node::TokenUses, id: [u8; 16]) {
+    if let Err(place) = uses.revoked.binary_search(&id) {
+        uses.revoked.insert(place, id);
+    }
+}
+
+/// Tokens of an issuer, as far as their uses tell.
+pub(crate) fn token_infos(
+    uses: &skein_protocol::record::node::TokenUses,
+    issuer: &str,
+) -> Vec<TokenInfo> {
+    let mut ids: Vec<[u8; 16]> = uses.used.iter().map(|(id, _)| *id).collect();
+    ids.extend(uses.revoked.iter().copied());
+    ids.sort();
+    ids.dedup();
+    ids.into_iter()
+        .map(|id| TokenInfo {
+            id: data_encoding::HEXLOWER.encode(&id),
+            used: uses.used.iter().find(|(known, _)| *known == id).map_or(0, |(_, used)| *used),
+            state: if uses.revoked.contains(&id) { "revoked" } else { "used" }.to_owned(),
+            issuer: issuer.to_owned(),
+            ..TokenInfo::default()
+        })
+        .collect()
+}
+
+/// Lines that went and came, each with its sign.
+fn difference(before: &str, after: &str) -> String {
+    let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("-{line}\n"));
+    let came = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+{line}\n"));
+    gone.chain(came).collect()
+}
