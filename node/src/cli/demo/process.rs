@@ -152,15 +152,9 @@ impl Drop for Child {
 pub(crate) fn watch() -> Result<Exit, CliError> {
     let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
     let files = lines.next().map(PathBuf::from);
-    let mut groups = BTreeSet::new();
-    for line in lines {
-        match line.parse::<i32>() {
-            Ok(ended) if ended < 0 => groups.remove(&ended.saturating_neg()),
-            Ok(group) => groups.insert(group),
-            Err(_) if line == DONE => return Ok(Exit::Done),
-            Err(_) => continue,
-        };
-    }
+    let Some(groups) = left_over(lines) else {
+        return Ok(Exit::Done);
+    };
     for group in groups.into_iter().filter_map(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
@@ -170,6 +164,20 @@ pub(crate) fn watch() -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
+/// The groups that still run when the lines end; none when the demo says that it is done.
+fn left_over(lines: impl Iterator<Item = String>) -> Option<BTreeSet<i32>> {
+    let mut groups = BTreeSet::new();
+    for line in lines {
+        match line.parse::<i32>() {
+            Ok(ended) if ended < 0 => groups.remove(&ended.saturating_neg()),
+            Ok(group) => groups.insert(group),
+            Err(_) if line == DONE => return None,
+            Err(_) => continue,
+        };
+    }
+    Some(groups)
+}
+
 /// Only what the demo made, by its name: the watchdog must not delete anything else.
 fn is_ours(files: &Path) -> bool {
     let name = files.file_name().map(|name| name.to_string_lossy());
@@ -177,3 +185,101 @@ fn is_ours(files: &Path) -> bool {
 }
 
 const DONE: &str = "done";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A program that stands for skein: its watchdog keeps what it is told, all else waits.
+    fn program(dir: &Path) -> PathBuf {
+        let path = dir.join("program");
+        let told = dir.join("told");
+        let text = format!(
+            "#!/bin/sh\ncase $1 in\n demo-watch) cat > {};;\n \
+             fails) echo it is broken >&2; exit 3;;\n says) echo $2;;\n \
+             *) sleep 600 & echo $!; wait;;\nesac\n",
+            told.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn lives(pid: &str) -> bool {
+        // A killed process that nobody has waited for yet is a zombie, state Z.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn a_process_dies_with_all_that_it_started_and_the_watchdog_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut starter = Starter::new(program(dir.path()), dir.path()).unwrap();
+        let log = dir.path().join("log");
+        let first = starter.start(&["agent".into()], &log).unwrap();
+        let second = starter.start(&["agent".into()], &log).unwrap();
+        let grandchildren = loop {
+            let text = std::fs::read_to_string(&log).unwrap();
+            if text.lines().count() == 2 {
+                break text;
+            }
+            tokio::task::yield_now().await;
+        };
+        let ids = [first.process.id(), second.process.id()];
+        assert!(grandchildren.lines().all(lives));
+        starter.kill(first);
+        drop(second);
+        while grandchildren.lines().any(lives) {
+            tokio::task::yield_now().await;
+        }
+        drop(starter);
+        let told = std::fs::read_to_string(dir.path().join("told")).unwrap();
+        let files = dir.path().display();
+        assert_eq!(
+            told,
+            format!("{files}\n{0}\n{1}\n-{0}\ndone\n", ids[0], ids[1])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_is_told_with_its_own_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let starter = Starter::new(program(dir.path()), dir.path()).unwrap();
+        let said = starter.run(vec!["says".into(), "hello".into()]).await;
+        assert_eq!(said.unwrap(), "hello\n");
+        let failed = starter.run(vec!["fails".into()]).await.unwrap_err();
+        assert_eq!(failed.to_string(), "`skein fails`: it is broken");
+    }
+
+    #[test]
+    fn the_watchdog_kills_only_what_was_left() {
+        let lines = |text: &str| {
+            text.lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .into_iter()
+        };
+        assert_eq!(
+            left_over(lines("10\n20\n-10\n")),
+            Some(BTreeSet::from([20]))
+        );
+        assert_eq!(left_over(lines("10\n20\ndone\n")), None);
+        assert_eq!(left_over(lines("")), Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn the_watchdog_deletes_only_what_the_demo_made() {
+        assert!(is_ours(Path::new("/tmp/skein-demo-x1")));
+        for other in [
+            "/",
+            "/tmp",
+            "skein-demo-x",
+            "/tmp/skein-demo-x/..",
+            "/home/ann",
+        ] {
+            assert!(!is_ours(Path::new(other)), "{other}");
+        }
+    }
+}

@@ -65,22 +65,28 @@ where
         .enable_all()
         .build()
         .map_err(|e| CliError::failed(format!("cannot start: {e}")))?;
-    let served = runtime.block_on(serve(args.listen, each));
+    let served = runtime.block_on(async {
+        let listener = TcpListener::bind(args.listen).await?;
+        serve(listener, parent_gone(), each).await;
+        Ok::<_, std::io::Error>(())
+    });
     served.map_err(|e| CliError::failed(format!("{}: {e}", args.listen)))?;
     Ok(Exit::Done)
 }
 
-async fn serve<F>(at: SocketAddr, each: impl Fn(TcpStream) -> F) -> std::io::Result<()>
-where
+/// Serves until `gone` is told.
+async fn serve<F>(
+    listener: TcpListener,
+    mut gone: oneshot::Receiver<()>,
+    each: impl Fn(TcpStream) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind(at).await?;
     let mut calls = JoinSet::new();
-    let mut parent_gone = parent_gone();
     loop {
         tokio::select! {
             biased;
-            _ = &mut parent_gone => return Ok(()),
+            _ = &mut gone => return,
             Some(_) = calls.join_next() => {}
             accepted = listener.accept(), if calls.len() < CALLS_MAX => {
                 if let Ok((stream, _)) = accepted {
@@ -103,3 +109,50 @@ fn parent_gone() -> oneshot::Receiver<()> {
 
 /// Calls served at one time; the next waits in the kernel's backlog.
 const CALLS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::demo::load;
+
+    /// Serves while `check` runs.
+    async fn served<F>(
+        each: impl Fn(TcpStream) -> F,
+        check: impl AsyncFnOnce(SocketAddr),
+    ) -> SocketAddr
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (end, gone) = oneshot::channel();
+        let check = async {
+            check(at).await;
+            end.send(()).unwrap();
+        };
+        tokio::join!(serve(listener, gone, each), check);
+        at
+    }
+
+    #[tokio::test]
+    async fn an_instance_answers_its_name_and_calls_are_counted() {
+        let named = |stream| answer(stream, "demo-7".into());
+        let at = served(named, async |at| {
+            let tally = load::some(at, 5).await;
+            assert_eq!((tally.sent, tally.failed), (5, 0), "{tally:?}");
+            assert_eq!(tally.instances(), "demo-7 5");
+            assert!(tally.percentile(50) > 0);
+        })
+        .await;
+        let tally = load::some(at, 2).await;
+        assert_eq!((tally.sent, tally.failed), (2, 2));
+        assert!(tally.why.unwrap().contains("refused"));
+    }
+
+    #[tokio::test]
+    async fn the_echo_gives_back_every_byte_after_a_half_close() {
+        served(echo, async |at| load::echo(at).await.unwrap()).await;
+        let deaf = |stream: TcpStream| async move { drop(stream) };
+        served(deaf, async |at| assert!(load::echo(at).await.is_err())).await;
+    }
+}
