@@ -58,9 +58,13 @@ impl Client {
         self
     }
 
-    /// Whether an agent answers here.
+    /// Whether an agent runs here, also one that this user may not talk to.
     pub fn runs(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(socket::path(&self.caller.dir)).is_ok()
+        let path = socket::path(&self.caller.dir);
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
     }
 
     /// `GET`.
