@@ -1,6 +1,7 @@
 //! Asks the local agent over its socket, one request per connection.
 //!
-//! Owns a small runtime of its own, so that commands stay plain functions.
+//! [`Client`] owns a small runtime, so that commands stay plain functions; [`Caller`] is for those
+//! who have one already.
 
 use std::{
     io,
@@ -23,11 +24,17 @@ use crate::api::{
     socket::{self, GROUP},
 };
 
-/// A client of the agent whose directory is given.
+/// A blocking client of the agent whose directory is given.
 #[derive(Debug)]
 pub struct Client {
-    dir: PathBuf,
+    caller: Caller,
     runtime: Runtime,
+}
+
+/// Asks the agent whose directory is given.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    dir: PathBuf,
     timeout: Duration,
 }
 
@@ -39,22 +46,25 @@ impl Client {
             .build()
             .map_err(|e| CliError::failed(format!("cannot start: {e}")))?;
         Ok(Self {
-            dir: dir.to_owned(),
+            caller: Caller::new(dir, limits::API_REQUEST_TIMEOUT),
             runtime,
-            timeout: limits::API_REQUEST_TIMEOUT,
         })
     }
 
     /// The same, giving up after `timeout`.
     #[must_use]
     pub fn within(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.caller.timeout = timeout;
         self
     }
 
-    /// Whether an agent answers here.
+    /// Whether an agent runs here, also one that this user may not talk to.
     pub fn runs(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(socket::path(&self.dir)).is_ok()
+        let path = socket::path(&self.caller.dir);
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
     }
 
     /// `GET`.
@@ -91,13 +101,33 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
+        self.runtime.block_on(self.caller.ask(method, path, body))
+    }
+}
+
+impl Caller {
+    /// A caller that gives up after `timeout`.
+    pub fn new(dir: &Path, timeout: Duration) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            timeout,
+        }
+    }
+
+    /// One request, one answer.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
         let body = match method {
             Method::GET | Method::DELETE => Vec::new(),
             _ => serde_json::to_vec(body).map_err(|e| CliError::failed(e.to_string()))?,
         };
         let exchange = self.exchange(method, path, body);
-        let timed = async { tokio::time::timeout(self.timeout, exchange).await };
-        let (status, bytes) = self.runtime.block_on(timed).map_err(|_| {
+        let timed = tokio::time::timeout(self.timeout, exchange).await;
+        let (status, bytes) = timed.map_err(|_| {
             let text = format!("the agent did not answer within {:?}", self.timeout);
             CliError::failed(text).fix("look at the agent's log: journalctl -u skein")
         })??;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod client;
+mod demo;
 mod documents;
 pub mod exit;
 pub mod hooks;
@@ -30,7 +31,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use skein_protocol::name::{Label, ServiceName};
 
-pub use client::Client;
+pub use client::{Caller, Client};
 use exit::{CliError, Exit};
 use hooks::Local;
 use output::{Console, Format};
@@ -56,6 +57,17 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// A whole mesh on this machine, with live traffic, to look at
+    Demo(demo::DemoArgs),
+    /// A service of the demo
+    #[command(hide = true)]
+    DemoHttp(demo::service::ServiceArgs),
+    /// A service of the demo
+    #[command(hide = true)]
+    DemoTcp(demo::service::ServiceArgs),
+    /// Ends the demo's processes when the demo is gone
+    #[command(hide = true)]
+    DemoWatch,
     /// Make a mesh: its root, an issuer, an operator key, and this node
     Init(identity::InitArgs),
     /// Get this host's certificate from a running mesh
@@ -174,6 +186,10 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
     let dir = cli.dir.as_path();
     let client = || Client::new(dir);
     match &cli.command {
+        Verb::Demo(args) => demo::demo(args, console),
+        Verb::DemoHttp(args) => demo::service::http(args),
+        Verb::DemoTcp(args) => demo::service::tcp(args),
+        Verb::DemoWatch => demo::process::watch(),
         Verb::Init(args) => identity::init(local, dir, args, console),
         Verb::Join(args) => identity::join(local, dir, args, console),
         Verb::Key => identity::key(local, dir, console),

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use skein_protocol::limits;
 
@@ -168,13 +169,15 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes. It ends when the last clone is gone.
-    pub fn start(out: impl Write + Send + 'static) -> (Self, JoinHandle<()>) {
+    /// Starts the thread that writes; `total` counts what it had to drop
+    /// ([`super::metrics::Metrics::access_log_dropped`]). It ends when the last clone is gone.
+    pub fn start(out: impl Write + Send + 'static, total: Counter) -> (Self, JoinHandle<()>) {
         let (queue, lines) = sync_channel(limits::ACCESS_LOG_QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             out: Box::new(out),
             dropped: dropped.clone(),
+            total,
             second: Instant::now(),
             written: 0,
         };
@@ -195,6 +198,7 @@ impl AccessLog {
 struct Writer {
     out: Box<dyn Write + Send>,
     dropped: Arc<AtomicU64>,
+    total: Counter,
     second: Instant,
     written: u64,
 }
@@ -232,6 +236,7 @@ impl Writer {
         self.written = 0;
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
+            self.total.inc_by(dropped);
             self.line(&Dropped { dropped });
         }
     }
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn a_connection_is_one_line_of_json() {
         let (tap, lines) = channel();
-        let (log, thread) = AccessLog::start(Tap(tap));
+        let (log, thread) = AccessLog::start(Tap(tap), Counter::default());
         log.tell(access());
         drop(log);
         thread.join().unwrap();
@@ -309,7 +314,8 @@ mod tests {
     fn what_exceeds_the_rate_is_counted_not_written() {
         let (tap, lines) = channel();
         let told = limits::ACCESS_LOG_PER_SECOND * 2;
-        let (log, thread) = AccessLog::start(Tap(tap));
+        let total = Counter::default();
+        let (log, thread) = AccessLog::start(Tap(tap), total.clone());
         (0..told).for_each(|_| log.tell(access()));
         drop(log);
         thread.join().unwrap();
@@ -324,6 +330,7 @@ mod tests {
             })
             .sum();
         assert_eq!(of_connections + dropped, told);
+        assert_eq!(total.get(), dropped);
         assert!(of_connections >= limits::ACCESS_LOG_PER_SECOND);
     }
 

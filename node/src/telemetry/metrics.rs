@@ -220,9 +220,9 @@ impl Metrics {
         set(&self.problems, count);
     }
 
-    /// Lines of the access log that were not written.
-    pub fn log_dropped(&self, lines: u64) {
-        self.log_dropped.inc_by(lines);
+    /// Counts lines of the access log that were not written: for [`super::access::AccessLog`].
+    pub fn access_log_dropped(&self) -> Counter {
+        self.log_dropped.clone()
     }
 
     /// The text that `/metrics` answers.

@@ -1,0 +1,13 @@
+//! The shapes of the agent's API: what stands in JSON on the socket and behind `-o json`.
+//!
+//! A contract: keys are only ever added, never renamed, retyped or removed. Names of states,
+//! results and reasons are plain text, so that an older reader meets a new one without failing.
+//! The tests hold the exact bytes of each.
+
+mod document;
+mod host;
+mod mesh;
+
+pub use document::*;
+pub use host::*;
+pub use mesh::*;
