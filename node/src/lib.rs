@@ -12,5 +12,6 @@ pub mod identity;
 pub mod keys;
 pub mod link;
 pub mod proxy;
+pub mod stop;
 pub mod telemetry;
 pub mod workload;

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    skein_node::cli::main(&skein_node::cli::hooks::Unwired)
+    skein_node::cli::main(&skein_node::cli::local::ThisHost)
 }

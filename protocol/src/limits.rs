@@ -410,7 +410,7 @@ pub const DATA_STREAMS: u32 = 4096;
 /// How long the opening of a stream waits for the peer to allow one.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection on which nothing came for so long is gone. Three keep-alives.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an idle connection is kept up.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The round trip assumed before one is measured: a lost first packet costs 150 ms, not 1 s.

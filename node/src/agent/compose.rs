@@ -50,16 +50,19 @@ impl Composer {
         let mut view = self.agent.view.clone();
         let mut links = self.agent.links.clone();
         let mut bound = self.agent.bound.subscribe();
-        self.said(&snapshot.borrow_and_update().clone()).await;
-        self.seen(&view.borrow_and_update().clone());
+        let first = Arc::clone(&snapshot.borrow_and_update());
+        self.said(&first).await;
+        let first = Arc::clone(&view.borrow_and_update());
+        self.seen(&first);
         self.listen().await;
         loop {
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => return,
+                () = crate::stop::stopped(&mut stopped) => return,
                 Ok(()) = self.phase.changed() => {
                     self.phase.mark_unchanged();
-                    self.said(&Arc::clone(&snapshot.borrow())).await;
+                    let now = Arc::clone(&snapshot.borrow());
+                    self.said(&now).await;
                 }
                 Ok(()) = snapshot.changed() => {
                     let now = Arc::clone(&snapshot.borrow_and_update());
@@ -165,7 +168,7 @@ fn occupied(snapshot: &Snapshot) -> Occupied {
     let mut occupied = Occupied::default();
     for (_, planned) in snapshot.plan.instances() {
         for target in planned.targets.values() {
-            if let skein_protocol::manifest::TargetAddress::Ip(address) = target
+            if let skein_protocol::manifest::value::TargetAddress::Ip(address) = target
                 && (address.ip().is_loopback() || address.ip().is_unspecified())
             {
                 occupied.local.insert(address.port(), planned.id.to_string());

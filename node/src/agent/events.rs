@@ -23,7 +23,7 @@ use crate::{
     gossip::{Gossip, GossipEvent},
     keys::Credentials,
     proxy::{Connection, Direction, Observer},
-    telemetry::{Access, AccessLog, End, Metrics, Side},
+    telemetry::{access::{Access, AccessLog, End, Side}, metrics::Metrics},
 };
 
 /// What is wrong now, by subject. `status` shows it and exits 3.
@@ -264,7 +264,7 @@ pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver
     loop {
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = crate::stop::stopped(&mut stopped) => return,
             _ = tick.tick() => {}
         }
         figures(&agent);

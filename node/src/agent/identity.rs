@@ -153,7 +153,7 @@ async fn join_first(files: &Files, settings: &Settings, token: Option<&str>) -> 
     if addresses.is_empty() {
         bail!("there is a join token but no agent to join by: say one with --join ADDR");
     }
-    let name = crate::cli::hooks::host_name()?.parse()?;
+    let name = crate::cli::local::host_name()?.parse()?;
     let from = SocketAddr::new(settings.mesh.ip(), 0);
     let joined = identity::join(files, from, &addresses, &token, &name, wall()).await?;
     files.write_peers(&joined.peers)?;
@@ -188,7 +188,7 @@ impl Tokens {
         let result = change(&mut next)?;
         self.disk.keep_token_uses(&next).map_err(|error| {
             let text = format!("the issuing host cannot write the token's use: {error}");
-            Refusal::new(RefusalCode::Unavailable, text)
+            Refusal::new(RefusalCode::Trouble, text)
         })?;
         *held = next;
         Ok(result)
@@ -242,7 +242,7 @@ impl Desk for AgentDesk {
                 Ok(used)
             });
             taken.await.unwrap_or_else(|error| {
-                Err(Refusal::new(RefusalCode::Unavailable, format!("the desk failed: {error}")))
+                Err(Refusal::new(RefusalCode::Trouble, format!("the desk failed: {error}")))
             })
         })
     }
@@ -296,7 +296,7 @@ pub(super) async fn keep_fresh(
         let jitter = rand::rng().random_range(0..30);
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = crate::stop::stopped(&mut stopped) => return,
             () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
         }
         let Some(own) = agent.credentials.own() else { continue };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use skein_protocol::{
     engine::Local,
-    manifest::{self, Listen, TargetAddress, Usage},
+    manifest::{kinds::Listen, plan::Usage, value::{self, TargetAddress}},
     name::ServiceName,
     record::node::{
         Address, Addresses, Health, HeldIssuer, Host, Instances, NodeState, TokenUses,
@@ -128,10 +128,10 @@ pub fn listeners(
     (Listeners(wanted), waiting)
 }
 
-fn port_ref(port: &manifest::PortRef) -> PortRef {
+fn port_ref(port: &value::PortRef) -> PortRef {
     match port {
-        manifest::PortRef::Number(number) => PortRef::Number(*number),
-        manifest::PortRef::Name(name) => PortRef::Name(name.clone()),
+        value::PortRef::Number(number) => PortRef::Number(*number),
+        value::PortRef::Name(name) => PortRef::Name(name.clone()),
     }
 }
 

@@ -11,6 +11,7 @@ mod data;
 mod events;
 mod identity;
 pub mod local;
+pub(crate) mod offline;
 mod seeds;
 mod settings;
 mod show;
@@ -52,13 +53,13 @@ use crate::{
     disk::{Disk, Remembered},
     driver::{self, Command, Driver, DriverConfig},
     gossip::{Gossip, GossipConfig, GossipPorts},
-    keys::{Credentials, Ed25519, Trust, file},
+    keys::{Ed25519, Trust, file},
     link::{Endpoint, Link},
     proxy::{
         AllowAll, Parts, PeerIdentity, Proxy, Timeouts,
-        virtual_address::{VirtualAddresses, VirtualRange},
+        virtual_address::VirtualAddresses,
     },
-    telemetry::{AccessLog, Metrics, log},
+    telemetry::{access::AccessLog, metrics::Metrics, log},
     workload::{Workload, WorkloadConfig},
 };
 
@@ -112,7 +113,7 @@ impl ControlRuntime {
         let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new().name("skein-control".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let _ = stopped.wait_for(|stop| *stop).await;
+                let () = crate::stop::stopped(&mut stopped).await;
                 // The last frames and closes leave.
                 tokio::time::sleep(FAREWELL / 4).await;
             });
@@ -207,14 +208,13 @@ impl Running {
         })?;
         control.spawn(driver.run());
 
-        let (access, access_thread) = if first.plan.mesh.enable_logs {
-            let (log, thread) = AccessLog::start(std::io::stdout());
-            (log, Some(thread))
-        } else {
-            (AccessLog::default(), None)
-        };
-        drop(access_thread);
         let metrics = Arc::new(Metrics::new());
+        // Its thread ends with the last clone.
+        let access = if first.plan.mesh.enable_logs {
+            AccessLog::start(std::io::stdout(), metrics.access_log_dropped()).0
+        } else {
+            AccessLog::default()
+        };
         let data = DataLinks::new(
             endpoint.clone(),
             settings.network.clone(),

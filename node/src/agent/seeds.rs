@@ -9,7 +9,7 @@ use std::{
 };
 
 use rand::RngExt;
-use skein_protocol::{manifest::TargetAddress, name::NodeKey};
+use skein_protocol::{manifest::value::TargetAddress, name::NodeKey};
 use tokio::sync::{mpsc, watch};
 
 use super::show::Agent;
@@ -52,7 +52,7 @@ pub(super) async fn run(
         loop {
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => return,
+                () = crate::stop::stopped(&mut stopped) => return,
                 Some((address, result)) = met.recv() => match result {
                     Ok(node) => {
                         tracing::info!(%address, node = %node.short(), "seed answered");
@@ -79,7 +79,7 @@ pub(super) async fn run(
     }
 }
 
-pub(super) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
+pub(crate) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
     match seed {
         TargetAddress::Ip(address) => vec![*address],
         TargetAddress::Unix(_) => Vec::new(),

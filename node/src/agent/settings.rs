@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use skein_protocol::{
-    manifest::{MeshPort, TargetAddress},
+    manifest::{kinds::MeshPort, value::TargetAddress},
     name::{Label, Locality, MeshId},
     record::node::{Address, Host, NodeState},
     trust::Grant,
@@ -195,7 +195,7 @@ pub(crate) fn seed(text: &str) -> Result<TargetAddress> {
 }
 
 /// The address by which this host most likely is reached: a private or public one of its own.
-fn outward() -> IpAddr {
+pub(crate) fn outward() -> IpAddr {
     let all = workload::addresses().unwrap_or_default();
     let fit = |ip: &&IpAddr| match ip {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),

@@ -27,7 +27,7 @@ use crate::{
     identity::{Files, IssuingHost},
     keys::Credentials,
     proxy::{Bind, Listening, Proxy, virtual_address::VirtualAddresses},
-    telemetry::{Metrics, log::LogHandle},
+    telemetry::{metrics::Metrics, log::LogHandle},
     workload::{Severity, WorkloadHandle},
 };
 
@@ -89,7 +89,7 @@ impl Agent {
             node: StatusNode {
                 id: self.me.short().to_string(),
                 name: self.settings.name(&self.credentials),
-                address: own.and_then(address).unwrap_or_else(|| self.mesh_address.to_string()),
+                address: own.and_then(|node| address(node)).unwrap_or_else(|| self.mesh_address.to_string()),
                 state: state_word(self.phase.borrow().state).to_owned(),
             },
             members: MemberCounts {

@@ -10,6 +10,7 @@ mod demo;
 mod documents;
 pub mod exit;
 pub mod hooks;
+pub mod local;
 mod identity;
 mod life;
 pub mod output;

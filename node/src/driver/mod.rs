@@ -235,7 +235,7 @@ impl Driver {
             let wakeup = tokio::time::Instant::from_std(self.clock.instant(self.engine.next_wakeup()));
             tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = crate::stop::stopped(&mut shutdown) => break,
                 Some((id, checked)) = self.checked.recv() => {
                     self.handle(Input::Verified(id, checked));
                 }

@@ -203,12 +203,17 @@ pub fn read_chain(path: &Path) -> Result<Chain, FileError> {
 
 /// Writes the roots: the first, then each that followed with the signature before it.
 pub fn write_roots(path: &Path, roots: &RootChain) -> Result<(), FileError> {
+    write(path, roots_text(roots).as_bytes(), PUBLIC)
+}
+
+/// The text of a roots file.
+pub fn roots_text(roots: &RootChain) -> String {
     let mut blocks = vec![(pem::CERTIFICATE, roots.first.as_slice())];
     for next in &roots.next {
         blocks.push((pem::CERTIFICATE, next.certificate.as_slice()));
         blocks.push((pem::ROOT_SIGNATURE, next.signature.0.as_slice()));
     }
-    write(path, pem::encode(blocks).as_bytes(), PUBLIC)
+    pem::encode(blocks)
 }
 
 /// Reads the roots.

@@ -54,7 +54,7 @@ pub(super) fn transport(role: Role) -> TransportConfig {
         .receive_window(role.window())
         .send_window(role.send_window())
         .send_fairness(true)
-        .max_idle_timeout(IdleTimeout::try_from(limits::IDLE_TIMEOUT).ok())
+        .max_idle_timeout(IdleTimeout::try_from(limits::LINK_IDLE_TIMEOUT).ok())
         .keep_alive_interval(Some(limits::KEEP_ALIVE))
         .initial_rtt(limits::INITIAL_RTT)
         .initial_mtu(limits::MTU_MIN)

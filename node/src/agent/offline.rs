@@ -1,0 +1,15 @@
+//! What the command line needs of the agent's parts without a running agent.
+
+use std::net::SocketAddr;
+
+pub(crate) use super::{
+    api::{admitted, created, revoke_token, token_id, token_infos, token_scope, validate},
+    seeds::resolve,
+    settings::{MESH_PORT, outward, seed},
+    show::rfc3339,
+};
+
+/// The address by which this host most likely is reached, for the next host's line.
+pub(crate) fn outward_address() -> String {
+    SocketAddr::new(outward(), MESH_PORT).to_string()
+}
