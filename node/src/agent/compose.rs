@@ -126,7 +126,7 @@ impl Composer {
         self.agent.problems.set_all("discovery", waiting);
         let mut refused = Vec::new();
         let asked = self.agent.bound.borrow().clone();
-        let occupied = (!asked.is_empty()).then(|| occupied(&snapshot)).unwrap_or_default();
+        let occupied = if asked.is_empty() { Occupied::default() } else { occupied(&snapshot) };
         for service in &asked {
             match self.virtual_listeners(service, &view, &occupied).await {
                 Ok((listeners, problems)) => {

@@ -40,22 +40,24 @@ use crate::{
 
 /// An open data link as people see it.
 #[derive(Clone, Debug)]
-pub struct DataLink {
+pub(crate) struct DataLink {
     /// The connection.
-    pub mux: Arc<dyn Mux>,
+    pub(crate) mux: Arc<dyn Mux>,
     /// What the peer proved.
-    pub chain: Arc<VerifiedChain>,
+    pub(crate) chain: Arc<VerifiedChain>,
     /// Where it is.
-    pub remote: std::net::SocketAddr,
+    pub(crate) remote: std::net::SocketAddr,
     /// Whether this agent dialled.
-    pub dialled: bool,
+    pub(crate) dialled: bool,
+    /// The peer's boot: a later one is another process, and this link leads nowhere.
+    pub(crate) boot: u64,
 }
 
 type Slot = Arc<Mutex<Option<DataLink>>>;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct DataLinks(Arc<Inner>);
+pub(crate) struct DataLinks(Arc<Inner>);
 
 struct Inner {
     endpoint: Endpoint,
@@ -84,7 +86,7 @@ impl std::fmt::Debug for DataLinks {
 
 impl DataLinks {
     /// No links yet. `runtime` is where connections are served.
-    pub fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         network: Label,
         (mesh, boot): (MeshId, u64),
@@ -111,26 +113,37 @@ impl DataLinks {
     }
 
     /// The open links.
-    pub fn open(&self) -> Vec<DataLink> {
+    pub(crate) fn open(&self) -> Vec<DataLink> {
         self.0.open.borrow().values().cloned().collect()
     }
 
     /// Closes the links whose peer's chain is one of those.
-    pub fn cut(&self, code: CloseCode, of: impl Fn(&VerifiedChain) -> bool) {
+    pub(crate) fn cut(&self, code: CloseCode, of: impl Fn(&VerifiedChain) -> bool) {
         for link in self.open().into_iter().filter(|link| of(&link.chain)) {
             link.mux.close(code.number(), code.text());
         }
     }
 
+    /// Closes the links to processes that are no more: their node has started again. QUIC alone
+    /// would find out only when its idle timeout has passed.
+    pub(crate) fn forget_earlier_boots(&self, view: &View) {
+        for link in self.open() {
+            let now = view.nodes.get(&link.chain.key).map_or(0, |node| node.boot);
+            if link.boot < now {
+                link.mux.close(CloseCode::Duplicate.number(), "its node has started again");
+            }
+        }
+    }
+
     /// A data connection that a peer dialled, its Hello read.
-    pub async fn accepted(&self, link: Link, mut control: ControlLink, hello: Hello) {
+    pub(crate) async fn accepted(&self, link: Link, mut control: ControlLink, hello: Hello) {
         link.mux.set_role(Role::Data);
         if let Err(error) = self.check(&hello, link.identity.key) {
             tracing::debug!(%error, "data connection refused");
             return link.mux.close_with(CloseCode::WrongProtocol);
         }
         if control.write(&self.hello()).await.is_ok() {
-            self.register(link, control).await;
+            self.register(link, control, hello.boot).await;
         }
     }
 
@@ -142,8 +155,10 @@ impl DataLinks {
             Arc::clone(slots.entry(node).or_default())
         };
         let mut held = slot.lock().await;
-        if let Some(link) = held.as_ref().filter(|link| link.mux.closed().now_or_never().is_none())
-        {
+        let boot = self.0.view.borrow().nodes.get(&node).map_or(0, |node| node.boot);
+        let lives =
+            |link: &&DataLink| link.boot >= boot && link.mux.closed().now_or_never().is_none();
+        if let Some(link) = held.as_ref().filter(lives) {
             return Ok(Arc::clone(&link.mux));
         }
         let link = self.dial(node).await?;
@@ -167,8 +182,8 @@ impl DataLinks {
             self.0.endpoint.dial(dial).await.map_err(|error| DialError(error.to_string()))?;
         let greeted = timeout(HELLO_TIMEOUT, self.greet(&link)).await;
         match greeted.unwrap_or_else(|_| Err(io::Error::other("no Hello in time"))) {
-            Ok(control) => self
-                .register(link, control)
+            Ok((control, boot)) => self
+                .register(link, control, boot)
                 .await
                 .ok_or_else(|| DialError("the peer proved nothing".to_owned())),
             Err(error) => {
@@ -178,12 +193,12 @@ impl DataLinks {
         }
     }
 
-    async fn greet(&self, link: &Link) -> io::Result<ControlLink> {
+    async fn greet(&self, link: &Link) -> io::Result<(ControlLink, u64)> {
         let mut control = ControlLink::open(&*link.mux).await?;
         control.write(&self.hello()).await?;
         let hello = control.hello().await?;
         self.check(&hello, link.identity.key)?;
-        Ok(control)
+        Ok((control, hello.boot))
     }
 
     fn hello(&self) -> Frame {
@@ -213,13 +228,14 @@ impl DataLinks {
     }
 
     /// Serves what the peer opens on a link, until it ends.
-    async fn register(&self, link: Link, control: ControlLink) -> Option<DataLink> {
+    async fn register(&self, link: Link, control: ControlLink, boot: u64) -> Option<DataLink> {
         let (verified, _) = link.identity.chain.as_ref()?;
         let data = DataLink {
             mux: link.mux.clone(),
             chain: Arc::new(verified.clone()),
             remote: link.remote,
             dialled: link.dialled,
+            boot,
         };
         let number = self.0.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let entry = data.clone();

@@ -250,6 +250,7 @@ pub(super) async fn revoked(
             credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
         }
         data.cut(CloseCode::Revoked, |chain| ended.judge(chain, true).is_err());
+        data.forget_earlier_boots(&Arc::clone(&view.borrow()));
         tokio::select! {
             changed = revocations.changed() => if changed.is_err() { return },
             changed = view.changed() => if changed.is_err() { return },

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -37,6 +38,8 @@ use crate::{
 /// What of this host's identity lies in files.
 #[derive(Debug)]
 pub(crate) struct Keys {
+    /// This host's key, as the document names it.
+    key: PathBuf,
     /// Where.
     pub(crate) files: Files,
     /// The trusted roots.
@@ -63,7 +66,8 @@ impl Keys {
         })?;
         let (chain, verified) = newest(settings, &files, &roots)?;
         let issuer = IssuingHost::open(&files)?.map(Arc::new);
-        let mut keys = Self { files, roots, own: OwnChain { chain, verified }, issuer };
+        let key = settings.files.key.clone();
+        let mut keys = Self { key, files, roots, own: OwnChain { chain, verified }, issuer };
         if keys.own.verified.class == ChainClass::Expired {
             keys.renew_expired(settings, control).await?;
         }
@@ -96,7 +100,7 @@ impl Keys {
 
     /// What this agent shows and trusts.
     pub(crate) fn credentials(&self, revocations: Revocations) -> Result<Arc<Credentials>> {
-        let key: KeyPair = file::read_key(&self.files.node_key())?;
+        let key: KeyPair = file::read_key(&self.key)?;
         let known = BTreeSet::new();
         let trust = trust(&self.roots, &revocations, known.into_iter());
         Ok(Credentials::member(key, self.own.chain.clone(), trust, wall())?)

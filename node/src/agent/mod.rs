@@ -392,7 +392,7 @@ async fn welcome(agent: &Arc<Agent>, link: Link) {
     }
     match driver::first_hello(&*link.mux).await {
         Ok((control, hello)) if hello.role == LinkRole::Control => {
-            let begun = Some((control, hello));
+            let begun = Some(Box::new((control, hello)));
             agent.driver.tell(Command::Link(Box::new(link), begun)).await;
         }
         Ok((control, hello)) => agent.data.accepted(link, control, hello).await,
@@ -436,23 +436,6 @@ impl Agent {
         });
         let drained = self.proxy.drain(patience).await;
         tracing::info!(open = drained.open, cut = drained.cut, "drained");
-    }
-}
-
-/// The key of a node by name, short id or whole key: exactly one, or an error that says why.
-pub(crate) fn resolve(view: &skein_protocol::view::View, text: &str) -> Result<NodeKey, String> {
-    let found: Vec<NodeKey> = view
-        .nodes
-        .values()
-        .filter(|node| {
-            node.name.as_str() == text || node.short.as_str() == text || node.key.to_string() == text
-        })
-        .map(|node| node.key)
-        .collect();
-    match found.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(format!("no node `{text}` is known; see `skein members`")),
-        many => Err(format!("`{text}` means {} nodes; say its id", many.len())),
     }
 }
 

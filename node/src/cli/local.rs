@@ -15,7 +15,7 @@ use crate::{
     },
     clock::wall,
     disk::Disk,
-    identity::{self, Files, IssuingHost, init},
+    identity::{self, Files, IssuingHost},
 
 };
 
@@ -87,7 +87,7 @@ impl Local for ThisHost {
                     already: true,
                     mesh,
                     node_name: node,
-                    node_id: init::node_key(&files)?.node_key().short().to_string(),
+                    node_id: identity::init::node_key(&files)?.node_key().short().to_string(),
                     ..InitReport::default()
                 });
             }
@@ -143,7 +143,7 @@ impl Local for ThisHost {
     fn key(&self, dir: PathBuf) -> Result<KeyReport> {
         let files = Files::new(dir);
         let created = !files.node_key().exists();
-        let key = init::node_key(&files)?.node_key();
+        let key = identity::init::node_key(&files)?.node_key();
         Ok(KeyReport {
             key: key.to_string(),
             id: key.short().to_string(),

@@ -47,7 +47,7 @@ pub enum Command {
     /// Something for the engine.
     Input(Box<Input>),
     /// A control connection stands; its first Hello was read where the peer dialled.
-    Link(Box<Link>, Option<(ControlLink, Hello)>),
+    Link(Box<Link>, Option<Box<(ControlLink, Hello)>>),
     /// A frame came on a control link.
     Frame(LinkId, Vec<u8>),
     /// A control link has ended.
@@ -280,7 +280,7 @@ impl Driver {
         }
     }
 
-    fn attach(&mut self, link: Link, begun: Option<(ControlLink, Hello)>) {
+    fn attach(&mut self, link: Link, begun: Option<Box<(ControlLink, Hello)>>) {
         let Some((verified, _)) = &link.identity.chain else {
             link.mux.close_with(CloseCode::NotAdmitted);
             return;
@@ -298,10 +298,7 @@ impl Driver {
         };
         self.links.insert(number, Attached { view, frames });
         self.handle(Input::Connected { link: number, chain, dialled: link.dialled });
-        let (control, hello) = match begun {
-            Some((control, hello)) => (Some(control), Some(hello)),
-            None => (None, None),
-        };
+        let (control, hello) = begun.map(|begun| *begun).unzip();
         if let Some(hello) = hello {
             let frame = skein_protocol::wire::frame::Frame::Hello(Box::new(hello));
             if let Ok(bytes) = frame.encode() {

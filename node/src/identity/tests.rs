@@ -631,7 +631,7 @@ fn the_host_of_an_issuer_renews_its_own_certificate() {
     let issuer = IssuingHost::open(&host.files).unwrap().unwrap();
     let credentials = host.files.credentials(now()).unwrap();
     let before = credentials.own().unwrap();
-    client::renew_own(&host.files, &credentials, &issuer, now()).unwrap();
+    renew_own(&host.files, &credentials, &issuer, now()).unwrap();
     let after = credentials.own().unwrap();
     assert_ne!(after.verified.leaf_hash, before.verified.leaf_hash);
     assert_eq!(after.verified.grant, before.verified.grant);

@@ -82,6 +82,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             boot: 1,
             gossip_generation: 1,
             sequence: 1,
+            hash: skein_protocol::name::Hash([0; 32]),
             version: String::new(),
             issuer: false,
         }),
