@@ -21,10 +21,7 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = path.strip_prefix(root()).expect("under the root").display();
-                found.push((
-                    name.to_string(),
-                    std::fs::read_to_string(&path).expect("text"),
-                ));
+                found.push((name.to_string(), std::fs::read_to_string(&path).expect("text")));
             }
         }
     }
@@ -36,30 +33,16 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
 fn the_pure_core_depends_on_no_runtime_socket_or_entropy() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = Command::new(cargo)
-        .args([
-            "tree",
-            "--offline",
-            "--locked",
-            "-p",
-            "skein-protocol",
-            "-e",
-            "normal",
-        ])
+        .args(["tree", "--offline", "--locked", "-p", "skein-protocol", "-e", "normal"])
         .args(["--prefix", "none", "--format", "{p}"])
         .current_dir(root())
         .output()
         .expect("cargo tree");
-    assert!(
-        tree.status.success(),
-        "{}",
-        String::from_utf8_lossy(&tree.stderr)
-    );
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
     assert!(tree.contains("skein-protocol"));
     for impure in ["tokio", "quinn", "socket2", "mio", "getrandom"] {
-        let found = tree
-            .lines()
-            .find(|line| line.split(' ').next() == Some(impure));
+        let found = tree.lines().find(|line| line.split(' ').next() == Some(impure));
         assert_eq!(found, None, "in `cargo tree -p skein-protocol -e normal`");
     }
 }
@@ -67,10 +50,7 @@ fn the_pure_core_depends_on_no_runtime_socket_or_entropy() {
 #[test]
 fn one_file_names_bincode_and_one_folder_names_chitchat() {
     for (file, text) in sources(&["protocol/src", "node/src", "sim/src"]) {
-        let code = || {
-            text.lines()
-                .filter(|line| !line.trim_start().starts_with("//"))
-        };
+        let code = || text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let names = |what: &str| code().any(|line| line.contains(what));
         if names("bincode::") {
             assert_eq!(file, "protocol/src/wire/codec.rs");
@@ -84,16 +64,8 @@ fn one_file_names_bincode_and_one_folder_names_chitchat() {
 
 #[test]
 fn every_file_begins_with_its_contract() {
-    for (file, text) in sources(&[
-        "protocol/src",
-        "node/src",
-        "sim/src",
-        "tests/src",
-        "tests/mesh",
-    ]) {
-        assert!(
-            text.starts_with("//!"),
-            "{file} does not say what it is for"
-        );
+    for (file, text) in sources(&["protocol/src", "node/src", "sim/src", "tests/src", "tests/mesh"])
+    {
+        assert!(text.starts_with("//!"), "{file} does not say what it is for");
     }
 }

@@ -169,9 +169,7 @@ impl Host {
     pub fn launch(&mut self, arguments: &[&str]) {
         let mut command = self.program(binary::skein());
         let ip = self.ip.to_string();
-        command
-            .args(["agent", "--bind", &ip, "-f"])
-            .arg(&self.manifests);
+        command.args(["agent", "--bind", &ip, "-f"]).arg(&self.manifests);
         command.args(arguments).env("RUST_BACKTRACE", "1");
         self.agent = Some(Process::start(command, &self.log_path()));
     }
@@ -181,11 +179,7 @@ impl Host {
         let what = format!("the agent of {} answers", self.name);
         until(START, &what, async || {
             if let Some(status) = self.agent.as_mut().and_then(Process::ended) {
-                panic!(
-                    "the agent of {} ended ({status})\n{}",
-                    self.name,
-                    self.log()
-                );
+                panic!("the agent of {} ended ({status})\n{}", self.name, self.log());
             }
             self.try_json(&["status"]).await.map(drop)
         })

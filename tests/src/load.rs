@@ -161,12 +161,7 @@ async fn call(plan: Plan, start: Instant) -> Result<Duration, Failure> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {:?}", plan.limit),
     };
-    Err(Failure {
-        began,
-        ended: start.elapsed(),
-        stage,
-        reason: answer,
-    })
+    Err(Failure { began, ended: start.elapsed(), stage, reason: answer })
 }
 
 async fn ask(plan: Plan, stage: &mut Stage) -> std::io::Result<()> {

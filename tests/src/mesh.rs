@@ -26,14 +26,8 @@ impl Mesh {
     /// `count` hosts on loopback addresses, none of them started: `a`, `b`, `c` and so on.
     pub fn of_hosts(count: usize) -> Self {
         let folder = Folder::new();
-        let hosts = (0..count)
-            .map(|n| Host::on_loopback(&host_name(n), folder.path()))
-            .collect();
-        Self {
-            hosts,
-            token: String::new(),
-            folder,
-        }
+        let hosts = (0..count).map(|n| Host::on_loopback(&host_name(n), folder.path())).collect();
+        Self { hosts, token: String::new(), folder }
     }
 
     /// One host in each namespace of `lab`, none of them started.
@@ -64,14 +58,11 @@ impl Mesh {
         let seed = self.mesh_address(0);
         for host in &mut self.hosts[1..] {
             let token = [("SKEIN_TOKEN", self.token.as_str())];
-            let said = host
-                .run_with(&["join", &seed, "--name", &host.name], &token)
-                .await;
+            let said = host.run_with(&["join", &seed, "--name", &host.name], &token).await;
             assert!(said.status.success(), "{} joins: {said:?}", host.name);
             host.start(&[]).await;
         }
-        self.all_alive(self.hosts.len(), Duration::from_secs(20))
-            .await;
+        self.all_alive(self.hosts.len(), Duration::from_secs(20)).await;
     }
 
     /// `IP:port` at which the agent of host `n` is dialled.

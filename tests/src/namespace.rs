@@ -46,10 +46,7 @@ impl Lab {
         require();
         let tag = std::process::id();
         let hub = format!("sk{tag}-hub");
-        let mut lab = Self {
-            rooms: Vec::new(),
-            hub,
-        };
+        let mut lab = Self { rooms: Vec::new(), hub };
         lab.add_namespace(&lab.hub);
         let hub = lab.hub.clone();
         ip(&["-n", &hub, "link", "add", "bridge", "type", "bridge"]);
@@ -69,34 +66,21 @@ impl Lab {
         self.add_namespace(&name);
         let address = Ipv4Addr::new(10, 77, 0, n);
         // Pushed before the rest, so that a failure below still removes it.
-        self.rooms.push(Room {
-            name: name.clone(),
-            ip: IpAddr::V4(address),
-        });
+        self.rooms.push(Room { name: name.clone(), ip: IpAddr::V4(address) });
         let port = format!("to-{n}");
         let hub = &self.hub;
         ip(&[
             "-n", hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &name,
         ]);
         ip(&["-n", hub, "link", "set", &port, "master", "bridge", "up"]);
-        ip(&[
-            "-n",
-            &name,
-            "addr",
-            "add",
-            &format!("{address}/24"),
-            "dev",
-            "eth0",
-        ]);
+        ip(&["-n", &name, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
         ip(&["-n", &name, "link", "set", "eth0", "up"]);
     }
 
     /// Parts the rooms: those of `side` (by place, from 0) and all others cannot reach each other.
     pub fn part(&self, side: &[usize]) {
         let address = |n: &usize| self.rooms[*n].ip.to_string();
-        let others: Vec<usize> = (0..self.rooms.len())
-            .filter(|n| !side.contains(n))
-            .collect();
+        let others: Vec<usize> = (0..self.rooms.len()).filter(|n| !side.contains(n)).collect();
         let theirs = others.iter().map(address).collect::<Vec<_>>().join(", ");
         for n in side {
             self.wall(*n, &theirs);

@@ -29,10 +29,7 @@ impl Process {
         let child = command.spawn().unwrap_or_else(|error| {
             panic!("cannot start {:?}: {error}", command.as_std().get_program())
         });
-        Self {
-            child,
-            log: log.to_owned(),
-        }
+        Self { child, log: log.to_owned() }
     }
 
     /// Its number, while it runs.

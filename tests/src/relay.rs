@@ -57,18 +57,10 @@ impl Relay {
         let (path, watched) = watch::channel(path);
         let counts = Arc::<Counts>::default();
         let mut tasks = JoinSet::new();
-        let lane = Lane {
-            path: watched,
-            counts: Arc::clone(&counts),
-            rng: StdRng::seed_from_u64(seed),
-        };
+        let lane =
+            Lane { path: watched, counts: Arc::clone(&counts), rng: StdRng::seed_from_u64(seed) };
         tasks.spawn(run(Arc::new(socket), target, lane));
-        Self {
-            address,
-            path,
-            counts,
-            _tasks: tasks,
-        }
+        Self { address, path, counts, _tasks: tasks }
     }
 
     /// Changes the path from the next datagram on.
@@ -107,14 +99,8 @@ impl Lane {
             return Vec::new();
         }
         self.counts.carried.fetch_add(1, Ordering::Relaxed);
-        let copies = if self.rng.random::<f64>() < path.twice {
-            2
-        } else {
-            1
-        };
-        (0..copies)
-            .map(|_| path.delay + path.jitter.mul_f64(self.rng.random::<f64>()))
-            .collect()
+        let copies = if self.rng.random::<f64>() < path.twice { 2 } else { 1 };
+        (0..copies).map(|_| path.delay + path.jitter.mul_f64(self.rng.random::<f64>())).collect()
     }
 }
 
@@ -133,19 +119,10 @@ async fn run(socket: Arc<UdpSocket>, target: SocketAddr, mut lane: Lane) {
                 continue;
             }
             let any = SocketAddr::new(target.ip(), 0);
-            let any = if target.ip().is_loopback() {
-                any
-            } else {
-                ([0, 0, 0, 0], 0).into()
-            };
+            let any = if target.ip().is_loopback() { any } else { ([0, 0, 0, 0], 0).into() };
             let upstream = Arc::new(UdpSocket::bind(any).await.expect("a free port"));
             upstream.connect(target).await.expect("a UDP socket");
-            let back = answers(
-                Arc::clone(&upstream),
-                Arc::clone(&socket),
-                client,
-                lane.branch(),
-            );
+            let back = answers(Arc::clone(&upstream), Arc::clone(&socket), client, lane.branch());
             tasks.spawn(back);
             clients.insert(client, upstream);
         }

@@ -43,25 +43,12 @@ pub struct Server {
 impl Server {
     /// Listens on a free port of `ip`.
     pub async fn start(ip: impl Into<std::net::IpAddr>, conduct: Conduct) -> Self {
-        let listener = TcpListener::bind((ip.into(), 0))
-            .await
-            .expect("a free port");
+        let listener = TcpListener::bind((ip.into(), 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let (accepted, bytes) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let mut tasks = JoinSet::new();
-        let task = tasks.spawn(serve(
-            listener,
-            conduct,
-            Arc::clone(&accepted),
-            Arc::clone(&bytes),
-        ));
-        Self {
-            address,
-            accepted,
-            bytes,
-            task,
-            _tasks: tasks,
-        }
+        let task = tasks.spawn(serve(listener, conduct, Arc::clone(&accepted), Arc::clone(&bytes)));
+        Self { address, accepted, bytes, task, _tasks: tasks }
     }
 
     /// How many connections came so far.

@@ -10,7 +10,10 @@ use skein_protocol::{
     view::Liveness,
 };
 
-use super::{VERSION, show::{Agent, rfc3339}};
+use super::{
+    VERSION,
+    show::{Agent, rfc3339},
+};
 use crate::{
     api::{
         AgentApi, ApiError, ApiErrorKind, Reply,
@@ -41,7 +44,9 @@ impl Agent {
     fn mesh_name(&self) -> String {
         let root = self.roots.order.first().and_then(|key| self.roots.roots.get(key));
         let named = root.and_then(|der| skein_protocol::trust::certificate::mesh_name(der).ok());
-        named.or_else(|| self.settings.said_mesh.as_ref().map(ToString::to_string)).unwrap_or_default()
+        named
+            .or_else(|| self.settings.said_mesh.as_ref().map(ToString::to_string))
+            .unwrap_or_default()
     }
 
     fn service_name(&self, text: &str) -> Result<ServiceName, ApiError> {
@@ -65,10 +70,10 @@ impl Agent {
         all.sort();
         all.dedup();
         match only {
-            Some(only) if all.is_empty() => Err(ApiError::not_found(format!(
-                "this host serves no {only}"
-            ))
-            .fix("`skein get ServiceRegistry` lists what it serves")),
+            Some(only) if all.is_empty() => {
+                Err(ApiError::not_found(format!("this host serves no {only}"))
+                    .fix("`skein get ServiceRegistry` lists what it serves"))
+            }
             _ => Ok(all.into_iter().map(ToString::to_string).collect()),
         }
     }
@@ -273,13 +278,9 @@ pub(crate) fn admitted(
     let grant = grant_of(request, &key)?;
     let chain = issuer.admit(&key, &grant, wall()).map_err(issuer_error)?;
     let now = wall();
-    let verified = skein_protocol::trust::verify_chain(
-        &chain,
-        issuer.trusted(),
-        now,
-        &crate::keys::Ed25519,
-    )
-    .map_err(invalid)?;
+    let verified =
+        skein_protocol::trust::verify_chain(&chain, issuer.trusted(), now, &crate::keys::Ed25519)
+            .map_err(invalid)?;
     let certificate = |der: &[u8]| ("CERTIFICATE", der.to_vec());
     let blocks = [certificate(&chain.leaf), certificate(&chain.issuer)];
     let chain_pem = pem::encode(blocks.iter().map(|(label, der)| (*label, der.as_slice())));
@@ -441,11 +442,8 @@ impl AgentApi for Agent {
     fn apply(&self, documents: Documents) -> Reply<'_, ApplyReport> {
         Box::pin(async move {
             let (file, text) = joined(&documents);
-            let outcomes = self
-                .workload
-                .apply(&file, &text, documents.dry_run)
-                .await
-                .map_err(change_error)?;
+            let outcomes =
+                self.workload.apply(&file, &text, documents.dry_run).await.map_err(change_error)?;
             let visible = if documents.dry_run {
                 Visible::default()
             } else {
@@ -622,7 +620,8 @@ impl AgentApi for Agent {
 
     fn log_level(&self) -> Reply<'_, LogLevel> {
         Box::pin(async {
-            let filter = self.log.get().map_err(|error| ApiError::unavailable(error.to_string()))?;
+            let filter =
+                self.log.get().map_err(|error| ApiError::unavailable(error.to_string()))?;
             Ok(LogLevel { filter })
         })
     }
@@ -681,7 +680,9 @@ fn instance_id(text: &str) -> Result<InstanceId, ApiError> {
             document: Label::new(document).map_err(invalid)?,
             endpoint: Label::new(endpoint).map_err(invalid)?,
         }),
-        _ => Err(invalid(format!("`{text}`: write DOCUMENT/ENDPOINT, as `skein describe` shows it"))),
+        _ => {
+            Err(invalid(format!("`{text}`: write DOCUMENT/ENDPOINT, as `skein describe` shows it")))
+        }
     }
 }
 

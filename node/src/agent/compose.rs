@@ -196,8 +196,6 @@ impl AddressBook for VirtualBook {
     }
 
     fn save(&mut self, service: &ServiceName, address: Ipv4Addr) -> io::Result<()> {
-        self.0
-            .keep_virtual_address(&service.to_string(), address.into())
-            .map_err(io::Error::other)
+        self.0.keep_virtual_address(&service.to_string(), address.into()).map_err(io::Error::other)
     }
 }

@@ -256,8 +256,7 @@ impl DataLinks {
 
     async fn serve(&self, link: &DataLink) {
         let Some(agent) = self.0.agent.get().and_then(Weak::upgrade) else { return };
-        let identity =
-            PeerIdentity { key: link.chain.key, grant: link.chain.grant.clone() };
+        let identity = PeerIdentity { key: link.chain.key, grant: link.chain.grant.clone() };
         let peer = agent.proxy.peer(identity);
         while let Ok((mut send, mut receive)) = link.mux.accept().await {
             let (agent, peer) = (Arc::clone(&agent), peer.clone());
@@ -268,7 +267,9 @@ impl DataLinks {
                         let pair: StreamPair = (send, receive);
                         agent.proxy.serve_stream(&peer, pair).await;
                     }
-                    Some(StreamKind::Relay) => identity::serve_relayed(&agent, (send, receive)).await,
+                    Some(StreamKind::Relay) => {
+                        identity::serve_relayed(&agent, (send, receive)).await
+                    }
                     _ => {
                         send.reset(kind::UNKNOWN_KIND);
                         receive.stop(kind::UNKNOWN_KIND);

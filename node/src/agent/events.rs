@@ -23,7 +23,10 @@ use crate::{
     gossip::{Gossip, GossipEvent},
     keys::Credentials,
     proxy::{Connection, Direction, Observer},
-    telemetry::{access::{Access, AccessLog, End, Side}, metrics::Metrics},
+    telemetry::{
+        access::{Access, AccessLog, End, Side},
+        metrics::Metrics,
+    },
 };
 
 /// What is wrong now, by subject. `status` shows it and exits 3.
@@ -166,10 +169,9 @@ fn tell(agent: &Agent, event: Event) {
         }
         Event::RevocationRefused(why) => tracing::warn!(why, "a revocation was not taken"),
         Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
-        Event::DiskFailed(why) => agent.problems.set(
-            "disk",
-            Some(format!("the state cannot be written: {why}; what needs it waits")),
-        ),
+        Event::DiskFailed(why) => agent
+            .problems
+            .set("disk", Some(format!("the state cannot be written: {why}; what needs it waits"))),
         Event::Late(by) => {
             tracing::warn!(late_ms = by.as_millis(), "this agent was not run for a while");
         }

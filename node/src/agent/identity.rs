@@ -61,9 +61,10 @@ impl Keys {
         if !settings.files.chain.exists() && !files.is_member() {
             join_first(&files, settings, token).await?;
         }
-        let roots = file::read_roots(&settings.files.roots)?.verify(&Ed25519).with_context(|| {
-            format!("{} holds no roots of a mesh", settings.files.roots.display())
-        })?;
+        let roots =
+            file::read_roots(&settings.files.roots)?.verify(&Ed25519).with_context(|| {
+                format!("{} holds no roots of a mesh", settings.files.roots.display())
+            })?;
         let (chain, verified) = newest(settings, &files, &roots)?;
         let issuer = IssuingHost::open(&files)?.map(Arc::new);
         let key = settings.files.key.clone();
@@ -318,9 +319,10 @@ async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
         identity::client::renew_own(&agent.files, &agent.credentials, issuer, wall())?;
     } else {
         let view = agent.view();
-        let alive = view.nodes.values().filter(|node| {
-            node.liveness == Liveness::Alive && node.key != agent.me
-        });
+        let alive = view
+            .nodes
+            .values()
+            .filter(|node| node.liveness == Liveness::Alive && node.key != agent.me);
         let (issuers, others): (Vec<_>, Vec<_>) = alive.partition(|node| node.issuer);
         let addresses: Vec<SocketAddr> = issuers
             .into_iter()

@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use skein_protocol::{
     engine::Local,
-    manifest::{kinds::Listen, plan::Usage, value::{self, TargetAddress}},
-    name::ServiceName,
-    record::node::{
-        Address, Addresses, Health, HeldIssuer, Host, Instances, NodeState, TokenUses,
+    manifest::{
+        kinds::Listen,
+        plan::Usage,
+        value::{self, TargetAddress},
     },
+    name::ServiceName,
+    record::node::{Address, Addresses, Health, HeldIssuer, Host, Instances, NodeState, TokenUses},
     route::{self, ImagePattern, PortRef, Subset, ZonePattern},
     trust::Grant,
     view::View,
@@ -16,9 +18,7 @@ use skein_protocol::{
 };
 
 use crate::{
-    proxy::{
-        Bind, ListenerSpec, Listeners, LocalInstance, LocalServices, PeerIdentity, Target,
-    },
+    proxy::{Bind, ListenerSpec, Listeners, LocalInstance, LocalServices, PeerIdentity, Target},
     workload::Snapshot,
 };
 

@@ -55,11 +55,8 @@ use crate::{
     gossip::{Gossip, GossipConfig, GossipPorts},
     keys::{Ed25519, Trust, file},
     link::{Endpoint, Link},
-    proxy::{
-        AllowAll, Parts, PeerIdentity, Proxy, Timeouts,
-        virtual_address::VirtualAddresses,
-    },
-    telemetry::{access::AccessLog, metrics::Metrics, log},
+    proxy::{AllowAll, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
+    telemetry::{access::AccessLog, log, metrics::Metrics},
     workload::{Workload, WorkloadConfig},
 };
 
@@ -68,6 +65,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long the last words may take before the process ends.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the first checks may take before the agent speaks all the same.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to stop. Blocks.
 pub fn run(options: AgentOptions) -> Result<()> {
@@ -111,13 +111,14 @@ impl ControlRuntime {
     fn start(mut stopped: watch::Receiver<bool>) -> Result<Self> {
         let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let thread = std::thread::Builder::new().name("skein-control".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                let () = crate::stop::stopped(&mut stopped).await;
-                // The last frames and closes leave.
-                tokio::time::sleep(FAREWELL / 4).await;
-            });
-        })?;
+        let thread =
+            std::thread::Builder::new().name("skein-control".to_owned()).spawn(move || {
+                runtime.block_on(async {
+                    let () = crate::stop::stopped(&mut stopped).await;
+                    // The last frames and closes leave.
+                    tokio::time::sleep(FAREWELL / 4).await;
+                });
+            })?;
         Ok(Self { handle, thread })
     }
 
@@ -156,6 +157,7 @@ impl Running {
             &main,
             stopped.clone(),
         )?;
+        workload.settled(SETTLE).await;
         let first = Arc::clone(&workload.snapshot.borrow());
         let settings = Settings::new(&options, &first)?;
         if first.plan.mesh.debug && options.log_level.is_none() {
@@ -404,7 +406,11 @@ async fn welcome(agent: &Arc<Agent>, link: Link) {
 }
 
 impl Agent {
-    async fn serve_api(self: &Arc<Self>, dir: &Path, stopped: &watch::Receiver<bool>) -> Result<()> {
+    async fn serve_api(
+        self: &Arc<Self>,
+        dir: &Path,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<()> {
         let bound = socket::bind(dir).with_context(|| {
             format!("the agent's socket {} cannot be made", socket::path(dir).display())
         })?;
@@ -460,4 +466,3 @@ pub(crate) async fn show_chain(
     }
     Ok(())
 }
-

@@ -84,7 +84,8 @@ pub(crate) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
         TargetAddress::Ip(address) => vec![*address],
         TargetAddress::Unix(_) => Vec::new(),
         TargetAddress::Name(host, port) => {
-            let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), *port)));
+            let found =
+                tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), *port)));
             match found.await {
                 Ok(Ok(addresses)) => addresses.take(4).collect(),
                 _ => Vec::new(),

@@ -160,10 +160,14 @@ fn bound(port: &MeshPort, bind: Option<IpAddr>, otherwise: IpAddr) -> SocketAddr
 
 fn advertise(options: &AgentOptions, port: &MeshPort, network: &Label) -> Result<Vec<Address>> {
     if let Some(text) = &options.advertise {
-        let socket: SocketAddr = text
-            .parse()
-            .with_context(|| format!("--advertise `{text}`: write IP:PORT, for example 203.0.113.7:7400"))?;
-        return Ok(vec![Address { network: network.clone(), ip: socket.ip(), port: socket.port() }]);
+        let socket: SocketAddr = text.parse().with_context(|| {
+            format!("--advertise `{text}`: write IP:PORT, for example 203.0.113.7:7400")
+        })?;
+        return Ok(vec![Address {
+            network: network.clone(),
+            ip: socket.ip(),
+            port: socket.port(),
+        }]);
     }
     let said = port.advertise.iter().map(|said| Address {
         network: said.network.clone().unwrap_or_else(|| network.clone()),

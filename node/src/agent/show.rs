@@ -4,15 +4,16 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use skein_protocol::{
     clock::Wall,
-
     name::{NodeKey, ServiceName},
-    trust::Roots,
     record::node::{Health, NodeState, Protocol, ServicePort},
+    trust::Roots,
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{data::DataLinks, events::Problems, identity::Tokens, local::Phase, settings::Settings};
+use super::{
+    data::DataLinks, events::Problems, identity::Tokens, local::Phase, settings::Settings,
+};
 use crate::{
     api::{
         ApiError,
@@ -27,7 +28,7 @@ use crate::{
     identity::{Files, IssuingHost},
     keys::Credentials,
     proxy::{Bind, Listening, Proxy, virtual_address::VirtualAddresses},
-    telemetry::{metrics::Metrics, log::LogHandle},
+    telemetry::{log::LogHandle, metrics::Metrics},
     workload::{Severity, WorkloadHandle},
 };
 
@@ -89,7 +90,9 @@ impl Agent {
             node: StatusNode {
                 id: self.me.short().to_string(),
                 name: self.settings.name(&self.credentials),
-                address: own.and_then(|node| address(node)).unwrap_or_else(|| self.mesh_address.to_string()),
+                address: own
+                    .and_then(|node| address(node))
+                    .unwrap_or_else(|| self.mesh_address.to_string()),
                 state: state_word(self.phase.borrow().state).to_owned(),
             },
             members: MemberCounts {
@@ -104,11 +107,7 @@ impl Agent {
                 endpoints: self::count(endpoints),
                 root: view.records_root.to_string(),
             },
-            policy: PolicyStatus {
-                root: view.policy_root.to_string(),
-                agreeing: alive,
-                of: alive,
-            },
+            policy: PolicyStatus { root: view.policy_root.to_string(), agreeing: alive, of: alive },
             issuers: self::count(issuers),
             version: super::VERSION.to_owned(),
             problems: self.show_problems(issuers),
@@ -144,9 +143,7 @@ impl Agent {
                 ..problem(
                     "issuers",
                     "error",
-                    format!(
-                        "{issuers} live issuer: if its host is lost nobody can join or renew"
-                    ),
+                    format!("{issuers} live issuer: if its host is lost nobody can join or renew"),
                 )
             });
         }
@@ -194,9 +191,8 @@ impl Agent {
 
     /// A service by `namespace/name`, or by a short name in this host's namespace.
     pub(super) fn find_service(&self, name: &str) -> Result<Arc<ServiceView>, ApiError> {
-        let known = ServiceName::parse_in(name, &self.settings.namespace).map_err(|error| {
-            ApiError::new(crate::api::ApiErrorKind::Invalid, error.to_string())
-        })?;
+        let known = ServiceName::parse_in(name, &self.settings.namespace)
+            .map_err(|error| ApiError::new(crate::api::ApiErrorKind::Invalid, error.to_string()))?;
         let view = self.view();
         view.services.get(&known).cloned().ok_or_else(|| {
             ApiError::not_found(format!("no service {known} is known here"))
@@ -255,7 +251,11 @@ impl Agent {
     }
 
     pub(super) fn show_links(&self) -> Vec<Link> {
-        let stats = |peer: &NodeKey, role: &str, remote: SocketAddr, dialled: bool, mux: &dyn crate::link::mux::Mux| {
+        let stats = |peer: &NodeKey,
+                     role: &str,
+                     remote: SocketAddr,
+                     dialled: bool,
+                     mux: &dyn crate::link::mux::Mux| {
             let stats = mux.stats();
             Link {
                 id: peer.short().to_string(),
@@ -414,4 +414,3 @@ fn endpoint_info(endpoint: &Endpoint, own: Option<Use>) -> EndpointInfo {
         reason: reason.map(|reason| reason.word().to_owned()),
     }
 }
-

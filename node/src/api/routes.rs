@@ -175,10 +175,7 @@ fn respond_error(status: StatusCode, error: ApiError) -> Response {
 
 /// A body that says itself that it is above the limit.
 pub(super) fn too_long() -> Response {
-    let text = format!(
-        "the request's body is longer than {} bytes",
-        limits::API_BODY_BYTES
-    );
+    let text = format!("the request's body is longer than {} bytes", limits::API_BODY_BYTES);
     let error = ApiError::new(ApiErrorKind::Invalid, text);
     respond_error(StatusCode::PAYLOAD_TOO_LARGE, error)
 }

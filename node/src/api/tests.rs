@@ -40,18 +40,9 @@ impl Bench {
         let agent = FakeAgent::shared();
         let (stop, stopped) = watch::channel(false);
         let listener = ApiListener::Http(listener, token);
-        runtime
-            .handle()
-            .spawn(serve(listener, agent.clone(), stopped));
+        runtime.handle().spawn(serve(listener, agent.clone(), stopped));
         let token = std::fs::read_to_string(dir.path().join("http.token")).unwrap();
-        Self {
-            agent,
-            at,
-            token: token.trim().to_owned(),
-            stop,
-            runtime,
-            _dir: dir,
-        }
+        Self { agent, at, token: token.trim().to_owned(), stop, runtime, _dir: dir }
     }
 
     /// Sends bytes, reads until the server hangs up, gives back status and body.
@@ -61,9 +52,7 @@ impl Bench {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.get(9..12).and_then(|s| s.parse().ok()).unwrap_or(0);
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned());
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
         (status, body.unwrap_or_default())
     }
 
@@ -93,18 +82,8 @@ fn loopback_reads_and_a_page_of_another_host_does_not() {
     assert_eq!(status, 403);
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["error"]["kind"], "denied");
-    assert!(
-        body["error"]["text"]
-            .as_str()
-            .unwrap()
-            .contains("evil.example")
-    );
-    assert_eq!(
-        bench
-            .ask("GET http://evil.example/v1/status", "localhost", "", "")
-            .0,
-        403
-    );
+    assert!(body["error"]["text"].as_str().unwrap().contains("evil.example"));
+    assert_eq!(bench.ask("GET http://evil.example/v1/status", "localhost", "", "").0, 403);
     assert_eq!(bench.raw("GET /v1/status HTTP/1.0\r\n\r\n").0, 403);
 }
 
@@ -112,24 +91,13 @@ fn loopback_reads_and_a_page_of_another_host_does_not() {
 fn a_write_needs_the_token_and_changes_nothing_without() {
     let bench = Bench::new();
     let json = "Content-Type: application/json\r\n";
-    for path in [
-        "apply",
-        "delete",
-        "drain",
-        "maintenance",
-        "leave",
-        "tokens",
-        "admit",
-        "bind/a/b",
-    ] {
+    for path in ["apply", "delete", "drain", "maintenance", "leave", "tokens", "admit", "bind/a/b"]
+    {
         let line = format!("POST /v1/{path}");
         assert_eq!(bench.ask(&line, "localhost", json, "{}").0, 403, "{path}");
     }
     let wrong = format!("{json}Authorization: Bearer {}\r\n", "0".repeat(64));
-    assert_eq!(
-        bench.ask("POST /v1/drain", "localhost", &wrong, "{}").0,
-        403
-    );
+    assert_eq!(bench.ask("POST /v1/drain", "localhost", &wrong, "{}").0, 403);
     assert_eq!(bench.agent.writes.load(Ordering::SeqCst), 0);
     let (status, body) = bench.write("/v1/drain", "{\"service\":\"shop/checkout\"}");
     assert_eq!(status, 200);
@@ -151,10 +119,7 @@ fn what_is_not_json_not_there_or_too_long_is_refused_in_json() {
     assert_eq!(status, 404);
     assert!(serde_json::from_str::<ErrorEnvelope>(&body).is_ok());
     assert_eq!(bench.ask("GET /v1/drain", "localhost", "", "").0, 405);
-    let form = format!(
-        "Authorization: Bearer {}\r\nContent-Type: text/plain\r\n",
-        bench.token
-    );
+    let form = format!("Authorization: Bearer {}\r\nContent-Type: text/plain\r\n", bench.token);
     assert_eq!(bench.ask("POST /v1/drain", "localhost", &form, "{}").0, 415);
     let many = "X-A: b\r\n".repeat(200);
     assert_eq!(bench.ask("GET /v1/status", "localhost", &many, "").0, 431);
@@ -175,10 +140,7 @@ fn a_body_above_the_limit_is_refused_before_it_is_read() {
 #[test]
 fn health_and_metrics_answer_and_the_server_ends_when_told() {
     let bench = Bench::new();
-    assert_eq!(
-        bench.ask("GET /healthz", "127.0.0.1", "", ""),
-        (200, "up\n".into())
-    );
+    assert_eq!(bench.ask("GET /healthz", "127.0.0.1", "", ""), (200, "up\n".into()));
     let (status, body) = bench.ask("GET /metrics", "127.0.0.1", "", "");
     assert_eq!((status, body.as_str()), (200, "# EOF\n"));
     let idle = TcpStream::connect(bench.at).unwrap();
@@ -247,11 +209,7 @@ fn the_json_of_members_and_services_is_the_contract() {
 
 #[test]
 fn the_json_of_changes_is_the_contract() {
-    let visible = Visible {
-        on: 1,
-        of: 2,
-        ms: 3,
-    };
+    let visible = Visible { on: 1, of: 2, ms: 3 };
     let report = ApplyReport {
         results: vec![ApplyResult {
             kind: "ServiceRegistry".into(),
@@ -276,9 +234,7 @@ fn the_json_of_changes_is_the_contract() {
     assert_eq!(json_of(&DiffReport::default()), json!({"results": []}));
     assert_eq!(json_of(&DrainReport::default())["connections"], 0);
     assert_eq!(
-        json_of(&ErrorEnvelope {
-            error: ErrorBody::default()
-        }),
+        json_of(&ErrorEnvelope { error: ErrorBody::default() }),
         json!({"error": {"kind": "", "text": "", "fix": "", "faults": []}})
     );
 }

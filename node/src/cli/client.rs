@@ -45,10 +45,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|e| CliError::failed(format!("cannot start: {e}")))?;
-        Ok(Self {
-            caller: Caller::new(dir, limits::API_REQUEST_TIMEOUT),
-            runtime,
-        })
+        Ok(Self { caller: Caller::new(dir, limits::API_REQUEST_TIMEOUT), runtime })
     }
 
     /// The same, giving up after `timeout`.
@@ -108,10 +105,7 @@ impl Client {
 impl Caller {
     /// A caller that gives up after `timeout`.
     pub fn new(dir: &Path, timeout: Duration) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            timeout,
-        }
+        Self { dir: dir.to_owned(), timeout }
     }
 
     /// One request, one answer.
@@ -138,9 +132,7 @@ impl Caller {
         }
         match serde_json::from_slice::<ErrorEnvelope>(&bytes) {
             Ok(envelope) => Err(envelope.error.into()),
-            Err(_) => Err(CliError::failed(format!(
-                "the agent answered status {status}"
-            ))),
+            Err(_) => Err(CliError::failed(format!("the agent answered status {status}"))),
         }
     }
 
@@ -151,16 +143,13 @@ impl Caller {
         body: Vec<u8>,
     ) -> Result<(u16, Bytes), CliError> {
         let socket = socket::path(&self.dir);
-        let stream = UnixStream::connect(&socket)
-            .await
-            .map_err(|e| self.not_open(&e))?;
+        let stream = UnixStream::connect(&socket).await.map_err(|e| self.not_open(&e))?;
         let lost = |e: &dyn std::fmt::Display| {
             CliError::failed(format!("{}: the agent hung up: {e}", socket.display()))
                 .fix("look at the agent's log: journalctl -u skein")
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| lost(&e))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
         let request = Request::builder()
             .method(method)
             .uri(path)

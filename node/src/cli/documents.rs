@@ -86,12 +86,7 @@ pub(super) struct DeleteArgs {
     /// A name, or `namespace/name`
     name: Option<String>,
     /// The documents of a file instead; repeatable
-    #[arg(
-        short = 'f',
-        long = "file",
-        value_name = "FILE|DIR|-",
-        conflicts_with = "kind"
-    )]
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", conflicts_with = "kind")]
     file: Vec<PathBuf>,
     #[command(flatten)]
     change: ChangeArgs,
@@ -158,11 +153,7 @@ fn changed(
         return Ok(Exit::WouldChange);
     }
     let everywhere = change.wait.is_none() || report.visible.on >= report.visible.of;
-    Ok(if everywhere {
-        Exit::Done
-    } else {
-        Exit::Degraded
-    })
+    Ok(if everywhere { Exit::Done } else { Exit::Degraded })
 }
 
 /// Documents held, all, of a kind, or one.
@@ -216,11 +207,8 @@ pub(super) fn delete(
         (Some(kind), Some(name)) => vec![document_name(kind, name)?],
         _ => local.validate(read_all(&args.file)?)?.documents,
     };
-    let request = DeleteRequest {
-        documents,
-        wait_ms: args.change.wait_ms(),
-        dry_run: args.change.dry_run,
-    };
+    let request =
+        DeleteRequest { documents, wait_ms: args.change.wait_ms(), dry_run: args.change.dry_run };
     let report: ApplyReport = client.post("/v1/delete", &request)?;
     changed(&report, &args.change, console)
 }
@@ -254,10 +242,7 @@ fn read_all(paths: &[PathBuf]) -> Result<Documents, CliError> {
             false => files.push(read_file(path)?),
         }
     }
-    Ok(Documents {
-        files,
-        ..Documents::default()
-    })
+    Ok(Documents { files, ..Documents::default() })
 }
 
 /// `*.yaml` and `*.yml` of a directory by name, no dot files: as the agent reads it.
@@ -326,12 +311,7 @@ const KINDS: [(&str, &str); 5] = [
 
 /// `visible on 41/41 nodes after 0.8 s`.
 pub(super) fn visible(v: &Visible) -> String {
-    format!(
-        "visible on {}/{} nodes after {}\n",
-        v.on,
-        v.of,
-        millis(v.ms)
-    )
+    format!("visible on {}/{} nodes after {}\n", v.on, v.of, millis(v.ms))
 }
 
 fn full_name(kind: &str, namespace: &str, name: &str) -> String {
@@ -345,11 +325,7 @@ impl Show for ValidateReport {
             text += fault.rendered.trim_end();
             text += "\n";
         }
-        let errors = self
-            .faults
-            .iter()
-            .filter(|f| f.severity != "warning")
-            .count();
+        let errors = self.faults.iter().filter(|f| f.severity != "warning").count();
         let count = self.documents.len();
         match errors {
             0 => text + &format!("{count} documents are valid\n"),
@@ -396,9 +372,7 @@ impl Show for DiffReport {
 
     fn names(&self) -> Vec<String> {
         let changed = self.results.iter().filter(|r| r.result != "unchanged");
-        changed
-            .map(|r| full_name(&r.kind, &r.namespace, &r.name))
-            .collect()
+        changed.map(|r| full_name(&r.kind, &r.namespace, &r.name)).collect()
     }
 }
 
@@ -422,9 +396,7 @@ impl Show for Vec<Document> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter()
-            .map(|d| full_name(&d.kind, &d.namespace, &d.name))
-            .collect()
+        self.iter().map(|d| full_name(&d.kind, &d.namespace, &d.name)).collect()
     }
 }
 

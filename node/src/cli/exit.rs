@@ -48,20 +48,12 @@ pub struct CliError {
 impl CliError {
     /// A failure, exit code 1.
     pub fn failed(text: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Failed,
-            text: text.into(),
-            fix: String::new(),
-            faults: Vec::new(),
-        }
+        Self { exit: Exit::Failed, text: text.into(), fix: String::new(), faults: Vec::new() }
     }
 
     /// A wrong command line, exit code 2.
     pub fn usage(text: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Usage,
-            ..Self::failed(text)
-        }
+        Self { exit: Exit::Usage, ..Self::failed(text) }
     }
 
     /// The same, with what to do next.
@@ -87,12 +79,7 @@ impl fmt::Display for CliError {
 
 impl From<ErrorBody> for CliError {
     fn from(body: ErrorBody) -> Self {
-        Self {
-            exit: Exit::Failed,
-            text: body.text,
-            fix: body.fix,
-            faults: body.faults,
-        }
+        Self { exit: Exit::Failed, text: body.text, fix: body.fix, faults: body.faults }
     }
 }
 

@@ -347,14 +347,7 @@ impl Show for Vec<TokenInfo> {
         for t in self {
             let used = format!("{}/{}", t.used, t.uses);
             let (id, state, ends) = (t.id.clone(), t.state.clone(), t.not_after.clone());
-            rows.row([
-                id,
-                state,
-                used,
-                ends,
-                t.services.join(","),
-                t.issuer.clone(),
-            ]);
+            rows.row([id, state, used, ends, t.services.join(","), t.issuer.clone()]);
         }
         rows.text()
     }

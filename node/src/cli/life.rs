@@ -182,10 +182,7 @@ impl Show for DrainReport {
     fn text(&self, _: bool) -> String {
         let services = clean(&self.services.join(", "));
         let live = self.connections;
-        format!(
-            "draining {services}; {live} connections live\n{}",
-            visible(&self.visible)
-        )
+        format!("draining {services}; {live} connections live\n{}", visible(&self.visible))
     }
     fn names(&self) -> Vec<String> {
         self.services.clone()
@@ -204,11 +201,7 @@ impl Show for MaintenanceReport {
 
 impl Show for LeaveReport {
     fn text(&self, _: bool) -> String {
-        let deleted: String = self
-            .purged
-            .iter()
-            .map(|f| format!("deleted {f}\n"))
-            .collect();
+        let deleted: String = self.purged.iter().map(|f| format!("deleted {f}\n")).collect();
         format!("left the mesh; {}{deleted}", visible(&self.visible))
     }
     fn names(&self) -> Vec<String> {

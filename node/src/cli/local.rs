@@ -16,7 +16,6 @@ use crate::{
     clock::wall,
     disk::Disk,
     identity::{self, Files, IssuingHost},
-
 };
 
 /// This host.
@@ -112,9 +111,9 @@ impl Local for ThisHost {
         let text = options.token.as_deref().ok_or_else(|| {
             anyhow!("no token: say --token @FILE, --token - or SKEIN_TOKEN, as `init` printed it")
         })?;
-        let token: Token = text.trim().parse().with_context(|| {
-            "the join token does not read: copy all of it, from `skein1.` to its end"
-        })?;
+        let token: Token = text.trim().parse().with_context(
+            || "the join token does not read: copy all of it, from `skein1.` to its end",
+        )?;
         let name = node_name(options.name.as_ref())?;
         let seed = offline::seed(&options.address)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -123,7 +122,8 @@ impl Local for ThisHost {
             if addresses.is_empty() {
                 bail!("`{}` names no address: check the name and the DNS", options.address);
             }
-            let any = if addresses.iter().all(SocketAddr::is_ipv6) { "[::]:0" } else { "0.0.0.0:0" };
+            let any =
+                if addresses.iter().all(SocketAddr::is_ipv6) { "[::]:0" } else { "0.0.0.0:0" };
             Ok(identity::join(&files, any.parse()?, &addresses, &token, &name, wall()).await?)
         })?;
         files.write_peers(&joined.peers)?;
@@ -190,4 +190,3 @@ impl Local for ThisHost {
         bail!("`skein schema` is not part of this version; `configs/` has every field written out")
     }
 }
-

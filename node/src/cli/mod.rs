@@ -10,9 +10,9 @@ mod demo;
 mod documents;
 pub mod exit;
 pub mod hooks;
-pub mod local;
 mod identity;
 mod life;
+pub mod local;
 pub mod output;
 mod secret;
 mod see;
@@ -42,12 +42,7 @@ use output::{Console, Format};
 #[command(name = "skein", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     /// The agent's directory: its socket, keys and state
-    #[arg(
-        long,
-        global = true,
-        env = "SKEIN_DIR",
-        default_value = "/var/lib/skein"
-    )]
+    #[arg(long, global = true, env = "SKEIN_DIR", default_value = "/var/lib/skein")]
     dir: PathBuf,
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t)]

@@ -107,11 +107,7 @@ impl Rows {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(heading.to_vec());
-        Self {
-            table,
-            empty,
-            rows: 0,
-        }
+        Self { table, empty, rows: 0 }
     }
 
     /// Adds a row.
@@ -135,19 +131,14 @@ pub fn clean(text: &str) -> String {
     if text.is_empty() {
         return "-".to_owned();
     }
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Milliseconds as people say them.
 pub fn millis(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!(
-            "{:.1} s",
-            std::time::Duration::from_millis(ms).as_secs_f64()
-        ),
+        1_000..60_000 => format!("{:.1} s", std::time::Duration::from_millis(ms).as_secs_f64()),
         _ => seconds(ms / 1000),
     }
 }

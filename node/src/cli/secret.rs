@@ -29,12 +29,10 @@ impl FromStr for SecretSource {
             Some(file) => Ok(Self::File(file.into())),
             None if text == "-" => Ok(Self::Stdin),
             // The text itself is not repeated: it may be the secret.
-            None => Err(
-                "a secret must not stand in an argument list, where every user of this \
+            None => Err("a secret must not stand in an argument list, where every user of this \
                          host can read it: write it to a file of mode 0600 and say --token \
                          @FILE, or pipe it in with --token -, or set SKEIN_TOKEN"
-                    .into(),
-            ),
+                .into()),
         }
     }
 }
@@ -53,9 +51,7 @@ impl SecretSource {
 pub(super) fn token(source: Option<&SecretSource>) -> Result<Option<String>, CliError> {
     match source {
         Some(source) => source.read().map(Some),
-        None => Ok(std::env::var("SKEIN_TOKEN")
-            .ok()
-            .filter(|text| !text.is_empty())),
+        None => Ok(std::env::var("SKEIN_TOKEN").ok().filter(|text| !text.is_empty())),
     }
 }
 
@@ -64,14 +60,12 @@ fn read_from(from: std::io::Result<impl Read>, name: &Path) -> Result<String, Cl
     let bound = limits::TOKEN_BYTES + 1024;
     let read = from.and_then(|from| from.take(bound as u64).read_to_string(&mut text));
     match read {
-        Err(error) => Err(CliError::failed(format!(
-            "cannot read the token from {}: {error}",
-            name.display()
-        ))),
-        Ok(_) if text.trim().is_empty() => Err(CliError::failed(format!(
-            "{} holds no token",
-            name.display()
-        ))),
+        Err(error) => {
+            Err(CliError::failed(format!("cannot read the token from {}: {error}", name.display())))
+        }
+        Ok(_) if text.trim().is_empty() => {
+            Err(CliError::failed(format!("{} holds no token", name.display())))
+        }
         Ok(_) => Ok(text.trim().to_owned()),
     }
 }
@@ -83,10 +77,7 @@ mod tests {
     #[test]
     fn a_secret_itself_is_refused_and_not_repeated() {
         let refused = "skein1.abc.def".parse::<SecretSource>().unwrap_err();
-        assert!(
-            refused.contains("@FILE") && !refused.contains("abc"),
-            "{refused}"
-        );
+        assert!(refused.contains("@FILE") && !refused.contains("abc"), "{refused}");
         assert_eq!("-".parse(), Ok(SecretSource::Stdin));
         assert_eq!("@/x".parse(), Ok(SecretSource::File("/x".into())));
     }

@@ -121,12 +121,7 @@ impl Show for Status {
             text += "problems  none\n";
         }
         for problem in &self.problems {
-            text += &format!(
-                "{}  {}: {}\n",
-                problem.severity,
-                problem.kind,
-                clean(&problem.text)
-            );
+            text += &format!("{}  {}: {}\n", problem.severity, problem.kind, clean(&problem.text));
             if !problem.fix.is_empty() {
                 text += &format!("          next: {}\n", clean(&problem.fix));
             }
@@ -158,23 +153,14 @@ impl Show for Vec<Member> {
                 let (zone, state, reach) = (m.zone.clone(), m.state.clone(), m.reach.clone());
                 let (version, policy) = (m.version.clone(), m.policy_root.clone());
                 let (rtt, heard) = (rtt(m.rtt_ms), heard(m));
-                rows.row([
-                    name, id, address, zone, state, rtt, heard, reach, version, policy,
-                ]);
+                rows.row([name, id, address, zone, state, rtt, heard, reach, version, policy]);
             }
             return rows.text();
         }
         let mut rows = Rows::new(&["NAME", "ADDRESS", "ZONE", "STATE", "RTT", "HEARD"], empty);
         for m in self {
             let (name, address, zone) = (m.name.clone(), m.address.clone(), m.zone.clone());
-            rows.row([
-                name,
-                address,
-                zone,
-                m.state.clone(),
-                rtt(m.rtt_ms),
-                heard(m),
-            ]);
+            rows.row([name, address, zone, m.state.clone(), rtt(m.rtt_ms), heard(m)]);
         }
         rows.text()
     }
@@ -191,9 +177,7 @@ fn ports(ports: &[PortInfo]) -> String {
 
 impl Show for Vec<ServiceSummary> {
     fn text(&self, wide: bool) -> String {
-        let mut heading = vec![
-            "SERVICE", "PORTS", "PASSING", "WARNING", "CRITICAL", "SOURCE",
-        ];
+        let mut heading = vec!["SERVICE", "PORTS", "PASSING", "WARNING", "CRITICAL", "SOURCE"];
         heading.extend(wide.then_some("TAGS"));
         let mut rows = Rows::new(&heading, "no services known");
         for s in self {
@@ -214,9 +198,7 @@ impl Show for Vec<ServiceSummary> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter()
-            .map(|s| format!("{}/{}", s.namespace, s.name))
-            .collect()
+        self.iter().map(|s| format!("{}/{}", s.namespace, s.name)).collect()
     }
 }
 
@@ -234,9 +216,7 @@ impl Show for ServiceDetail {
             self.namespace,
             self.name,
             clean(&ports(&self.ports)),
-            self.virtual_address
-                .as_deref()
-                .unwrap_or("- (capture is off)"),
+            self.virtual_address.as_deref().unwrap_or("- (capture is off)"),
         );
         let mut heading = vec!["ENDPOINT", "ZONE", "STATUS", "WEIGHT", "REASON"];
         if wide {
@@ -301,12 +281,7 @@ impl Show for Vec<Listener> {
 
 impl Show for BindReport {
     fn text(&self, wide: bool) -> String {
-        format!(
-            "{} is at {}\n{}",
-            self.service,
-            self.virtual_address,
-            self.listeners.text(wide)
-        )
+        format!("{} is at {}\n{}", self.service, self.virtual_address, self.listeners.text(wide))
     }
 
     fn names(&self) -> Vec<String> {
@@ -316,9 +291,7 @@ impl Show for BindReport {
 
 impl Show for Vec<Link> {
     fn text(&self, wide: bool) -> String {
-        let mut heading = vec![
-            "PEER", "ROLE", "DIR", "VIA", "ADDRESS", "RTT", "AGE", "STREAMS",
-        ];
+        let mut heading = vec!["PEER", "ROLE", "DIR", "VIA", "ADDRESS", "RTT", "AGE", "STREAMS"];
         if wide {
             heading.extend(["SENT", "RECEIVED", "LOST", "MTU", "BLAME"]);
         }
@@ -344,9 +317,7 @@ impl Show for Vec<Link> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter()
-            .map(|l| format!("{}/{}", l.name, l.role))
-            .collect()
+        self.iter().map(|l| format!("{}/{}", l.name, l.role)).collect()
     }
 }
 
@@ -377,8 +348,6 @@ impl Show for Vec<Certificate> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter()
-            .map(|c| format!("{}/{}", c.kind, c.id))
-            .collect()
+        self.iter().map(|c| format!("{}/{}", c.kind, c.id)).collect()
     }
 }

@@ -43,9 +43,7 @@ pub(super) fn man(
         Some(name) => {
             let found = command.find_subcommand(name).cloned();
             let missing = || CliError::usage(format!("no command `{name}`")).fix("skein help");
-            found
-                .ok_or_else(missing)?
-                .display_name(format!("skein-{name}"))
+            found.ok_or_else(missing)?.display_name(format!("skein-{name}"))
         }
     };
     let mut text = Vec::new();

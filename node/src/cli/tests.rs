@@ -36,15 +36,8 @@ impl Bench {
         let entered = runtime.enter();
         let listener = ApiListener::Socket(socket::bind(dir.path()).unwrap());
         drop(entered);
-        runtime
-            .handle()
-            .spawn(serve(listener, agent.clone(), stopped));
-        Self {
-            dir,
-            agent,
-            stop,
-            _runtime: runtime,
-        }
+        runtime.handle().spawn(serve(listener, agent.clone(), stopped));
+        Self { dir, agent, stop, _runtime: runtime }
     }
 
     fn run(&self, arguments: &str) -> (Exit, String, String) {
@@ -73,16 +66,10 @@ impl Drop for Bench {
 
 fn run_in(dir: &Path, arguments: &str) -> (Exit, String, String) {
     let dir = dir.to_str().unwrap();
-    let words = ["skein", "--dir", dir]
-        .into_iter()
-        .chain(arguments.split(' '));
+    let words = ["skein", "--dir", dir].into_iter().chain(arguments.split(' '));
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut console = Console {
-        out: &mut out,
-        err: &mut err,
-        format: Format::default(),
-        colour: false,
-    };
+    let mut console =
+        Console { out: &mut out, err: &mut err, format: Format::default(), colour: false };
     let exit = run(words.map(OsString::from), &Pretend, &mut console);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (exit, text(out), text(err))
@@ -114,16 +101,10 @@ impl Local for Pretend {
         }
     }
     fn key(&self, _: PathBuf) -> anyhow::Result<hooks::KeyReport> {
-        Ok(hooks::KeyReport {
-            key: "00".repeat(32),
-            ..Default::default()
-        })
+        Ok(hooks::KeyReport { key: "00".repeat(32), ..Default::default() })
     }
     fn token_create(&self, _: PathBuf, _: TokenRequest) -> anyhow::Result<TokenCreated> {
-        Ok(TokenCreated {
-            token: "skein1.local".into(),
-            ..Default::default()
-        })
+        Ok(TokenCreated { token: "skein1.local".into(), ..Default::default() })
     }
     fn token_list(&self, _: PathBuf) -> anyhow::Result<Vec<TokenInfo>> {
         Ok(vec![])
@@ -142,10 +123,7 @@ impl Local for Pretend {
             name: f.name.rsplit('/').next().unwrap_or_default().to_owned(),
             ..DocumentName::default()
         };
-        Ok(ValidateReport {
-            documents: documents.files.iter().map(name).collect(),
-            faults: vec![],
-        })
+        Ok(ValidateReport { documents: documents.files.iter().map(name).collect(), faults: vec![] })
     }
     fn schema(&self) -> anyhow::Result<String> {
         Ok("{}".into())
@@ -176,25 +154,14 @@ fn status_exits_3_while_degraded_and_0_on_a_warning() {
         text: "one issuer lives".into(),
         fix: "skein issuer add".into(),
     };
-    let bench = Bench::with(FakeAgent {
-        problems: vec![problem("degraded")],
-        ..FakeAgent::default()
-    });
+    let bench =
+        Bench::with(FakeAgent { problems: vec![problem("degraded")], ..FakeAgent::default() });
     let (exit, out, _) = bench.run("status");
     assert_eq!(exit, Exit::Degraded);
-    assert!(
-        out.contains("one issuer lives") && out.contains("next: skein issuer add"),
-        "{out}"
-    );
-    let bench = Bench::with(FakeAgent {
-        problems: vec![problem("warning")],
-        ..FakeAgent::default()
-    });
-    assert!(
-        bench
-            .prints("status")
-            .contains("2 alive, 0 suspect, 1 dead, 0 left")
-    );
+    assert!(out.contains("one issuer lives") && out.contains("next: skein issuer add"), "{out}");
+    let bench =
+        Bench::with(FakeAgent { problems: vec![problem("warning")], ..FakeAgent::default() });
+    assert!(bench.prints("status").contains("2 alive, 0 suspect, 1 dead, 0 left"));
 }
 
 #[test]
@@ -202,24 +169,15 @@ fn a_service_is_shown_with_the_reason_why_an_endpoint_is_not_used() {
     let bench = Bench::new();
     let text = bench.prints("service shop/checkout");
     assert!(text.contains("127.139.0.7"), "{text}");
-    assert!(
-        text.contains("web-2/checkout/a  eu-1/eu-1a  critical  10      dead"),
-        "{text}"
-    );
+    assert!(text.contains("web-2/checkout/a  eu-1/eu-1a  critical  10      dead"), "{text}");
     let (exit, _, err) = bench.run("service shop/nope");
     assert_eq!(exit, Exit::Failed);
-    assert_eq!(
-        err,
-        "skein: no service `shop/nope` in the view of web-1\n  next: skein services\n"
-    );
+    assert_eq!(err, "skein: no service `shop/nope` in the view of web-1\n  next: skein services\n");
     let (exit, _, err) = bench.run("service Shop/../x");
     assert_eq!(exit, Exit::Usage, "{err}");
     let (exit, out, _) = bench.run("service shop/checkout --bind");
     assert_eq!(exit, Exit::Degraded);
-    assert!(
-        out.contains("next: ports: [{port: 9080, targetPort: 80}]"),
-        "{out}"
-    );
+    assert!(out.contains("next: ports: [{port: 9080, targetPort: 80}]"), "{out}");
 }
 
 #[test]
@@ -228,37 +186,20 @@ fn no_agent_is_told_with_the_command_that_starts_one() {
     let (exit, out, err) = run_in(dir.path(), "status");
     assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
     assert!(err.contains("no agent is running here"), "{err}");
-    assert!(
-        err.contains(&format!("skein agent --dir {}", dir.path().display())),
-        "{err}"
-    );
+    assert!(err.contains(&format!("skein agent --dir {}", dir.path().display())), "{err}");
 }
 
 #[test]
 fn a_bad_command_line_exits_2_and_help_exits_0() {
     let dir = tempfile::tempdir().unwrap();
-    for bad in [
-        "nonsense",
-        "status --nope",
-        "get pods",
-        "maintenance maybe",
-        "drain --wait 5",
-    ] {
+    for bad in ["nonsense", "status --nope", "get pods", "maintenance maybe", "drain --wait 5"] {
         let (exit, out, err) = run_in(dir.path(), bad);
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{bad}");
         assert!(!err.is_empty());
     }
     let (exit, out, _) = run_in(dir.path(), "help");
     assert_eq!(exit, Exit::Done);
-    for verb in [
-        "init",
-        "join",
-        "agent",
-        "apply",
-        "members",
-        "drain",
-        "completion",
-    ] {
+    for verb in ["init", "join", "agent", "apply", "members", "drain", "completion"] {
         assert!(out.contains(&format!("  {verb} ")), "{verb}: {out}");
     }
     assert!(out.contains("Exit codes: 0 done, 1 failed, 2 usage"));
@@ -292,14 +233,8 @@ fn documents_are_applied_compared_and_deleted() {
     );
     let (exit, out, err) = bench.run(&format!("apply {bad}"));
     assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
-    assert!(
-        err.starts_with("bad.yaml:3:5: unknown field `prots`"),
-        "{err}"
-    );
-    assert!(
-        err.contains("1 faults in the documents; nothing was changed"),
-        "{err}"
-    );
+    assert!(err.starts_with("bad.yaml:3:5: unknown field `prots`"), "{err}");
+    assert!(err.contains("1 faults in the documents; nothing was changed"), "{err}");
     let (exit, out, _) = bench.run(&format!("diff {good}"));
     assert_eq!((exit, out.contains("-a\n+b\n")), (Exit::WouldChange, true));
     assert_eq!(bench.run(&format!("diff {same}")).0, Exit::Done);
@@ -307,24 +242,12 @@ fn documents_are_applied_compared_and_deleted() {
     let (exit, ..) = bench.run(&format!("apply --dry-run {good}"));
     assert_eq!(exit, Exit::WouldChange);
     assert_eq!(bench.agent.writes.load(Ordering::SeqCst), before);
-    assert!(
-        bench
-            .prints("delete registry shop/checkout")
-            .contains("deleted")
-    );
-    assert!(
-        bench
-            .prints(&format!("delete -f {good}"))
-            .contains("deleted")
-    );
+    assert!(bench.prints("delete registry shop/checkout").contains("deleted"));
+    assert!(bench.prints(&format!("delete -f {good}")).contains("deleted"));
     assert!(bench.prints("get registry").contains("shop/checkout"));
     assert_eq!(bench.prints("get mesh"), "no documents\n");
     assert_eq!(bench.run("get registry nope").0, Exit::Failed);
-    assert!(
-        bench
-            .prints("describe ServiceRegistry shop/checkout")
-            .contains("shop/checkout")
-    );
+    assert!(bench.prints("describe ServiceRegistry shop/checkout").contains("shop/checkout"));
 }
 
 #[test]
@@ -352,25 +275,16 @@ fn a_token_comes_from_a_file_and_never_from_the_arguments() {
     assert!(joined.contains("web-2"), "{joined}");
     let file = bench.file("token", "skein1.other\n");
     let (exit, _, err) = bench.run(&format!("join 10.0.0.1 --token @{file}"));
-    assert_eq!(
-        (exit, err.as_str()),
-        (Exit::Failed, "skein: the token is of another mesh\n")
-    );
+    assert_eq!((exit, err.as_str()), (Exit::Failed, "skein: the token is of another mesh\n"));
 }
 
 #[test]
 fn a_token_is_made_by_the_running_agent_and_else_by_the_directory() {
     let bench = Bench::new();
-    assert_eq!(
-        bench.prints("token create --service shop/*"),
-        "skein1.secret\n"
-    );
+    assert_eq!(bench.prints("token create --service shop/*"), "skein1.secret\n");
     let json = bench.prints("token create --service shop/* --uses 3 -o json");
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(
-        (&json["uses"], &json["services"][0]),
-        (&3.into(), &"shop/*".into())
-    );
+    assert_eq!((&json["uses"], &json["services"][0]), (&3.into(), &"shop/*".into()));
     assert_eq!(bench.run("token revoke t1").0, Exit::Done);
     assert_eq!(bench.run("token revoke t/2").0, Exit::Failed);
     let dir = tempfile::tempdir().unwrap();
@@ -382,31 +296,17 @@ fn init_says_what_to_do_next_and_again_that_there_is_a_mesh() {
     let dir = tempfile::tempdir().unwrap();
     let (exit, out, _) = run_in(dir.path(), "init --mesh prod");
     assert_eq!(exit, Exit::Done);
-    assert!(
-        out.contains("SKEIN_TOKEN=skein1.t skein join 10.0.0.1:7400"),
-        "{out}"
-    );
+    assert!(out.contains("SKEIN_TOKEN=skein1.t skein join 10.0.0.1:7400"), "{out}");
     assert!(out.contains("7400/udp"), "{out}");
     let (exit, out, _) = run_in(dir.path(), "init");
-    assert_eq!(
-        (exit, out.as_str()),
-        (Exit::Done, "already a member of prod\n")
-    );
+    assert_eq!((exit, out.as_str()), (Exit::Done, "already a member of prod\n"));
 }
 
 #[test]
 fn the_life_of_a_host() {
     let bench = Bench::new();
-    assert!(
-        bench
-            .prints("drain shop/checkout")
-            .contains("visible on 2/2 nodes")
-    );
-    assert!(
-        bench
-            .prints("maintenance on")
-            .contains("visible on 2/2 nodes")
-    );
+    assert!(bench.prints("drain shop/checkout").contains("visible on 2/2 nodes"));
+    assert!(bench.prints("maintenance on").contains("visible on 2/2 nodes"));
     assert_eq!(bench.prints("check checkout/a passing --note ok"), "");
     assert_eq!(bench.prints("log-level"), "info\n");
     assert_eq!(bench.prints("log-level debug"), "debug\n");
@@ -419,10 +319,7 @@ fn the_life_of_a_host() {
 fn what_an_agent_cannot_start_with_is_told_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (exit, _, err) = run_in(dir.path(), "agent");
-    assert_eq!(
-        (exit, err.as_str()),
-        (Exit::Failed, "skein: 127.0.0.1:7400: address in use\n")
-    );
+    assert_eq!((exit, err.as_str()), (Exit::Failed, "skein: 127.0.0.1:7400: address in use\n"));
 }
 
 #[test]
@@ -436,10 +333,7 @@ fn a_duration_needs_its_unit() {
 
 #[test]
 fn an_agent_that_does_not_answer_is_given_up_on() {
-    let bench = Bench::with(FakeAgent {
-        hangs: true,
-        ..FakeAgent::default()
-    });
+    let bench = Bench::with(FakeAgent { hangs: true, ..FakeAgent::default() });
     let client = Client::new(bench.dir.path()).unwrap();
     let client = client.within(Duration::from_millis(20));
     let error = client.get::<serde_json::Value>("/v1/status").unwrap_err();

@@ -20,10 +20,7 @@ use tokio::{
 };
 
 use super::{Command, DriverHandle};
-use crate::link::{
-
-    mux::{Mux, RecvHalf, SendHalf, StreamPair},
-};
+use crate::link::mux::{Mux, RecvHalf, SendHalf, StreamPair};
 
 /// The first stream of a connection, its kind byte read or written.
 pub struct ControlLink {

@@ -232,7 +232,8 @@ impl Driver {
         self.drain();
         let mut shutdown = self.shutdown.clone();
         loop {
-            let wakeup = tokio::time::Instant::from_std(self.clock.instant(self.engine.next_wakeup()));
+            let wakeup =
+                tokio::time::Instant::from_std(self.clock.instant(self.engine.next_wakeup()));
             tokio::select! {
                 biased;
                 () = crate::stop::stopped(&mut shutdown) => break,
@@ -403,7 +404,8 @@ impl Driver {
             alpn: Alpn::Mesh,
             role: Role::Control,
         };
-        let (endpoint, handle, met) = (self.endpoint.clone(), self.handle.clone(), self.met.clone());
+        let (endpoint, handle, met) =
+            (self.endpoint.clone(), self.handle.clone(), self.met.clone());
         self.tasks.spawn(async move {
             match endpoint.dial(dial).await {
                 Ok(link) => {

@@ -345,8 +345,7 @@ impl Task {
                 self.hints = found;
             }
         }
-        self.hints
-            .retain(|node, _| directory.find(node.short().as_str()).is_some());
+        self.hints.retain(|node, _| directory.find(node.short().as_str()).is_some());
         self.live = self.hints.keys().copied().collect();
         self.tell_view();
     }

@@ -745,9 +745,7 @@ async fn the_last_view_stands_while_chitchat_starts_again() {
         cluster: config.cluster_id.clone(),
     };
     let mut task = Task::new(config, ports);
-    let instance = Instance::start(identity, round_of(2), &hints(1))
-        .await
-        .unwrap();
+    let instance = Instance::start(identity, round_of(2), &hints(1)).await.unwrap();
     let door = agent.inbound.clone();
     task.instance = Some(instance);
     let kill = task.instance.as_ref().unwrap().killer();
@@ -761,10 +759,7 @@ async fn the_last_view_stands_while_chitchat_starts_again() {
     agent.until(|_, live| live == 1).await;
     kill(&key(2));
     let restarting = async {
-        while !matches!(
-            agent.events.recv().await.unwrap(),
-            GossipEvent::Restarting { .. }
-        ) {}
+        while !matches!(agent.events.recv().await.unwrap(), GossipEvent::Restarting { .. }) {}
     };
     timeout(Duration::from_secs(10), restarting).await.unwrap();
     let mut announced = members(2);

@@ -143,30 +143,15 @@ pub async fn join(
     file::make_directory(files.directory())?;
     let key = init::node_key(files)?;
     let node = key.node_key();
-    let issuer = if token.proof.body.issuers > 0 {
-        Some(KeyPair::generate()?)
-    } else {
-        None
-    };
+    let issuer = if token.proof.body.issuers > 0 { Some(KeyPair::generate()?) } else { None };
     let credentials = Credentials::bare(key, now)?;
     let handle = tokio::runtime::Handle::current();
     let endpoint = Endpoint::dialler(from, &credentials, &handle)?;
-    let expect = Expect::Token {
-        root: token.root,
-        mesh: token.proof.body.mesh,
-    };
+    let expect = Expect::Token { root: token.root, mesh: token.proof.body.mesh };
     let link = dial(&endpoint, addresses, Alpn::Join, expect.clone()).await;
     let link = link.map_err(clock_of)?;
-    let asked = Asked {
-        token,
-        name,
-        issuer: issuer.as_ref(),
-        node,
-        nonce: random()?,
-    };
-    let reply = ask(&link, &credentials, Alpn::Join, &expect, |exporter| {
-        asked.request(exporter)
-    });
+    let asked = Asked { token, name, issuer: issuer.as_ref(), node, nonce: random()? };
+    let reply = ask(&link, &credentials, Alpn::Join, &expect, |exporter| asked.request(exporter));
     let signed = admitted(reply.await?)?;
     link.mux.close_with(CloseCode::Done);
     endpoint.wait_idle().await;
@@ -207,10 +192,7 @@ fn take(
     now: Wall,
 ) -> Result<Joined, JoinError> {
     let meant = |roots: &Roots| {
-        let pinned = roots
-            .roots
-            .keys()
-            .any(|key| Roots::hash_of(key) == asked.token.root);
+        let pinned = roots.roots.keys().any(|key| Roots::hash_of(key) == asked.token.root);
         roots.mesh == asked.token.proof.body.mesh && pinned
     };
     let (roots, _) = signed.verify(&asked.node, &asked.nonce, meant, &Ed25519)?;
@@ -227,18 +209,9 @@ fn take(
         file::write_key(&files.issuer_key(), key)?;
         file::write_certificates(&files.issuer_certificate(), &[certificate])?;
     }
-    let answered = PeerAddress {
-        node: link.identity.key,
-        address: link.remote,
-    };
+    let answered = PeerAddress { node: link.identity.key, address: link.remote };
     let mut peers = vec![answered.clone()];
-    peers.extend(
-        admission
-            .peers
-            .iter()
-            .filter(|peer| **peer != answered)
-            .cloned(),
-    );
+    peers.extend(admission.peers.iter().filter(|peer| **peer != answered).cloned());
     file::write_roots(&files.roots(), &admission.roots)?;
     files.write_peers(&peers)?;
     file::write_chain(&files.node_chain(), &chain)?;
@@ -263,25 +236,16 @@ fn own_chain(
     now: Wall,
 ) -> Result<(Chain, VerifiedChain), JoinError> {
     let admission = &signed.admission;
-    let chain = Chain {
-        leaf: admission.leaf.clone(),
-        issuer: admission.issuer.clone(),
-    };
+    let chain = Chain { leaf: admission.leaf.clone(), issuer: admission.issuer.clone() };
     // At a moment within its validity: that it is not live here and now is the clock's fault.
     let issued = |verified: &VerifiedChain| verified.not_before.after(limits::BACK_DATE);
     let verified = match verify_chain(&chain, roots, now, &Ed25519) {
         Err(ChainError::NotYetValid { by }) => {
             let by_seconds = by.saturating_add(limits::BACK_DATE).as_secs();
-            return Err(JoinError::Clock {
-                by_seconds,
-                ahead: false,
-            });
+            return Err(JoinError::Clock { by_seconds, ahead: false });
         }
         Err(ChainError::Expired { by }) => {
-            return Err(JoinError::Clock {
-                by_seconds: by.as_secs(),
-                ahead: true,
-            });
+            return Err(JoinError::Clock { by_seconds: by.as_secs(), ahead: true });
         }
         other => other?,
     };
@@ -291,10 +255,7 @@ fn own_chain(
     let (ahead, behind) = (now.since(issued(&verified)), issued(&verified).since(now));
     let by = ahead.max(behind);
     if by > limits::CLOCK_SKEW.saturating_add(limits::JOIN_TIMEOUT) {
-        return Err(JoinError::Clock {
-            by_seconds: by.as_secs(),
-            ahead: behind.is_zero(),
-        });
+        return Err(JoinError::Clock { by_seconds: by.as_secs(), ahead: behind.is_zero() });
     }
     Ok((chain, verified))
 }
@@ -338,12 +299,10 @@ pub fn renew_own(
     let own = credentials.own().ok_or(super::IssuerError::None)?;
     let chain = issuer.admit(&own.verified.key, &own.verified.grant, now)?;
     file::write_chain(&files.node_chain(), &chain)?;
-    credentials
-        .set_chain(chain, now)
-        .map_err(|error| match error {
-            CredentialsError::Chain(error) => error.into(),
-            _ => super::IssuerError::None,
-        })
+    credentials.set_chain(chain, now).map_err(|error| match error {
+        CredentialsError::Chain(error) => error.into(),
+        _ => super::IssuerError::None,
+    })
 }
 
 fn install(
@@ -359,10 +318,7 @@ fn install(
         && roots.order.len() > trust.roots.order.len()
     {
         file::write_roots(&files.roots(), &signed.admission.roots)?;
-        credentials.set_trust(Trust {
-            roots,
-            ..(*trust).clone()
-        });
+        credentials.set_trust(Trust { roots, ..(*trust).clone() });
     }
     file::write_chain(&files.node_chain(), &chain)?;
     Ok(credentials.set_chain(chain, now)?)
@@ -375,34 +331,19 @@ async fn dial(
     expect: Expect,
 ) -> Result<Link, DialError> {
     let addresses = addresses.to_vec();
-    endpoint
-        .dial(Dial {
-            addresses,
-            expect,
-            alpn,
-            role: Role::Control,
-        })
-        .await
+    endpoint.dial(Dial { addresses, expect, alpn, role: Role::Control }).await
 }
 
 /// A certificate of the mesh that is not valid now is most often this host's clock.
 fn clock_of(error: DialError) -> JoinError {
-    let DialError::Refused {
-        reject: crate::keys::Reject::Chain(chain),
-        ..
-    } = &error
-    else {
+    let DialError::Refused { reject: crate::keys::Reject::Chain(chain), .. } = &error else {
         return error.into();
     };
     match chain {
-        ChainError::NotYetValid { by } => JoinError::Clock {
-            by_seconds: by.as_secs(),
-            ahead: false,
-        },
-        ChainError::Expired { by } => JoinError::Clock {
-            by_seconds: by.as_secs(),
-            ahead: true,
-        },
+        ChainError::NotYetValid { by } => {
+            JoinError::Clock { by_seconds: by.as_secs(), ahead: false }
+        }
+        ChainError::Expired { by } => JoinError::Clock { by_seconds: by.as_secs(), ahead: true },
         _ => error.into(),
     }
 }
@@ -424,9 +365,7 @@ async fn ask<M: Message>(
         }
     });
     let late = Duration::as_secs(&limits::JOIN_TIMEOUT);
-    asked
-        .await
-        .unwrap_or_else(|_| Err(JoinError::Ended(format!("nothing within {late} s"))))
+    asked.await.unwrap_or_else(|_| Err(JoinError::Ended(format!("nothing within {late} s"))))
 }
 
 async fn direct<M: Message>(
@@ -434,21 +373,10 @@ async fn direct<M: Message>(
     request: impl Fn(&Exporter) -> Result<M, JoinError>,
 ) -> Result<Reply, JoinError> {
     let ended = |error: io::Error| ended(link, &error);
-    let exporter = link
-        .mux
-        .exporter()
-        .ok_or_else(|| JoinError::Ended("no exporter".into()))?;
-    let (mut send, mut recv) = link
-        .mux
-        .open()
-        .await
-        .map_err(|error| closed(link, &error))?;
-    send.write_u8(StreamKind::Control.byte())
-        .await
-        .map_err(ended)?;
-    write_frame(&mut send, &request(&exporter)?)
-        .await
-        .map_err(ended)?;
+    let exporter = link.mux.exporter().ok_or_else(|| JoinError::Ended("no exporter".into()))?;
+    let (mut send, mut recv) = link.mux.open().await.map_err(|error| closed(link, &error))?;
+    send.write_u8(StreamKind::Control.byte()).await.map_err(ended)?;
+    write_frame(&mut send, &request(&exporter)?).await.map_err(ended)?;
     let reply = read_frame(&mut recv).await.map_err(ended)?;
     // The reply is whole; that our half ends matters to nobody any more.
     let _ = send.shutdown().await;
@@ -478,14 +406,8 @@ async fn through<M: Message>(
         }
         ended(link, &error)
     };
-    let (mut send, recv) = link
-        .mux
-        .open()
-        .await
-        .map_err(|error| closed(link, &error))?;
-    send.write_u8(StreamKind::Relay.byte())
-        .await
-        .map_err(unreached)?;
+    let (mut send, recv) = link.mux.open().await.map_err(|error| closed(link, &error))?;
+    send.write_u8(StreamKind::Relay.byte()).await.map_err(unreached)?;
     let config = tls::client(credentials, alpn, expect.clone(), &why);
     let config = config.map_err(|error| JoinError::Ended(error.to_string()))?;
     let name = ServerName::try_from("skein.invalid");
@@ -497,9 +419,7 @@ async fn through<M: Message>(
     let exporter: Exporter = session
         .export_keying_material([0; 32], EXPORTER_LABEL, Some(b""))
         .map_err(|error| JoinError::Ended(error.to_string()))?;
-    write_frame(&mut stream, &request(&exporter)?)
-        .await
-        .map_err(unreached)?;
+    write_frame(&mut stream, &request(&exporter)?).await.map_err(unreached)?;
     let reply = read_frame(&mut stream).await.map_err(unreached)?;
     // The reply is whole; a farewell that does not arrive changes nothing.
     let _ = stream.shutdown().await;

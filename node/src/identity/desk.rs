@@ -173,14 +173,7 @@ pub fn grant_join(
         }
         _ => None,
     };
-    answer(
-        issuer,
-        &request.node,
-        request.nonce,
-        grant,
-        own_issuer,
-        situation,
-    )
+    answer(issuer, &request.node, request.nonce, grant, own_issuer, situation)
 }
 
 /// Decides about a renewal by a peer whose chain is live or expired: the same grant anew.
@@ -223,18 +216,8 @@ fn answer(
         issuer: chain.issuer,
         own_issuer,
         roots: issuer.roots().clone(),
-        policy: situation
-            .policy
-            .iter()
-            .take(limits::JOIN_POLICY_HEADS)
-            .cloned()
-            .collect(),
-        peers: situation
-            .peers
-            .iter()
-            .take(limits::JOIN_PEERS)
-            .cloned()
-            .collect(),
+        policy: situation.policy.iter().take(limits::JOIN_POLICY_HEADS).cloned().collect(),
+        peers: situation.peers.iter().take(limits::JOIN_PEERS).cloned().collect(),
     };
     match admission.sign(issuer.signer()) {
         Ok(signed) => Reply::Admitted(Box::new(signed)),

@@ -41,9 +41,7 @@ pub enum IdentityError {
 impl Files {
     /// The files in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-        }
+        Self { directory: directory.into() }
     }
 
     /// The directory.
@@ -95,10 +93,7 @@ impl Files {
     pub fn credentials(&self, now: Wall) -> Result<std::sync::Arc<Credentials>, IdentityError> {
         let key = file::read_key(&self.node_key())?;
         let roots = file::read_roots(&self.roots())?.verify(&Ed25519);
-        let roots = roots.map_err(|error| IdentityError::Roots {
-            path: self.roots(),
-            error,
-        })?;
+        let roots = roots.map_err(|error| IdentityError::Roots { path: self.roots(), error })?;
         let chain = file::read_chain(&self.node_chain())?;
         Ok(Credentials::member(key, chain, Trust::new(roots), now)?)
     }
@@ -106,10 +101,7 @@ impl Files {
     /// The name of the mesh and this host's name in it, for "already a member of".
     pub fn membership(&self, now: Wall) -> Result<(String, String), IdentityError> {
         let roots = file::read_roots(&self.roots())?;
-        let wrong = |error| IdentityError::Roots {
-            path: self.roots(),
-            error,
-        };
+        let wrong = |error| IdentityError::Roots { path: self.roots(), error };
         let mesh = skein_protocol::trust::certificate::mesh_name(&roots.first).map_err(wrong)?;
         let roots = roots.verify(&Ed25519).map_err(wrong)?;
         let chain = file::read_chain(&self.node_chain())?;
@@ -120,14 +112,8 @@ impl Files {
 
     /// Writes whom to dial at the first start: a node key and an address a line.
     pub fn write_peers(&self, peers: &[PeerAddress]) -> Result<(), FileError> {
-        let lines = peers
-            .iter()
-            .map(|peer| format!("{} {}\n", peer.node, peer.address));
-        file::write(
-            &self.peers(),
-            lines.collect::<String>().as_bytes(),
-            file::PUBLIC,
-        )
+        let lines = peers.iter().map(|peer| format!("{} {}\n", peer.node, peer.address));
+        file::write(&self.peers(), lines.collect::<String>().as_bytes(), file::PUBLIC)
     }
 
     /// Whom to dial at the first start; lines that do not read are passed over.
@@ -135,10 +121,7 @@ impl Files {
         let text = std::fs::read_to_string(self.peers()).unwrap_or_default();
         let parse = |line: &str| {
             let (node, address) = line.split_once(' ')?;
-            Some(PeerAddress {
-                node: node.parse().ok()?,
-                address: address.parse().ok()?,
-            })
+            Some(PeerAddress { node: node.parse().ok()?, address: address.parse().ok()? })
         };
         text.lines().filter_map(parse).collect()
     }

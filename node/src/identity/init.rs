@@ -123,32 +123,19 @@ pub fn init(files: &Files, options: &InitOptions, now: Wall) -> Result<Init, Ini
     let roots = RootChain::new(certificate);
     let mesh = roots.verify(&Ed25519).map_err(IssueError::Signer)?.mesh;
     let by = Authority::new(&mesh, &roots.first, &root)?;
-    let root_key = if options.offline_root {
-        options.operator.join("root.key")
-    } else {
-        files.root_key()
-    };
+    let root_key =
+        if options.offline_root { options.operator.join("root.key") } else { files.root_key() };
     file::write_key(&root_key, &root)?;
     file::write_roots(&files.roots(), &roots)?;
     write_issuer(files, &by, &node.node_key(), now)?;
     write_operator(&options.operator, &by, now)?;
     let issuer = IssuingHost::open(files)?.ok_or(IssuerError::None)?;
-    let grant = Grant::new(
-        options.node.clone(),
-        vec![ServicePattern::All],
-        vec![],
-        options.zone.clone(),
-    )?;
+    let grant =
+        Grant::new(options.node.clone(), vec![ServicePattern::All], vec![], options.zone.clone())?;
     let chain = issuer.admit(&node.node_key(), &grant, now)?;
     let token = issuer.create_token(first_token(options), now)?;
     file::write_chain(&files.node_chain(), &chain)?;
-    Ok(Init {
-        mesh,
-        node: node.node_key(),
-        token,
-        root_key,
-        operator_key,
-    })
+    Ok(Init { mesh, node: node.node_key(), token, root_key, operator_key })
 }
 
 /// This host's key: the one that is there, or a new one.
@@ -173,10 +160,7 @@ fn write_issuer(
     let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
     let certificate = issue::issuer(by, &key.public_key(), host, validity, random()?)?;
     file::write_key(&files.issuer_key(), &key)?;
-    Ok(file::write_certificates(
-        &files.issuer_certificate(),
-        &[&certificate],
-    )?)
+    Ok(file::write_certificates(&files.issuer_certificate(), &[&certificate])?)
 }
 
 fn write_operator(
@@ -196,11 +180,7 @@ fn first_token(options: &InitOptions) -> TokenScope {
         services: vec![ServicePattern::All],
         roles: vec![],
         zone: None,
-        issuers: if options.offline_root {
-            0
-        } else {
-            options.issuers.saturating_sub(1)
-        },
+        issuers: if options.offline_root { 0 } else { options.issuers.saturating_sub(1) },
         life: FIRST_TOKEN_LIFE,
         uses: FIRST_TOKEN_USES,
     }

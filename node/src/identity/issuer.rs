@@ -105,21 +105,11 @@ impl IssuingHost {
         }
         let root = if files.root_key().exists() {
             let root = file::read_key(&files.root_key())?;
-            trusted
-                .roots
-                .contains_key(&root.public_key())
-                .then_some(root)
+            trusted.roots.contains_key(&root.public_key()).then_some(root)
         } else {
             None
         };
-        Ok(Some(Self {
-            roots,
-            trusted,
-            key,
-            certificate,
-            verified,
-            root,
-        }))
+        Ok(Some(Self { roots, trusted, key, certificate, verified, root }))
     }
 
     /// The issuer, as its certificate shows it.
@@ -157,11 +147,7 @@ impl IssuingHost {
         if !late.is_zero() {
             return Err(IssuerError::Ended { by: late });
         }
-        Ok(Authority::new(
-            &self.trusted.mesh,
-            &self.certificate,
-            &self.key,
-        )?)
+        Ok(Authority::new(&self.trusted.mesh, &self.certificate, &self.key)?)
     }
 
     /// A node's certificate.
@@ -169,10 +155,7 @@ impl IssuingHost {
         let by = self.authority(now)?;
         let validity = Validity::new(now, limits::LEAF_LIFE, self.verified.not_after);
         let leaf = issue::node(&by, key, grant, validity, random()?)?;
-        Ok(Chain {
-            leaf,
-            issuer: self.certificate.clone(),
-        })
+        Ok(Chain { leaf, issuer: self.certificate.clone() })
     }
 
     /// A join token. It holds a secret: it goes to a person, not to a log.
@@ -201,11 +184,7 @@ impl IssuingHost {
             id: random()?,
         };
         let proof = body.sign(self.certificate.clone(), &self.key)?;
-        Ok(Token {
-            root: Roots::hash_of(&self.verified.root),
-            seed,
-            proof,
-        })
+        Ok(Token { root: Roots::hash_of(&self.verified.root), seed, proof })
     }
 
     /// A certificate for an issuer on another host. Needs the root.
@@ -216,11 +195,7 @@ impl IssuingHost {
         now: Wall,
     ) -> Result<Vec<u8>, IssuerError> {
         let root = self.root.as_ref().ok_or(IssuerError::NoRoot)?;
-        let certificate = self
-            .trusted
-            .roots
-            .get(&root.public_key())
-            .ok_or(IssuerError::NoRoot)?;
+        let certificate = self.trusted.roots.get(&root.public_key()).ok_or(IssuerError::NoRoot)?;
         let by = Authority::new(&self.trusted.mesh, certificate, root)?;
         let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
         Ok(issue::issuer(&by, key, host, validity, random()?)?)

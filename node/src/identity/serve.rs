@@ -69,11 +69,7 @@ pub async fn serve(link: Link, desk: &dyn Desk) {
             }
         }
     });
-    let code = if served.await.is_ok() {
-        CloseCode::Done
-    } else {
-        CloseCode::Timeout
-    };
+    let code = if served.await.is_ok() { CloseCode::Done } else { CloseCode::Timeout };
     link.mux.close_with(code);
 }
 
@@ -141,9 +137,7 @@ pub async fn serve_relayed(
     desk: &dyn Desk,
 ) -> io::Result<()> {
     let served = timeout(limits::JOIN_TIMEOUT, relayed(pair, credentials, desk));
-    served
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    served.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn relayed(
@@ -202,21 +196,14 @@ async fn join(
     let grant = desk::check_join(&request, &peer.key, exporter, &situation)?;
     let body = &request.token.body;
     let used = desk.take_use(body.id, body.uses).await?;
-    Ok(desk::grant_join(
-        &issuer, &request, &grant, used, &situation,
-    ))
+    Ok(desk::grant_join(&issuer, &request, &grant, used, &situation))
 }
 
 fn renew(peer: &Identity, bytes: &[u8], desk: &dyn Desk) -> Result<Reply, Refusal> {
     let issuer = desk.issuer().ok_or_else(no_issuer)?;
     let request = RenewRequest::decode(bytes).map_err(|_| malformed())?;
     let (verified, _) = peer.chain.as_ref().ok_or_else(malformed)?;
-    Ok(desk::renew(
-        &issuer,
-        verified,
-        request.nonce,
-        &desk.situation(),
-    ))
+    Ok(desk::renew(&issuer, verified, request.nonce, &desk.situation()))
 }
 
 fn no_issuer() -> Refusal {

@@ -74,11 +74,7 @@ fn made_with(change: impl Fn(&mut InitOptions)) -> Host {
     };
     change(&mut options);
     let made = init(&files, &options, now()).unwrap();
-    Host {
-        directory,
-        files,
-        made,
-    }
+    Host { directory, files, made }
 }
 
 /// A desk in memory.
@@ -94,13 +90,7 @@ impl TestDesk {
     fn new(files: &Files) -> Self {
         let issuer = IssuingHost::open(files).unwrap().map(Arc::new);
         let trust = files.credentials(now()).unwrap().trust().unwrap();
-        Self {
-            issuer,
-            trust,
-            members: vec![],
-            uses: Mutex::default(),
-            through: None,
-        }
+        Self { issuer, trust, members: vec![], uses: Mutex::default(), through: None }
     }
 }
 
@@ -170,11 +160,7 @@ async fn joining(
 fn init_makes_a_whole_mesh_once() {
     let host = made();
     let files = &host.files;
-    for key in [
-        files.node_key(),
-        files.issuer_key(),
-        host.made.root_key.clone(),
-    ] {
+    for key in [files.node_key(), files.issuer_key(), host.made.root_key.clone()] {
         assert_eq!(mode(&key), 0o600, "{}", key.display());
     }
     assert_eq!(mode(&host.made.operator_key), 0o600);
@@ -200,11 +186,7 @@ fn init_makes_a_whole_mesh_once() {
 fn an_offline_root_stays_with_the_operator_and_the_token_makes_no_issuers() {
     let host = made_with(|options| options.offline_root = true);
     assert!(!host.files.root_key().exists());
-    assert!(
-        host.made
-            .root_key
-            .starts_with(host.directory.path().join("operator"))
-    );
+    assert!(host.made.root_key.starts_with(host.directory.path().join("operator")));
     assert_eq!(host.made.token.proof.body.issuers, 0);
     let issuer = IssuingHost::open(&host.files).unwrap().unwrap();
     assert!(!issuer.has_root());
@@ -216,10 +198,7 @@ fn an_offline_root_stays_with_the_operator_and_the_token_makes_no_issuers() {
         life: Duration::from_secs(60),
         uses: 1,
     };
-    assert!(matches!(
-        issuer.create_token(scope, now()),
-        Err(IssuerError::NoRoot)
-    ));
+    assert!(matches!(issuer.create_token(scope, now()), Err(IssuerError::NoRoot)));
 }
 
 #[test]
@@ -271,10 +250,7 @@ async fn a_host_joins_and_becomes_an_issuer_by_the_first_token() {
         assert_eq!(mode(&key), 0o600);
     }
     let own = files.credentials(now()).unwrap().own().unwrap();
-    assert_eq!(
-        (own.verified.key, own.verified.class),
-        (joined.node, ChainClass::Live)
-    );
+    assert_eq!((own.verified.key, own.verified.class), (joined.node, ChainClass::Live));
 
     // The new issuer admits too, and the first one's token is good there.
     let second = IssuingHost::open(&files).unwrap().unwrap();
@@ -282,18 +258,10 @@ async fn a_host_joins_and_becomes_an_issuer_by_the_first_token() {
     let there = serving(&files, TestDesk::new(&files), &mut tasks);
     let (_, third) = joining(&host.directory, "third", there, &host.made.token).await;
     let third = third.unwrap();
-    assert!(
-        !third.issuer && third.issuer_missed,
-        "the root is not on the second host"
-    );
+    assert!(!third.issuer && third.issuer_missed, "the root is not on the second host");
 
-    let error = joining(&host.directory, "second", address, &host.made.token)
-        .await
-        .1;
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "already a member of prod as second"
-    );
+    let error = joining(&host.directory, "second", address, &host.made.token).await.1;
+    assert_eq!(error.unwrap_err().to_string(), "already a member of prod as second");
 }
 
 #[tokio::test]
@@ -303,9 +271,7 @@ async fn two_hosts_become_issuers_and_the_next_do_not() {
     let address = serving(&host.files, TestDesk::new(&host.files), &mut tasks);
     let mut issuers = Vec::new();
     for sub in ["a", "b", "c"] {
-        let joined = joining(&host.directory, sub, address, &host.made.token)
-            .await
-            .1;
+        let joined = joining(&host.directory, sub, address, &host.made.token).await.1;
         issuers.push(joined.unwrap().issuer);
     }
     assert_eq!(issuers, [true, true, false]);
@@ -367,16 +333,8 @@ async fn an_agent_that_reaches_no_issuer_says_so() {
     let (middle, joined) = joining(&host.directory, "middle", first, &token).await;
     joined.unwrap();
     let door = serving(&middle, TestDesk::new(&middle), &mut tasks);
-    let error = joining(&host.directory, "far", door, &token)
-        .await
-        .1
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("holds no issuer and reaches none"),
-        "{error}"
-    );
+    let error = joining(&host.directory, "far", door, &token).await.1.unwrap_err();
+    assert!(error.to_string().contains("holds no issuer and reaches none"), "{error}");
 }
 
 fn token(host: &Host, change: impl Fn(&mut TokenScope)) -> Token {
@@ -398,11 +356,7 @@ async fn refused(host: &Host, desk: TestDesk, token: &Token) -> (RefusalCode, St
     let mut tasks = JoinSet::new();
     let address = serving(&host.files, desk, &mut tasks);
     let directory = tempfile::tempdir().unwrap();
-    match joining(&directory, "web", address, token)
-        .await
-        .1
-        .unwrap_err()
-    {
+    match joining(&directory, "web", address, token).await.1.unwrap_err() {
         JoinError::Refused(refusal) => (refusal.code, refusal.text),
         other => panic!("{other}"),
     }
@@ -414,17 +368,11 @@ async fn a_token_is_refused_by_number_and_words() {
     let desk = || TestDesk::new(&host.files);
     let mut wrong = token(&host, |_| {});
     wrong.seed = random().unwrap();
-    assert_eq!(
-        refused(&host, desk(), &wrong).await.0,
-        RefusalCode::WrongToken
-    );
+    assert_eq!(refused(&host, desk(), &wrong).await.0, RefusalCode::WrongToken);
 
     let mut wide = token(&host, |_| {});
     wide.proof.body.services = vec!["*/*".parse().unwrap()];
-    assert_eq!(
-        refused(&host, desk(), &wide).await.0,
-        RefusalCode::WrongToken
-    );
+    assert_eq!(refused(&host, desk(), &wide).await.0, RefusalCode::WrongToken);
 
     let issuer = IssuingHost::open(&host.files).unwrap().unwrap();
     let scope = TokenScope {
@@ -448,16 +396,8 @@ async fn a_token_is_refused_by_number_and_words() {
     assert!(text.contains("1 times"), "{text}");
 
     let revoked = desk();
-    revoked
-        .uses
-        .lock()
-        .unwrap()
-        .revoked
-        .push(once.proof.body.id);
-    assert_eq!(
-        refused(&host, revoked, &once).await.0,
-        RefusalCode::TokenRevoked
-    );
+    revoked.uses.lock().unwrap().revoked.push(once.proof.body.id);
+    assert_eq!(refused(&host, revoked, &once).await.0, RefusalCode::TokenRevoked);
 }
 
 #[tokio::test]
@@ -466,21 +406,12 @@ async fn a_token_of_another_mesh_is_told_before_anything_is_sent() {
     let mut tasks = JoinSet::new();
     let address = serving(&host.files, TestDesk::new(&host.files), &mut tasks);
     let directory = tempfile::tempdir().unwrap();
-    let error = joining(&directory, "web", address, &other.made.token)
-        .await
-        .1
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("another mesh than the token"),
-        "{error}"
-    );
+    let error = joining(&directory, "web", address, &other.made.token).await.1.unwrap_err();
+    assert!(error.to_string().contains("another mesh than the token"), "{error}");
     // A token that names our root but another mesh in its body fails at the issuer.
     let mut mixed = other.made.token.clone();
     mixed.root = host.made.token.root;
-    let error = joining(&directory, "web", address, &mixed)
-        .await
-        .1
-        .unwrap_err();
+    let error = joining(&directory, "web", address, &mixed).await.1.unwrap_err();
     assert!(matches!(error, JoinError::Dial(_)), "{error}");
 }
 
@@ -488,11 +419,8 @@ async fn a_token_of_another_mesh_is_told_before_anything_is_sent() {
 async fn a_name_of_a_live_node_is_refused_and_one_of_a_dead_node_is_not() {
     let host = made();
     let token = token(&host, |_| {});
-    let member = |live| Member {
-        key: KeyPair::generate().unwrap().node_key(),
-        name: name("web"),
-        live,
-    };
+    let member =
+        |live| Member { key: KeyPair::generate().unwrap().node_key(), name: name("web"), live };
     let mut taken = TestDesk::new(&host.files);
     taken.members = vec![member(true)];
     let (code, text) = refused(&host, taken, &token).await;
@@ -502,10 +430,7 @@ async fn a_name_of_a_live_node_is_refused_and_one_of_a_dead_node_is_not() {
     free.members = vec![member(false)];
     let mut tasks = JoinSet::new();
     let address = serving(&host.files, free, &mut tasks);
-    joining(&host.directory, "web", address, &token)
-        .await
-        .1
-        .unwrap();
+    joining(&host.directory, "web", address, &token).await.1.unwrap();
 }
 
 #[tokio::test]
@@ -535,10 +460,7 @@ fn uses_are_counted_to_their_bound_and_no_further() {
     for id in ids {
         assert_eq!(take_use(&mut uses, id, 2).unwrap(), 0);
         assert_eq!(take_use(&mut uses, id, 2).unwrap(), 1);
-        assert_eq!(
-            take_use(&mut uses, id, 2).unwrap_err().code,
-            RefusalCode::UsedUp
-        );
+        assert_eq!(take_use(&mut uses, id, 2).unwrap_err().code, RefusalCode::UsedUp);
     }
     assert!(uses.used.is_sorted());
     assert_eq!(uses.used.iter().map(|(_, used)| used).sum::<u32>(), 6);
@@ -555,10 +477,7 @@ fn member_since(host: &Host, at: Wall) -> (Files, Arc<Credentials>) {
     let by = Authority::new(&trusted.mesh, &roots.first, &root).unwrap();
     let issuer = KeyPair::generate().unwrap();
     let begin = at.before(DAY);
-    let validity = Validity {
-        not_before: begin,
-        not_after: begin.after(limits::ISSUER_LIFE),
-    };
+    let validity = Validity { not_before: begin, not_after: begin.after(limits::ISSUER_LIFE) };
     let host_key = host.made.node;
     let issuer_der =
         issue::issuer(&by, &issuer.public_key(), &host_key, validity, [1; 16]).unwrap();
@@ -567,14 +486,7 @@ fn member_since(host: &Host, at: Wall) -> (Files, Arc<Credentials>) {
     let leaf = issue::node(&by, &key.node_key(), &verify_grant(), validity, [2; 16]).unwrap();
     file::write_key(&files.node_key(), &key).unwrap();
     file::write_roots(&files.roots(), &roots).unwrap();
-    file::write_chain(
-        &files.node_chain(),
-        &Chain {
-            leaf,
-            issuer: issuer_der,
-        },
-    )
-    .unwrap();
+    file::write_chain(&files.node_chain(), &Chain { leaf, issuer: issuer_der }).unwrap();
     let credentials = files.credentials(now()).unwrap();
     (files, credentials)
 }
@@ -589,10 +501,7 @@ async fn a_member_renews_even_weeks_after_its_end() {
         let endpoint = Endpoint::dialler(local(), &credentials, &Handle::current()).unwrap();
         let before = credentials.own().unwrap().verified.clone();
         let after = renew(&files, &endpoint, &[address], now()).await.unwrap();
-        assert_eq!(
-            (after.class, &after.grant),
-            (ChainClass::Live, &before.grant)
-        );
+        assert_eq!((after.class, &after.grant), (ChainClass::Live, &before.grant));
         assert_eq!(after.key, before.key);
         let shown = credentials.own().unwrap();
         assert_eq!(shown.verified.leaf_hash, after.leaf_hash, "hot-swapped");
@@ -618,11 +527,7 @@ fn made_long_ago() -> Host {
     let grant = Grant::new(name("first"), vec![], vec![], None).unwrap();
     let chain = issuer.admit(&made.node, &grant, now()).unwrap();
     file::write_chain(&files.node_chain(), &chain).unwrap();
-    Host {
-        directory,
-        files,
-        made,
-    }
+    Host { directory, files, made }
 }
 
 #[test]
@@ -635,10 +540,7 @@ fn the_host_of_an_issuer_renews_its_own_certificate() {
     let after = credentials.own().unwrap();
     assert_ne!(after.verified.leaf_hash, before.verified.leaf_hash);
     assert_eq!(after.verified.grant, before.verified.grant);
-    assert_eq!(
-        file::read_chain(&host.files.node_chain()).unwrap(),
-        after.chain
-    );
+    assert_eq!(file::read_chain(&host.files.node_chain()).unwrap(), after.chain);
 }
 
 #[tokio::test]
@@ -656,23 +558,14 @@ async fn a_revoked_member_does_not_renew() {
         works: vec![],
     };
     let roots = desk.trust.roots.clone();
-    let statement = revocation
-        .sign(&root)
-        .unwrap()
-        .verify(&roots, &Ed25519)
-        .unwrap();
+    let statement = revocation.sign(&root).unwrap().verify(&roots, &Ed25519).unwrap();
     let mut revocations = Revocations::default();
     revocations.insert(statement, &roots).unwrap();
-    desk.trust = Arc::new(Trust {
-        revocations,
-        ..Trust::new(roots)
-    });
+    desk.trust = Arc::new(Trust { revocations, ..Trust::new(roots) });
     let mut tasks = JoinSet::new();
     let address = serving(&host.files, desk, &mut tasks);
     let endpoint = Endpoint::dialler(local(), &credentials, &Handle::current()).unwrap();
-    let error = renew(&files, &endpoint, &[address], now())
-        .await
-        .unwrap_err();
+    let error = renew(&files, &endpoint, &[address], now()).await.unwrap_err();
     assert!(error.to_string().contains("revoked"), "{error}");
 }
 
@@ -689,26 +582,15 @@ fn a_request_for_another_key_than_the_connections_is_refused() {
     let token = token(&host, |_| {});
     let seed = KeyPair::from_seed(&token.seed).unwrap();
     let key = KeyPair::generate().unwrap().node_key();
-    let request = JoinRequest::sign(
-        key,
-        None,
-        name("web"),
-        token.proof.clone(),
-        [1; 32],
-        &[2; 32],
-        &seed,
-    )
-    .unwrap();
+    let request =
+        JoinRequest::sign(key, None, name("web"), token.proof.clone(), [1; 32], &[2; 32], &seed)
+            .unwrap();
     let situation = desk.situation();
     let other = KeyPair::generate().unwrap().node_key();
     let refusal = desk::check_join(&request, &other, &[2; 32], &situation).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Malformed);
     let refusal = desk::check_join(&request, &key, &[3; 32], &situation).unwrap_err();
-    assert_eq!(
-        refusal.code,
-        RefusalCode::WrongToken,
-        "copied from another connection"
-    );
+    assert_eq!(refusal.code, RefusalCode::WrongToken, "copied from another connection");
     let grant = desk::check_join(&request, &key, &[2; 32], &situation).unwrap();
     assert_eq!(grant.services, token.proof.body.services);
     let issuer = desk.issuer.as_ref().unwrap();

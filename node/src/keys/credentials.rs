@@ -43,17 +43,12 @@ pub struct Trust {
 impl Trust {
     /// Nothing revoked and nobody known.
     pub fn new(roots: Roots) -> Self {
-        Self {
-            roots,
-            revocations: Revocations::default(),
-            known: BTreeSet::new(),
-        }
+        Self { roots, revocations: Revocations::default(), known: BTreeSet::new() }
     }
 
     /// Whether a verified chain is refused all the same.
     pub fn judge(&self, chain: &VerifiedChain) -> Result<(), Revoked> {
-        self.revocations
-            .judge(chain, self.known.contains(&chain.key))
+        self.revocations.judge(chain, self.known.contains(&chain.key))
     }
 }
 
@@ -136,29 +131,17 @@ impl Credentials {
     /// Shows another chain from now on. It must verify against the trust, for this key; it may
     /// be expired (then it serves to renew).
     pub fn set_chain(&self, chain: Chain, now: Wall) -> Result<(), CredentialsError> {
-        let trust = self
-            .trust()
-            .ok_or(CredentialsError::Chain(ChainError::UnknownRoot))?;
+        let trust = self.trust().ok_or(CredentialsError::Chain(ChainError::UnknownRoot))?;
         let verified = verify_chain(&chain, &trust.roots, now, &Ed25519)?;
         if verified.key != self.key() {
             return Err(CredentialsError::OtherKey);
         }
-        let root = trust
-            .roots
-            .roots
-            .get(&verified.root)
-            .cloned()
-            .unwrap_or_default();
+        let root = trust.roots.roots.get(&verified.root).cloned().unwrap_or_default();
         let member = vec![chain.leaf.clone(), chain.issuer.clone()];
         let whole = vec![chain.leaf.clone(), chain.issuer.clone(), root];
         let member = certified(&self.key, member);
         let whole = certified(&self.key, whole);
-        self.own.store(Some(Arc::new(Own {
-            verified,
-            chain,
-            member,
-            whole,
-        })));
+        self.own.store(Some(Arc::new(Own { verified, chain, member, whole })));
         Ok(())
     }
 

@@ -72,13 +72,8 @@ pub enum FileError {
 /// Writes a file whole: beside it first, to disk, then renamed over it, then the directory to
 /// disk. A crash leaves the old or the new one.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let unwritable = |error| FileError::Unwritable {
-        path: path.to_owned(),
-        error,
-    };
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
+    let unwritable = |error| FileError::Unwritable { path: path.to_owned(), error };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".skein-")
@@ -87,18 +82,14 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         .map_err(unwritable)?;
     file.write_all(bytes).map_err(unwritable)?;
     file.as_file().sync_all().map_err(unwritable)?;
-    file.persist(path)
-        .map_err(|error| unwritable(error.error))?;
+    file.persist(path).map_err(|error| unwritable(error.error))?;
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(unwritable)
 }
 
 /// Makes a directory that only its owner enters, with those above it.
 pub fn make_directory(path: &Path) -> Result<(), FileError> {
-    let unwritable = |error| FileError::Unwritable {
-        path: path.to_owned(),
-        error,
-    };
+    let unwritable = |error| FileError::Unwritable { path: path.to_owned(), error };
     if path.is_dir() {
         return Ok(());
     }
@@ -109,16 +100,11 @@ pub fn make_directory(path: &Path) -> Result<(), FileError> {
 fn read(path: &Path) -> Result<Vec<Block>, FileError> {
     let metadata = fs::metadata(path).map_err(|error| reading(path, error))?;
     if metadata.len() > FILE_BYTES {
-        return Err(FileError::Content {
-            path: path.to_owned(),
-            what: "a few PEM blocks",
-        });
+        return Err(FileError::Content { path: path.to_owned(), what: "a few PEM blocks" });
     }
     let text = fs::read_to_string(path).map_err(|error| reading(path, error))?;
-    pem::decode(&text).ok_or_else(|| FileError::Content {
-        path: path.to_owned(),
-        what: "PEM as it should be",
-    })
+    pem::decode(&text)
+        .ok_or_else(|| FileError::Content { path: path.to_owned(), what: "PEM as it should be" })
 }
 
 fn reading(path: &Path, error: io::Error) -> FileError {
@@ -135,11 +121,7 @@ fn reading(path: &Path, error: io::Error) -> FileError {
 /// Writes a private key, for its owner only.
 pub fn write_key(path: &Path, pair: &KeyPair) -> Result<(), FileError> {
     let der = pair.to_pkcs8()?;
-    write(
-        path,
-        pem::encode([(pem::PRIVATE_KEY, der.as_slice())]).as_bytes(),
-        SECRET,
-    )
+    write(path, pem::encode([(pem::PRIVATE_KEY, der.as_slice())]).as_bytes(), SECRET)
 }
 
 /// Reads a private key. Refuses one that others can read.
@@ -147,15 +129,9 @@ pub fn read_key(path: &Path) -> Result<KeyPair, FileError> {
     let metadata = fs::metadata(path).map_err(|error| reading(path, error))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(FileError::Loose {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(FileError::Loose { path: path.to_owned(), mode });
     }
-    let content = || FileError::Content {
-        path: path.to_owned(),
-        what: "one Ed25519 key",
-    };
+    let content = || FileError::Content { path: path.to_owned(), what: "one Ed25519 key" };
     match read(path)?.as_slice() {
         [key] if key.label == pem::PRIVATE_KEY => {
             KeyPair::from_pkcs8(&key.bytes).map_err(|_| content())
@@ -174,10 +150,7 @@ pub fn write_certificates(path: &Path, certificates: &[&[u8]]) -> Result<(), Fil
 pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, FileError> {
     let blocks = read(path)?;
     if blocks.is_empty() || blocks.iter().any(|block| block.label != pem::CERTIFICATE) {
-        return Err(FileError::Content {
-            path: path.to_owned(),
-            what: "certificates only",
-        });
+        return Err(FileError::Content { path: path.to_owned(), what: "certificates only" });
     }
     Ok(blocks.into_iter().map(|block| block.bytes).collect())
 }
@@ -193,10 +166,7 @@ pub fn read_chain(path: &Path) -> Result<Chain, FileError> {
         Ok([leaf, issuer]) => Ok(Chain { leaf, issuer }),
         Err(_) => {
             let what = "two certificates, the node's and its issuer's";
-            Err(FileError::Content {
-                path: path.to_owned(),
-                what,
-            })
+            Err(FileError::Content { path: path.to_owned(), what })
         }
     }
 }
@@ -219,10 +189,7 @@ pub fn roots_text(roots: &RootChain) -> String {
 /// Reads the roots.
 pub fn read_roots(path: &Path) -> Result<RootChain, FileError> {
     let what = "root certificates, each after the first with its signature";
-    let content = || FileError::Content {
-        path: path.to_owned(),
-        what,
-    };
+    let content = || FileError::Content { path: path.to_owned(), what };
     let blocks = read(path)?;
     let (first, rest) = blocks.split_first().ok_or_else(content)?;
     let mut roots = RootChain::new(first.bytes.clone());
@@ -235,16 +202,9 @@ pub fn read_roots(path: &Path) -> Result<RootChain, FileError> {
             return Err(content());
         }
         let certificate = certificate.bytes.clone();
-        roots.next.push(NextRoot {
-            certificate,
-            signature: Signature(bytes),
-        });
+        roots.next.push(NextRoot { certificate, signature: Signature(bytes) });
     }
-    if first.label == pem::CERTIFICATE {
-        Ok(roots)
-    } else {
-        Err(content())
-    }
+    if first.label == pem::CERTIFICATE { Ok(roots) } else { Err(content()) }
 }
 
 #[cfg(test)]
@@ -262,10 +222,7 @@ mod tests {
         assert_eq!(read_key(&path).unwrap().node_key(), pair.node_key());
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let error = read_key(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("chmod 600") && error.contains("644"),
-            "{error}"
-        );
+        assert!(error.contains("chmod 600") && error.contains("644"), "{error}");
     }
 
     #[test]
@@ -273,10 +230,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node.key");
         let error = read_key(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("skein init") && error.contains("node.key"),
-            "{error}"
-        );
+        assert!(error.contains("skein init") && error.contains("node.key"), "{error}");
         write(&path, b"nonsense", SECRET).unwrap();
         let error = read_key(&path).unwrap_err().to_string();
         assert!(error.contains("backup"), "{error}");
@@ -291,16 +245,10 @@ mod tests {
         let mut roots = RootChain::new(vec![1, 2, 3]);
         write_roots(&path, &roots).unwrap();
         assert_eq!(read_roots(&path).unwrap(), roots);
-        roots.next.push(NextRoot {
-            certificate: vec![4],
-            signature: Signature([5; 64]),
-        });
+        roots.next.push(NextRoot { certificate: vec![4], signature: Signature([5; 64]) });
         write_roots(&path, &roots).unwrap();
         assert_eq!(read_roots(&path).unwrap(), roots);
         write_certificates(&path, &[&[1], &[2]]).unwrap();
-        assert!(
-            read_roots(&path).is_err(),
-            "a second root without a signature"
-        );
+        assert!(read_roots(&path).is_err(), "a second root without a signature");
     }
 }

@@ -14,9 +14,7 @@ pub struct Ed25519;
 
 impl Crypto for Ed25519 {
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-        UnparsedPublicKey::new(&ED25519, key)
-            .verify(message, &signature.0)
-            .is_ok()
+        UnparsedPublicKey::new(&ED25519, key).verify(message, &signature.0).is_ok()
     }
 }
 
@@ -61,11 +59,7 @@ impl KeyPair {
     }
 
     fn new(pair: Ed25519KeyPair) -> Result<Self, PairError> {
-        let public = pair
-            .public_key()
-            .as_ref()
-            .try_into()
-            .map_err(|_| PairError::NotAKey)?;
+        let public = pair.public_key().as_ref().try_into().map_err(|_| PairError::NotAKey)?;
         Ok(Self { pair, public })
     }
 

@@ -40,9 +40,7 @@ pub fn decode(text: &str) -> Option<Vec<Block>> {
     let mut blocks = Vec::new();
     let mut lines = text.lines().map(str::trim);
     while let Some(line) = lines.next() {
-        let Some(label) = line
-            .strip_prefix("-----BEGIN ")
-            .and_then(|l| l.strip_suffix("-----"))
+        let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|l| l.strip_suffix("-----"))
         else {
             continue;
         };
@@ -55,10 +53,7 @@ pub fn decode(text: &str) -> Option<Vec<Block>> {
             }
         }
         let bytes = BASE64.decode(base64.as_bytes()).ok()?;
-        blocks.push(Block {
-            label: label.to_owned(),
-            bytes,
-        });
+        blocks.push(Block { label: label.to_owned(), bytes });
     }
     Some(blocks)
 }
@@ -73,14 +68,8 @@ mod tests {
         let text = encode([("A B", &long[..]), ("C", &[][..])]);
         assert!(text.lines().all(|line| line.len() <= 64));
         let blocks = decode(&format!("a comment\n{text}")).unwrap();
-        assert_eq!(
-            (blocks[0].label.as_str(), blocks[0].bytes.as_slice()),
-            ("A B", &long[..])
-        );
-        assert_eq!(
-            (blocks[1].label.as_str(), blocks[1].bytes.as_slice()),
-            ("C", &[][..])
-        );
+        assert_eq!((blocks[0].label.as_str(), blocks[0].bytes.as_slice()), ("A B", &long[..]));
+        assert_eq!((blocks[1].label.as_str(), blocks[1].bytes.as_slice()), ("C", &[][..]));
     }
 
     #[test]

@@ -52,12 +52,7 @@ impl TestMesh {
         let issuer_key = pair(seed, 1).public_key();
         let host = pair(seed, 10).node_key();
         let issuer = issue::issuer(&by, &issuer_key, &host, validity, [2; 16]).unwrap();
-        Self {
-            mesh,
-            roots,
-            issuer,
-            seed,
-        }
+        Self { mesh, roots, issuer, seed }
     }
 
     pub(crate) fn root_key(&self) -> KeyPair {
@@ -85,10 +80,7 @@ impl TestMesh {
             Grant::new(format!("node-{n}").parse().unwrap(), services, vec![], None).unwrap();
         let validity = Validity::new(at, limits::LEAF_LIFE, issue::NEVER_ENDS);
         let leaf = issue::node(&by, key, &grant, validity, [3; 16]).unwrap();
-        Chain {
-            leaf,
-            issuer: self.issuer.clone(),
-        }
+        Chain { leaf, issuer: self.issuer.clone() }
     }
 
     pub(crate) fn credentials(&self, n: u8) -> Arc<Credentials> {

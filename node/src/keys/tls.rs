@@ -22,9 +22,7 @@ use super::{
 pub(super) fn provider() -> Option<Arc<CryptoProvider>> {
     let full = aws_lc_rs::default_provider();
     let mapping = full.signature_verification_algorithms.mapping;
-    let ed25519 = mapping
-        .iter()
-        .position(|(scheme, _)| *scheme == SignatureScheme::ED25519)?;
+    let ed25519 = mapping.iter().position(|(scheme, _)| *scheme == SignatureScheme::ED25519)?;
     let mapping = mapping.get(ed25519..)?.get(..1)?;
     let (_, all) = mapping.first()?;
     Some(Arc::new(CryptoProvider {
@@ -61,11 +59,7 @@ pub fn client(
     expect: Expect,
     why: &Arc<OnceLock<Reject>>,
 ) -> Result<ClientConfig, rustls::Error> {
-    let verifier = Server {
-        credentials: Arc::clone(credentials),
-        expect,
-        why: Arc::clone(why),
-    };
+    let verifier = Server { credentials: Arc::clone(credentials), expect, why: Arc::clone(why) };
     let mut config = ClientConfig::builder_with_provider(credentials.provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -106,21 +106,13 @@ pub fn classify(
 ) -> Result<Identity, Reject> {
     if let [bare] = certificates {
         let key = verify_bare(bare, &Ed25519)?;
-        return Ok(Identity {
-            key,
-            class: PeerClass::Bare,
-            chain: None,
-        });
+        return Ok(Identity { key, class: PeerClass::Bare, chain: None });
     }
     let ders: Vec<&[u8]> = certificates.iter().map(AsRef::as_ref).collect();
     let chain = Chain::from_certificates(&ders)?;
     let verified = verify_chain(&chain, roots.ok_or(Reject::NoMesh)?, now, &Ed25519)?;
     let (key, class) = (verified.key, verified.class.into());
-    Ok(Identity {
-        key,
-        class,
-        chain: Some((verified, chain)),
-    })
+    Ok(Identity { key, class, chain: Some((verified, chain)) })
 }
 
 /// Checks what a server shows against whom the dial expects.
@@ -135,18 +127,13 @@ pub fn classify_server(
         Expect::Token { root, mesh } => joining(certificates, root, *mesh, now)?,
     };
     if identity.class != PeerClass::Live {
-        let word = if identity.class == PeerClass::Bare {
-            "not_admitted"
-        } else {
-            "expired"
-        };
+        let word = if identity.class == PeerClass::Bare { "not_admitted" } else { "expired" };
         return Err(Reject::NotLive(word));
     }
     match expect {
-        Expect::Node(key) if *key != identity.key => Err(Reject::WrongPeer {
-            found: identity.key,
-            expected: *key,
-        }),
+        Expect::Node(key) if *key != identity.key => {
+            Err(Reject::WrongPeer { found: identity.key, expected: *key })
+        }
         Expect::Node(_) | Expect::Member | Expect::Token { .. } => Ok(identity),
     }
 }
@@ -165,11 +152,7 @@ fn joining(
     if Roots::hash_of(&key) != *hash {
         return Err(Reject::OtherRoot);
     }
-    let roots = Roots {
-        mesh,
-        roots: [(key, root.to_vec())].into(),
-        order: vec![key],
-    };
+    let roots = Roots { mesh, roots: [(key, root.to_vec())].into(), order: vec![key] };
     classify(chain, Some(&roots), now)
 }
 
@@ -219,17 +202,12 @@ impl Refused {
 
     /// How often that word was counted.
     pub fn of(&self, word: &str) -> u64 {
-        self.iter()
-            .find(|(known, _)| *known == word)
-            .map_or(0, |(_, count)| count)
+        self.iter().find(|(known, _)| *known == word).map_or(0, |(_, count)| count)
     }
 
     /// Every word with its count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        WORDS
-            .iter()
-            .zip(&self.0)
-            .map(|(word, count)| (*word, count.load(Ordering::Relaxed)))
+        WORDS.iter().zip(&self.0).map(|(word, count)| (*word, count.load(Ordering::Relaxed)))
     }
 }
 

@@ -146,11 +146,7 @@ impl Endpoint {
         let runtime = Arc::new(On(handle.clone()));
         let quinn = quinn::Endpoint::new(transport::endpoint(), server, socket, runtime)
             .map_err(|error| BindError::Io { address, error })?;
-        Ok(Self {
-            quinn,
-            credentials: Arc::clone(credentials),
-            handle: handle.clone(),
-        })
+        Ok(Self { quinn, credentials: Arc::clone(credentials), handle: handle.clone() })
     }
 
     /// Where it is bound.
@@ -165,8 +161,7 @@ impl Endpoint {
 
     /// Closes every connection and takes no more.
     pub fn close(&self, code: CloseCode) {
-        self.quinn
-            .close(VarInt::from_u32(code.number()), code.text().as_bytes());
+        self.quinn.close(VarInt::from_u32(code.number()), code.text().as_bytes());
     }
 
     /// Waits until the last farewell is sent.
@@ -176,18 +171,14 @@ impl Endpoint {
 
     /// Takes connections from here on.
     pub fn acceptor(&self) -> Acceptor {
-        Acceptor {
-            endpoint: self.clone(),
-            shaking: JoinSet::new(),
-        }
+        Acceptor { endpoint: self.clone(), shaking: JoinSet::new() }
     }
 
     /// Dials all addresses at once and takes the first that answers as expected.
     pub async fn dial(&self, dial: Dial) -> Result<Link, DialError> {
         let addresses = dial.addresses.iter().take(limits::DIAL_ADDRESSES);
-        let mut attempts: FuturesUnordered<_> = addresses
-            .map(|address| self.attempt(*address, &dial))
-            .collect();
+        let mut attempts: FuturesUnordered<_> =
+            addresses.map(|address| self.attempt(*address, &dial)).collect();
         let race = async {
             let mut worst = DialError::NoAddress;
             while let Some(result) = attempts.next().await {
@@ -199,9 +190,7 @@ impl Endpoint {
             }
             Err(worst)
         };
-        timeout(limits::DIAL_TIMEOUT, race)
-            .await
-            .unwrap_or_else(|_| Err(silent(&dial.addresses)))
+        timeout(limits::DIAL_TIMEOUT, race).await.unwrap_or_else(|_| Err(silent(&dial.addresses)))
     }
 
     async fn attempt(&self, address: SocketAddr, dial: &Dial) -> Result<Link, DialError> {
@@ -213,17 +202,12 @@ impl Endpoint {
             .connect_with(config, address, SERVER_NAME)
             .map_err(|error| failed(error.to_string()))?;
         let connection =
-            connecting
-                .await
-                .map_err(|error| match (why.get(), close_code(&error)) {
-                    (Some(reject), _) => DialError::Refused {
-                        address,
-                        reject: reject.clone(),
-                    },
-                    (None, Some(code)) => DialError::Closed { address, code },
-                    (None, None) if error == ConnectionError::TimedOut => silent(&[address]),
-                    (None, None) => failed(error.to_string()),
-                })?;
+            connecting.await.map_err(|error| match (why.get(), close_code(&error)) {
+                (Some(reject), _) => DialError::Refused { address, reject: reject.clone() },
+                (None, Some(code)) => DialError::Closed { address, code },
+                (None, None) if error == ConnectionError::TimedOut => silent(&[address]),
+                (None, None) => failed(error.to_string()),
+            })?;
         self.check_server(connection, address, dial)
     }
 
@@ -261,13 +245,7 @@ impl Endpoint {
             return Err(DialError::Closed { address, code });
         }
         let mux = Arc::new(mux);
-        Ok(Link {
-            mux,
-            identity,
-            alpn: dial.alpn,
-            remote: address,
-            dialled: true,
-        })
+        Ok(Link { mux, identity, alpn: dial.alpn, remote: address, dialled: true })
     }
 
     fn judge(&self, identity: &Identity) -> Result<(), CloseCode> {
@@ -298,13 +276,9 @@ impl Endpoint {
         let remote = connection.remote_address();
         let mux = QuicMux::new(connection.clone());
         match self.admit(&connection) {
-            Ok((alpn, identity)) => Some(Link {
-                mux: Arc::new(mux),
-                identity,
-                alpn,
-                remote,
-                dialled: false,
-            }),
+            Ok((alpn, identity)) => {
+                Some(Link { mux: Arc::new(mux), identity, alpn, remote, dialled: false })
+            }
             Err(code) => {
                 mux.close_with(code);
                 None
@@ -360,10 +334,7 @@ impl Acceptor {
     fn begin(&mut self, incoming: Incoming) {
         let handshakes = self.shaking.len();
         if handshakes >= limits::HANDSHAKES_MAX {
-            self.endpoint
-                .credentials
-                .refused()
-                .count(CloseCode::Full.word());
+            self.endpoint.credentials.refused().count(CloseCode::Full.word());
             incoming.refuse();
             return;
         }
@@ -374,8 +345,7 @@ impl Acceptor {
             return;
         }
         let handle = self.endpoint.handle.clone();
-        self.shaking
-            .spawn_on(self.endpoint.clone().shake(incoming), &handle);
+        self.shaking.spawn_on(self.endpoint.clone().shake(incoming), &handle);
     }
 }
 
@@ -384,9 +354,7 @@ const SERVER_NAME: &str = "skein.invalid";
 
 fn silent(addresses: &[SocketAddr]) -> DialError {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    DialError::Silent {
-        addresses: addresses.join(", "),
-    }
+    DialError::Silent { addresses: addresses.join(", ") }
 }
 
 fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
@@ -396,10 +364,7 @@ fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
 }
 
 fn alpn(connection: &Connection) -> Option<Alpn> {
-    let data = connection
-        .handshake_data()?
-        .downcast::<HandshakeData>()
-        .ok()?;
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     Alpn::from_name(&data.protocol?)
 }
 

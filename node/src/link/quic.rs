@@ -42,8 +42,7 @@ impl QuicMux {
     pub fn set_role(&self, role: Role) {
         self.connection.set_receive_window(role.window());
         self.connection.set_send_window(role.send_window());
-        self.connection
-            .set_max_concurrent_bi_streams(role.streams());
+        self.connection.set_max_concurrent_bi_streams(role.streams());
     }
 
     /// Closes with a numbered reason and its text.
@@ -60,9 +59,7 @@ impl QuicMux {
     /// other connection.
     pub fn exporter(&self) -> Option<Exporter> {
         let mut exporter = [0; 32];
-        let exported = self
-            .connection
-            .export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
+        let exported = self.connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
         exported.ok().map(|()| exporter)
     }
 }
@@ -86,8 +83,7 @@ impl Mux for QuicMux {
     }
 
     fn close(&self, code: u32, reason: &str) {
-        self.connection
-            .close(VarInt::from_u32(code), reason.as_bytes());
+        self.connection.close(VarInt::from_u32(code), reason.as_bytes());
     }
 
     fn closed(&self) -> BoxFuture<'_, MuxError> {
@@ -125,13 +121,7 @@ fn ended(error: &ConnectionError) -> MuxError {
 }
 
 fn pair((send, recv): (SendStream, RecvStream)) -> StreamPair {
-    (
-        Box::new(Send {
-            stream: send,
-            ended: false,
-        }),
-        Box::new(Recv(recv)),
-    )
+    (Box::new(Send { stream: send, ended: false }), Box::new(Recv(recv)))
 }
 
 /// The sending half. Dropped before its end it is reset: a peer must not take a part for the

@@ -50,12 +50,7 @@ fn bind(credentials: &Arc<Credentials>) -> (Endpoint, SocketAddr) {
 }
 
 fn dial(address: SocketAddr, expect: Expect) -> Dial {
-    Dial {
-        addresses: vec![address],
-        expect,
-        alpn: Alpn::Mesh,
-        role: Role::Data,
-    }
+    Dial { addresses: vec![address], expect, alpn: Alpn::Mesh, role: Role::Data }
 }
 
 /// How a peer that shows these certificates ends, and the one reason that was counted.
@@ -71,11 +66,7 @@ async fn refusal(
     let client = quinn::Endpoint::client(LOCAL.parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(tls));
     let ended = async {
-        match client
-            .connect_with(config, address, "x.invalid")
-            .unwrap()
-            .await
-        {
+        match client.connect_with(config, address, "x.invalid").unwrap().await {
             Ok(connection) => connection.closed().await,
             Err(error) => error,
         }
@@ -85,11 +76,7 @@ async fn refusal(
         link = acceptor.next() => panic!("let in: {link:?}"),
         error = ended => error,
     };
-    let counted: Vec<_> = server
-        .refused()
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .collect();
+    let counted: Vec<_> = server.refused().iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!(counted.len(), 1, "{counted:?}");
     (error, counted[0].0)
 }
@@ -165,14 +152,8 @@ async fn members_meet_and_know_each_other() {
     let (there, here) = (there.unwrap(), here.unwrap());
     assert_eq!(there.identity.key, mesh.node(0).node_key());
     assert_eq!(here.identity.key, mesh.node(5).node_key());
-    assert_eq!(
-        (there.identity.class, here.identity.class),
-        (PeerClass::Live, PeerClass::Live)
-    );
-    assert_eq!(
-        here.identity.chain.as_ref().unwrap().1,
-        *mesh_chain(&client)
-    );
+    assert_eq!((there.identity.class, here.identity.class), (PeerClass::Live, PeerClass::Live));
+    assert_eq!(here.identity.chain.as_ref().unwrap().1, *mesh_chain(&client));
     assert_eq!((there.dialled, here.dialled), (true, false));
     assert_eq!(there.mux.exporter().unwrap(), here.mux.exporter().unwrap());
     assert!(here.ends().unwrap() > now());
@@ -187,10 +168,7 @@ async fn a_self_signed_peer_is_no_member() {
     let mesh = TestMesh::new(1);
     let bare = issue::bare(&mesh.node(5), now(), [1; 16]).unwrap();
     let refused = refusal(&mesh.credentials(0), mesh.node(5), vec![bare], Alpn::Mesh).await;
-    assert_eq!(
-        (code(&refused.0), refused.1),
-        (Some(CloseCode::NotAdmitted), "not_admitted")
-    );
+    assert_eq!((code(&refused.0), refused.1), (Some(CloseCode::NotAdmitted), "not_admitted"));
 }
 
 #[tokio::test]
@@ -217,10 +195,7 @@ async fn an_expired_peer_is_told_so_and_one_too_old_is_refused() {
     let mesh = TestMesh::new(1);
     let chain = ders(mesh.chain(5, now().before(40 * DAY)));
     let refused = refusal(&mesh.credentials(0), mesh.node(5), chain, Alpn::Mesh).await;
-    assert_eq!(
-        (code(&refused.0), refused.1),
-        (Some(CloseCode::Expired), "expired")
-    );
+    assert_eq!((code(&refused.0), refused.1), (Some(CloseCode::Expired), "expired"));
     let chain = ders(mesh.chain(5, now().before(110 * DAY)));
     let refused = refusal(&mesh.credentials(0), mesh.node(5), chain, Alpn::Mesh).await;
     assert_eq!(refused.1, "too_old");
@@ -250,16 +225,10 @@ async fn a_revoked_peer_is_told_so() {
     let mut revocations = Revocations::default();
     let statement = statement.verify(&mesh.roots, &Ed25519).unwrap();
     revocations.insert(statement, &mesh.roots).unwrap();
-    server.set_trust(Trust {
-        revocations,
-        ..Trust::new(mesh.roots.clone())
-    });
+    server.set_trust(Trust { revocations, ..Trust::new(mesh.roots.clone()) });
     let chain = ders(mesh.chain(5, now()));
     let refused = refusal(&server, mesh.node(5), chain, Alpn::Mesh).await;
-    assert_eq!(
-        (code(&refused.0), refused.1),
-        (Some(CloseCode::Revoked), "revoked")
-    );
+    assert_eq!((code(&refused.0), refused.1), (Some(CloseCode::Revoked), "revoked"));
 }
 
 #[tokio::test]
@@ -274,13 +243,7 @@ async fn a_certificate_for_other_uses_is_refused() {
 async fn a_certificate_for_clients_only_serves_nobody() {
     let mesh = TestMesh::new(1);
     let chain = with_uses(&mesh, vec![Use::ClientAuth]);
-    let refused = refusal(
-        &mesh.credentials(0),
-        mesh.node(5),
-        chain.clone(),
-        Alpn::Mesh,
-    )
-    .await;
+    let refused = refusal(&mesh.credentials(0), mesh.node(5), chain.clone(), Alpn::Mesh).await;
     assert_eq!(refused.1, "one_sided");
     let (reject, credentials) = refused_server(&mesh, mesh.node(5), chain, Expect::Member).await;
     assert!(matches!(reject, Reject::Chain(_)), "{reject}");
@@ -291,13 +254,7 @@ async fn a_certificate_for_clients_only_serves_nobody() {
 async fn a_certificate_without_its_key_is_refused() {
     let mesh = TestMesh::new(1);
     let chain = ders(mesh.chain(5, now()));
-    let refused = refusal(
-        &mesh.credentials(0),
-        mesh.node(6),
-        chain.clone(),
-        Alpn::Mesh,
-    )
-    .await;
+    let refused = refusal(&mesh.credentials(0), mesh.node(6), chain.clone(), Alpn::Mesh).await;
     assert_eq!(refused.1, "wrong_key");
     let (reject, _) = refused_server(&mesh, mesh.node(6), chain, Expect::Member).await;
     assert_eq!(reject, Reject::WrongKey);
@@ -338,13 +295,7 @@ async fn a_dial_refuses_servers_that_are_not_whom_it_expects() {
     let expected = mesh.node(7).node_key();
     let chain = ders(mesh.chain(5, now()));
     let (reject, _) = refused_server(&mesh, mesh.node(5), chain, Expect::Node(expected)).await;
-    assert_eq!(
-        reject,
-        Reject::WrongPeer {
-            found: mesh.node(5).node_key(),
-            expected
-        }
-    );
+    assert_eq!(reject, Reject::WrongPeer { found: mesh.node(5).node_key(), expected });
     let chain = ders(other.chain(5, now()));
     let (reject, _) = refused_server(&mesh, other.node(5), chain, Expect::Member).await;
     assert_eq!(reject.word(), "unknown_root");
@@ -362,37 +313,19 @@ async fn a_joiner_knows_the_mesh_by_the_hash_of_its_root() {
     let (server, address) = bind(&mesh.credentials(0));
     let joiner = Credentials::bare(mesh.node(9), now()).unwrap();
     let (client, _) = bind(&joiner);
-    let expect = |of: &TestMesh| Expect::Token {
-        root: of.mesh.0,
-        mesh: of.mesh,
-    };
-    let join = |expect| Dial {
-        alpn: Alpn::Join,
-        ..dial(address, expect)
-    };
+    let expect = |of: &TestMesh| Expect::Token { root: of.mesh.0, mesh: of.mesh };
+    let join = |expect| Dial { alpn: Alpn::Join, ..dial(address, expect) };
     let mut acceptor = server.acceptor();
     let (there, here) = tokio::join!(client.dial(join(expect(&mesh))), acceptor.next());
     assert_eq!(there.unwrap().identity.key, mesh.node(0).node_key());
     let here = here.unwrap();
-    assert_eq!(
-        (here.identity.class, here.alpn),
-        (PeerClass::Bare, Alpn::Join)
-    );
+    assert_eq!((here.identity.class, here.alpn), (PeerClass::Bare, Alpn::Join));
     let error = tokio::select! {
         biased;
         result = client.dial(join(expect(&other))) => result.unwrap_err(),
         _ = acceptor.next() => panic!("it joined another mesh"),
     };
-    assert!(
-        matches!(
-            error,
-            DialError::Refused {
-                reject: Reject::OtherRoot,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, DialError::Refused { reject: Reject::OtherRoot, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -409,10 +342,7 @@ async fn a_renewed_chain_is_shown_from_the_next_handshake_on() {
     let (_there, here) = tokio::join!(client.dial(dial(address, Expect::Member)), acceptor.next());
     assert_eq!(here.unwrap().identity.chain.unwrap().1, newer);
     let others = mesh.chain(6, now());
-    assert!(
-        credentials.set_chain(others, now()).is_err(),
-        "of another key"
-    );
+    assert!(credentials.set_chain(others, now()).is_err(), "of another key");
 }
 
 /// Both sides of a handshake in memory, to its end and a round of what comes after.
@@ -442,11 +372,7 @@ fn neither_side_resumes_even_when_the_other_would() {
     let eager = Arc::new(rogue_client(mesh.node(5), chain.clone(), Alpn::Mesh));
     let tickets = Arc::new(rogue_server(mesh.node(5), chain));
     let resumed = [(); 2].map(|()| shake(eager.clone(), tickets.clone()));
-    assert_eq!(
-        resumed[1],
-        HandshakeKind::Resumed,
-        "two that both want to do resume"
-    );
+    assert_eq!(resumed[1], HandshakeKind::Resumed, "two that both want to do resume");
 
     let server = Arc::new(tls::server(&mesh.credentials(0)).unwrap());
     let kinds = [(); 2].map(|()| shake(eager.clone(), server.clone()));
@@ -461,11 +387,7 @@ fn neither_side_resumes_even_when_the_other_would() {
     eager.resumption = Resumption::in_memory_sessions(8);
     let eager = Arc::new(eager);
     let kinds = [(); 2].map(|()| shake(eager.clone(), server.clone()));
-    assert_eq!(
-        kinds,
-        [HandshakeKind::Full; 2],
-        "no ticket ever came from our server"
-    );
+    assert_eq!(kinds, [HandshakeKind::Full; 2], "no ticket ever came from our server");
 }
 
 #[tokio::test]
@@ -477,9 +399,8 @@ async fn garbage_and_one_byte_datagrams_hurt_nobody() {
     for length in 0..300usize {
         let byte = u8::try_from(length % 256).unwrap();
         socket.send_to(&vec![byte; length % 40], address).unwrap();
-        let long: Vec<u8> = (0..1200)
-            .map(|at| byte.wrapping_mul(31).wrapping_add(at as u8))
-            .collect();
+        let long: Vec<u8> =
+            (0..1200).map(|at| byte.wrapping_mul(31).wrapping_add(at as u8)).collect();
         socket.send_to(&long, address).unwrap();
         // A long header of version 1 with nonsense behind it.
         let mut initial = vec![0xc3, 0, 0, 0, 1, 8];
@@ -533,16 +454,10 @@ async fn a_dial_of_nobody_ends_in_time_and_says_what_to_look_for() {
     let (client, itself) = bind(&mesh.credentials(5));
     let mute = UdpSocket::bind(LOCAL).unwrap();
     let begin = Instant::now();
-    let error = client
-        .dial(dial(mute.local_addr().unwrap(), Expect::Member))
-        .await
-        .unwrap_err();
+    let error = client.dial(dial(mute.local_addr().unwrap(), Expect::Member)).await.unwrap_err();
     assert!(begin.elapsed() < limits::DIAL_TIMEOUT + Duration::from_secs(1));
     assert!(error.to_string().contains("firewall"), "{error}");
-    let nobody = Dial {
-        addresses: vec![],
-        ..dial(itself, Expect::Member)
-    };
+    let nobody = Dial { addresses: vec![], ..dial(itself, Expect::Member) };
     assert_eq!(client.dial(nobody).await.unwrap_err(), DialError::NoAddress);
     let mut acceptor = client.acceptor();
     let error = tokio::select! {

@@ -126,11 +126,7 @@ pub(super) fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, BindErr
 }
 
 fn bound(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     // The kernel cuts both to its own bound, net.core.rmem_max and wmem_max.
     socket.set_recv_buffer_size(limits::SOCKET_BUFFER)?;
     socket.set_send_buffer_size(limits::SOCKET_BUFFER)?;

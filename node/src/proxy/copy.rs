@@ -62,11 +62,7 @@ pub(super) async fn copy(
         caller_recv.stop(code);
         service_recv.stop(code);
     }
-    Copied {
-        reason,
-        up: up.into_inner(),
-        down: down.into_inner(),
-    }
+    Copied { reason, up: up.into_inner(), down: down.into_inner() }
 }
 
 /// Waits for both directions; the first fault ends both. The order is drawn anew each time: a

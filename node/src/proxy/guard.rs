@@ -46,10 +46,7 @@ pub struct Peer {
 
 impl Peer {
     pub(super) fn new(identity: PeerIdentity, streams: usize) -> Self {
-        Self {
-            identity: Arc::new(identity),
-            streams: Arc::new(Semaphore::new(streams)),
-        }
+        Self { identity: Arc::new(identity), streams: Arc::new(Semaphore::new(streams)) }
     }
 }
 
@@ -81,10 +78,7 @@ impl Guard {
     }
 
     pub(super) fn live(&self) -> Live {
-        Live {
-            outbound: self.outbound.live(),
-            inbound: self.inbound.live(),
-        }
+        Live { outbound: self.outbound.live(), inbound: self.inbound.live() }
     }
 
     /// Room for a connection of an application; `None` when there is none.
@@ -135,10 +129,7 @@ impl Guard {
 
 impl Gate {
     fn new(size: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(size)),
-            size,
-        }
+        Self { permits: Arc::new(Semaphore::new(size)), size }
     }
 
     fn live(&self) -> usize {
@@ -147,10 +138,7 @@ impl Gate {
 
     fn enter(&self) -> Option<Permit> {
         let total = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(Permit {
-            _total: total,
-            _peer: None,
-        })
+        Some(Permit { _total: total, _peer: None })
     }
 
     /// Waits until nothing lives. It looks, rather than taking all permits: a waiter for all of

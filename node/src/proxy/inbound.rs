@@ -50,24 +50,14 @@ impl Proxy {
                 peer.identity.grant.name
             );
             line.refused(Refusal::Overload, &why);
-            answer(
-                &mut *send,
-                &mut *recv,
-                &Reply::refused(Refusal::Overload, &why),
-            )
-            .await;
+            answer(&mut *send, &mut *recv, &Reply::refused(Refusal::Overload, &why)).await;
             return self.log(line, started);
         };
         let head = match read_head(&mut *recv, self.parts.timeouts.head).await {
             Ok(head) => head,
             Err(BadHead::Unknown(why)) => {
                 line.refused(Refusal::NoService, &why);
-                answer(
-                    &mut *send,
-                    &mut *recv,
-                    &Reply::refused(Refusal::NoService, &why),
-                )
-                .await;
+                answer(&mut *send, &mut *recv, &Reply::refused(Refusal::NoService, &why)).await;
                 return self.log(line, started);
             }
             Err(BadHead::Broken(why)) => {
@@ -155,11 +145,7 @@ impl Proxy {
         let ok = Reply::Ok.encode();
         let told = timeout(ANSWER_TIMEOUT, write(&mut *send, &ok)).await;
         if !matches!(told, Ok(Ok(()))) {
-            return Copied {
-                reason: CloseReason::ClientReset,
-                up: 0,
-                down: 0,
-            };
+            return Copied { reason: CloseReason::ClientReset, up: 0, down: 0 };
         }
         let phase = self.guard.phase();
         copy((send, recv), service, phase, self.parts.timeouts.idle).await
@@ -174,9 +160,7 @@ impl Proxy {
 
 fn find<'a>(local: &'a LocalServices, head: &StreamHead) -> Result<&'a LocalInstance, Refused> {
     let me = &local.me.grant.name;
-    let StreamHead {
-        destination, port, ..
-    } = head;
+    let StreamHead { destination, port, .. } = head;
     let Some(instances) = local.instances.get(&(destination.clone(), *port)) else {
         let why = format!("{me} does not serve `{destination}` port {port}");
         return refuse(Refusal::NoService, why);

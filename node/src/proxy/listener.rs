@@ -62,11 +62,7 @@ impl Proxy {
             bound: bound_out,
         };
         let task = self.parts.runtime.spawn(set.run(wanted)).abort_handle();
-        Listening {
-            problems,
-            bound,
-            task,
-        }
+        Listening { problems, bound, task }
     }
 }
 
@@ -147,23 +143,16 @@ impl ListenerSet {
         }
         let socket = bind_socket(bind).await.map_err(|e| why(bind, spec, &e))?;
         let at = match &socket {
-            Accepting::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|_| bind.clone(), Bind::Tcp),
+            Accepting::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| bind.clone(), Bind::Tcp)
+            }
             Accepting::Unix { .. } => bind.clone(),
         };
         let (spec_out, spec_in) = watch::channel(Arc::clone(spec));
         let accept = accept(Arc::clone(&self.proxy), socket, spec_in);
         let mut task = JoinSet::new();
         task.spawn_on(accept, &self.proxy.parts.runtime);
-        self.open.insert(
-            bind.clone(),
-            Open {
-                spec: spec_out,
-                at,
-                task,
-            },
-        );
+        self.open.insert(bind.clone(), Open { spec: spec_out, at, task });
         Ok(())
     }
 
@@ -173,11 +162,8 @@ impl ListenerSet {
             *known = Arc::new(problems);
             changed
         });
-        let bound: BTreeMap<Bind, Bind> = self
-            .open
-            .iter()
-            .map(|(bind, open)| (bind.clone(), open.at.clone()))
-            .collect();
+        let bound: BTreeMap<Bind, Bind> =
+            self.open.iter().map(|(bind, open)| (bind.clone(), open.at.clone())).collect();
         self.bound.send_if_modified(|known| {
             let changed = **known != bound;
             *known = Arc::new(bound);
@@ -199,10 +185,7 @@ async fn bind_socket(bind: &Bind) -> io::Result<Accepting> {
         Bind::Unix(path) => {
             remove_stale(path)?;
             let listener = UnixListener::bind(path)?;
-            Ok(Accepting::Unix {
-                listener,
-                _file: Unlink(path.clone()),
-            })
+            Ok(Accepting::Unix { listener, _file: Unlink(path.clone()) })
         }
     }
 }
@@ -232,10 +215,9 @@ impl Drop for Unlink {
 
 fn why(bind: &Bind, spec: &ListenerSpec, error: &io::Error) -> String {
     let (at, holder) = match bind {
-        Bind::Tcp(address) => (
-            address.to_string(),
-            format!("`ss -ltnp 'sport = :{}'` shows who", address.port()),
-        ),
+        Bind::Tcp(address) => {
+            (address.to_string(), format!("`ss -ltnp 'sport = :{}'` shows who", address.port()))
+        }
         Bind::Unix(path) => (
             format!("unix:{}", path.display()),
             format!("`ss -lxp src {}` shows who", path.display()),

@@ -94,12 +94,7 @@ impl<'a> Call<'a> {
             duration: Duration::ZERO,
             tries: 0,
         };
-        Self {
-            proxy,
-            spec,
-            view,
-            line,
-        }
+        Self { proxy, spec, view, line }
     }
 
     async fn run(&mut self, socket: Socket, _permit: Permit) {
@@ -150,19 +145,14 @@ impl<'a> Call<'a> {
             };
             match self.attempt(service, port, &choice, &mut tried).await {
                 Ok((pair, permit)) => {
-                    return Ok(Taken {
-                        pair,
-                        _counted: (Some(in_flight), permit),
-                    });
+                    return Ok(Taken { pair, _counted: (Some(in_flight), permit) });
                 }
                 Err((failed, Retry::Never)) => return Err(failed),
                 Err((failed, Retry::Elsewhere)) => last = Some(failed),
             }
         }
-        Err(last.unwrap_or_else(|| Failed {
-            reason: CloseReason::NoEndpoints,
-            detail: String::new(),
-        }))
+        Err(last
+            .unwrap_or_else(|| Failed { reason: CloseReason::NoEndpoints, detail: String::new() }))
     }
 
     /// One endpoint, and what its balancer learns from it.
@@ -306,18 +296,12 @@ impl<'a> Call<'a> {
             self.line.endpoint = Some(text(target));
             match Socket::connect(target, self.proxy.parts.timeouts.connect).await {
                 Ok(socket) => {
-                    return Ok(Taken {
-                        pair: socket.into_pair(),
-                        _counted: (None, None),
-                    });
+                    return Ok(Taken { pair: socket.into_pair(), _counted: (None, None) });
                 }
                 Err(error) => detail = format!("{detail}; fallback: {error}"),
             }
         }
-        Err(Failed {
-            reason: no_route.reason(),
-            detail,
-        })
+        Err(Failed { reason: no_route.reason(), detail })
     }
 }
 
@@ -329,19 +313,11 @@ enum Retry {
 }
 
 fn refused(code: Refusal, why: String) -> Miss {
-    Miss {
-        outcome: Outcome::Refused(code),
-        reason: code.into(),
-        detail: why,
-    }
+    Miss { outcome: Outcome::Refused(code), reason: code.into(), detail: why }
 }
 
 fn unreachable(why: String) -> Miss {
-    Miss {
-        outcome: Outcome::Unreachable,
-        reason: CloseReason::Unreachable,
-        detail: why,
-    }
+    Miss { outcome: Outcome::Unreachable, reason: CloseReason::Unreachable, detail: why }
 }
 
 enum Unasked {

@@ -82,10 +82,7 @@ impl Pool {
 
     /// The balancer uses the tick only.
     fn now(&self) -> Now {
-        Now {
-            tick: Tick(millis(self.start.elapsed())),
-            wall: Wall(0),
-        }
+        Now { tick: Tick(millis(self.start.elapsed())), wall: Wall(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

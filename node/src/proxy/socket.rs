@@ -47,10 +47,7 @@ impl Socket {
             Self::Tcp(stream) => {
                 tune(&stream);
                 let (recv, send) = stream.into_split();
-                let send = TcpSend {
-                    half: Some(send),
-                    finished: false,
-                };
+                let send = TcpSend { half: Some(send), finished: false };
                 (Box::new(send), Box::new(TcpRecv(recv)))
             }
             Self::Unix(stream) => {

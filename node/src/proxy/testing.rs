@@ -46,10 +46,7 @@ pub(super) fn stream() -> (StreamPair, StreamPair) {
         (MemSend(Arc::clone(&pipe)), MemRecv(pipe))
     };
     let ((a_send, b_recv), (b_send, a_recv)) = (pipe(), pipe());
-    (
-        (Box::new(a_send), Box::new(a_recv)),
-        (Box::new(b_send), Box::new(b_recv)),
-    )
+    ((Box::new(a_send), Box::new(a_recv)), (Box::new(b_send), Box::new(b_recv)))
 }
 
 impl AsyncWrite for MemSend {
@@ -150,12 +147,7 @@ pub(super) struct MemMux {
 /// Two ends of a connection.
 pub(super) fn connection() -> (Arc<MemMux>, Arc<MemMux>) {
     let ((a_out, b_in), (b_out, a_in)) = (mpsc::channel(1024), mpsc::channel(1024));
-    let mux = |out, incoming| {
-        Arc::new(MemMux {
-            out,
-            incoming: AsyncMutex::new(incoming),
-        })
-    };
+    let mux = |out, incoming| Arc::new(MemMux { out, incoming: AsyncMutex::new(incoming) });
     (mux(a_out, a_in), mux(b_out, b_in))
 }
 

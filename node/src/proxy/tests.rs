@@ -53,10 +53,7 @@ fn identity(number: u8, services: &[&str]) -> PeerIdentity {
 }
 
 fn instance_id() -> InstanceId {
-    InstanceId {
-        document: "db".parse().unwrap(),
-        endpoint: "a".parse().unwrap(),
-    }
+    InstanceId { document: "db".parse().unwrap(), endpoint: "a".parse().unwrap() }
 }
 
 fn ports() -> Vec<ServicePort> {
@@ -82,7 +79,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             boot: 1,
             gossip_generation: 1,
             sequence: 1,
-            hash: skein_protocol::name::Hash([0; 32]),
+            hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
         }),
@@ -109,10 +106,7 @@ fn view(endpoints: &[(u8, Use)]) -> Arc<View> {
     let service = ServiceView {
         name: SERVICE.parse().unwrap(),
         ports: ports(),
-        endpoints: endpoints
-            .iter()
-            .map(|(n, usable)| endpoint(*n, *usable))
-            .collect(),
+        endpoints: endpoints.iter().map(|(n, usable)| endpoint(*n, *usable)).collect(),
     };
     let services = match endpoints {
         [] => BTreeMap::new(),
@@ -177,12 +171,8 @@ impl Agent {
 
     fn with_grant(number: u8, services: &[&str]) -> Self {
         let me = identity(number, services);
-        let local = LocalServices {
-            me: me.clone(),
-            boot: 1,
-            draining: false,
-            instances: BTreeMap::new(),
-        };
+        let local =
+            LocalServices { me: me.clone(), boot: 1, draining: false, instances: BTreeMap::new() };
         let (view, view_in) = watch::channel(view(&[]));
         let (local, local_in) = watch::channel(Arc::new(local));
         let (lines_out, lines) = mpsc::channel(4096);
@@ -201,23 +191,12 @@ impl Agent {
                 ..Timeouts::default()
             },
         });
-        Self {
-            proxy,
-            me,
-            view,
-            local,
-            links,
-            lines,
-        }
+        Self { proxy, me, view, local, links, lines }
     }
 
     fn serve(&self, target: Target) {
         self.local.send_modify(|local| {
-            let one = LocalInstance {
-                id: instance_id(),
-                takes: true,
-                target,
-            };
+            let one = LocalInstance { id: instance_id(), takes: true, target };
             let at = (SERVICE.parse().unwrap(), PORT);
             Arc::make_mut(local).instances.insert(at, vec![one]);
         });
@@ -360,16 +339,11 @@ async fn all_of(mut stream: TcpStream) -> std::io::Result<String> {
 }
 
 fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 fn is_reset<T: std::fmt::Debug>(result: std::io::Result<T>) {
-    assert_eq!(
-        result.unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionReset
-    );
+    assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 /// Node 1, which calls, and node 2, which serves through the mux.
@@ -396,16 +370,10 @@ async fn each_direction_ends_alone_and_both_sides_log_the_bytes() {
     drop(served);
     assert_eq!(all_of(client).await.unwrap(), "and a longer answer");
     let (out, inn) = (one.line().await, two.line().await);
-    assert_eq!(
-        (out.reason, out.up, out.down, out.tries),
-        (CloseReason::Done, 8, 19, 1)
-    );
+    assert_eq!((out.reason, out.up, out.down, out.tries), (CloseReason::Done, 8, 19, 1));
     assert_eq!(out.endpoint.as_deref(), Some("n2/db/a"));
     assert_eq!((inn.reason, inn.up, inn.down), (CloseReason::Done, 8, 19));
-    assert_eq!(
-        (inn.direction, inn.peer),
-        (Direction::Inbound, Some(key(1)))
-    );
+    assert_eq!((inn.direction, inn.peer), (Direction::Inbound, Some(key(1))));
     assert_eq!((one.proxy.live(), two.proxy.live()), Default::default());
 }
 
@@ -453,10 +421,7 @@ async fn a_slow_reader_gets_every_byte() {
         if count == 0 {
             break;
         }
-        let right = buffer[..count]
-            .iter()
-            .zip(place..)
-            .all(|(got, at)| *got == byte(at));
+        let right = buffer[..count].iter().zip(place..).all(|(got, at)| *got == byte(at));
         assert!(right, "wrong byte after {place}");
         place += count;
         tokio::task::yield_now().await;
@@ -513,17 +478,9 @@ async fn a_call_goes_on_to_another_endpoint_until_one_says_ok() {
             None => silent = Some(one.fake(2)),
         }
         let started = Instant::now();
-        assert_eq!(
-            all_of(one.call().await).await.unwrap(),
-            "three",
-            "{refusal:?}"
-        );
+        assert_eq!(all_of(one.call().await).await.unwrap(), "three", "{refusal:?}");
         let line = one.line().await;
-        assert_eq!(
-            (line.reason, line.tries),
-            (CloseReason::Done, 2),
-            "{refusal:?}"
-        );
+        assert_eq!((line.reason, line.tries), (CloseReason::Done, 2), "{refusal:?}");
         assert!(started.elapsed() < Duration::from_secs(2));
         drop(silent);
     }
@@ -589,10 +546,8 @@ async fn a_source_that_the_grant_does_not_cover_is_denied_and_not_tried_elsewher
     one.see(&[(2, Use::Yes), (3, Use::LastChoice(Reason::Suspect))]);
     one.dial(&two);
     one.dial(&three);
-    let source = |name: &str| ListenerSpec {
-        source: Source::Service(name.parse().unwrap()),
-        ..spec()
-    };
+    let source =
+        |name: &str| ListenerSpec { source: Source::Service(name.parse().unwrap()), ..spec() };
     let web = one.call_as(source("shop/web")).await;
     assert_eq!(all_of(web).await.unwrap(), "two");
     one.line().await;
@@ -600,12 +555,7 @@ async fn a_source_that_the_grant_does_not_cover_is_denied_and_not_tried_elsewher
     is_reset(all_of(one.call_as(source("ops/root")).await).await);
     let line = one.line().await;
     assert_eq!((line.reason, line.tries), (CloseReason::Denied, 1));
-    assert!(
-        line.detail
-            .contains("grant of n1 does not cover `ops/root`"),
-        "{}",
-        line.detail
-    );
+    assert!(line.detail.contains("grant of n1 does not cover `ops/root`"), "{}", line.detail);
     assert_eq!(two.line().await.reason, CloseReason::Denied);
 }
 
@@ -617,10 +567,7 @@ async fn a_call_to_this_host_skips_the_wire_and_not_the_checks() {
     assert_eq!(all_of(one.call().await).await.unwrap(), "here");
     let line = one.line().await;
     assert_eq!((line.reason, line.peer), (CloseReason::Done, None));
-    let foreign = ListenerSpec {
-        source: Source::Service("ops/root".parse().unwrap()),
-        ..spec()
-    };
+    let foreign = ListenerSpec { source: Source::Service("ops/root".parse().unwrap()), ..spec() };
     is_reset(all_of(one.call_as(foreign).await).await);
     assert_eq!(one.line().await.reason, CloseReason::Denied);
 }
@@ -633,47 +580,16 @@ async fn another_boot_another_instance_and_a_loop_are_refused() {
         boot: Some(1),
         ..StreamHead::new(SERVICE.parse().unwrap(), PORT, Source::Node)
     };
-    let other = InstanceId {
-        document: "db".parse().unwrap(),
-        endpoint: "z".parse().unwrap(),
-    };
+    let other = InstanceId { document: "db".parse().unwrap(), endpoint: "z".parse().unwrap() };
     let cases = [
-        (
-            StreamHead {
-                boot: Some(2),
-                ..good.clone()
-            },
-            Refusal::NoService,
-        ),
-        (
-            StreamHead {
-                instance: Some(other),
-                ..good.clone()
-            },
-            Refusal::NoService,
-        ),
-        (
-            StreamHead {
-                port: 1,
-                ..good.clone()
-            },
-            Refusal::NoService,
-        ),
-        (
-            StreamHead {
-                hops: limits::HOPS_MAX,
-                ..good.clone()
-            },
-            Refusal::Denied,
-        ),
+        (StreamHead { boot: Some(2), ..good.clone() }, Refusal::NoService),
+        (StreamHead { instance: Some(other), ..good.clone() }, Refusal::NoService),
+        (StreamHead { port: 1, ..good.clone() }, Refusal::NoService),
+        (StreamHead { hops: limits::HOPS_MAX, ..good.clone() }, Refusal::Denied),
     ];
     let caller = identity(1, &[]);
     for (head, code) in cases {
-        let refused = two
-            .proxy
-            .admit_and_connect(&caller, &head)
-            .await
-            .unwrap_err();
+        let refused = two.proxy.admit_and_connect(&caller, &head).await.unwrap_err();
         assert_eq!(refused.code, code, "{}", refused.why);
     }
     assert!(two.proxy.admit_and_connect(&caller, &good).await.is_ok());
@@ -687,11 +603,7 @@ async fn an_application_that_is_down_is_connect_failed_and_says_where() {
     is_reset(all_of(one.call().await).await);
     let line = one.line().await;
     assert_eq!(line.reason, CloseReason::ConnectFailed);
-    assert!(
-        line.detail.contains(&at) && line.detail.contains("n2"),
-        "{}",
-        line.detail
-    );
+    assert!(line.detail.contains(&at) && line.detail.contains("n2"), "{}", line.detail);
     assert_eq!(two.line().await.reason, CloseReason::ConnectFailed);
 }
 
@@ -706,10 +618,7 @@ async fn five_failures_eject_an_endpoint_and_it_shows() {
     let service = Arc::clone(&one.view.borrow().services[&SERVICE.parse().unwrap()]);
     let ejected = || one.proxy.states(&service)[0].usable == Use::LastChoice(Reason::Ejected);
     // In turn: by peak-EWMA one failure alone keeps the calls away.
-    let spec = ListenerSpec {
-        algorithm: Algorithm::RoundRobin,
-        ..spec()
-    };
+    let spec = ListenerSpec { algorithm: Algorithm::RoundRobin, ..spec() };
     for _ in 0..20 {
         let call = one.call_as(spec.clone()).await;
         assert_eq!(all_of(call).await.unwrap(), "three");
@@ -766,10 +675,7 @@ async fn what_lives_past_the_drain_deadline_is_cut_as_a_reset() {
 async fn a_peer_over_its_bound_is_told_overload_and_others_are_served() {
     let mut two = Agent::new(2);
     two.serve(greeter("two").await);
-    let (busy, calm) = (
-        Peer::new(identity(1, &[]), 1),
-        Peer::new(identity(3, &[]), 1),
-    );
+    let (busy, calm) = (Peer::new(identity(1, &[]), 1), Peer::new(identity(3, &[]), 1));
     let held = two.proxy.guard.stream_of(&busy);
     assert!(held.is_some());
     for (peer, first) in [(&busy, 3u8), (&calm, 0)] {
@@ -805,11 +711,7 @@ async fn a_silent_or_malformed_head_gives_its_slot_back() {
     let ((mut send, mut recv), theirs) = stream();
     send.write_all(&[9, 0, 0]).await.unwrap();
     soon(two.proxy.serve_stream(&peer, theirs)).await;
-    assert_eq!(
-        soon(recv.read_u8()).await.unwrap(),
-        2,
-        "another version is told so"
-    );
+    assert_eq!(soon(recv.read_u8()).await.unwrap(), 2, "another version is told so");
 }
 
 #[tokio::test]
@@ -827,27 +729,17 @@ async fn static_endpoints_are_used_while_no_instance_is_known() {
     let mut one = Agent::new(1);
     let (closed, nobody) = application().await;
     drop(closed);
-    let with_fallback = ListenerSpec {
-        fallback: vec![nobody, greeter("static").await],
-        ..spec()
-    };
+    let with_fallback = ListenerSpec { fallback: vec![nobody, greeter("static").await], ..spec() };
     let call = one.call_as(with_fallback.clone()).await;
     assert_eq!(all_of(call).await.unwrap(), "static");
     assert_eq!(one.line().await.tries, 2);
     one.see(&[(2, Use::No(Reason::Dead))]);
-    assert_eq!(
-        all_of(one.call_as(with_fallback).await).await.unwrap(),
-        "static"
-    );
+    assert_eq!(all_of(one.call_as(with_fallback).await).await.unwrap(), "static");
     one.line().await;
     is_reset(all_of(one.call().await).await);
     let line = one.line().await;
     assert_eq!(line.reason, CloseReason::NoEndpoints);
-    assert!(
-        line.detail.contains("0 of 1 endpoints usable (1 dead)"),
-        "{}",
-        line.detail
-    );
+    assert!(line.detail.contains("0 of 1 endpoints usable (1 dead)"), "{}", line.detail);
 }
 
 #[tokio::test]
@@ -864,9 +756,7 @@ async fn unix_sockets_serve_and_listen() {
     let wanted = Listeners([(asked.clone(), Arc::new(spec()))].into());
     let (wanted_out, wanted) = watch::channel(Arc::new(wanted));
     let mut listening = one.proxy.listen(wanted);
-    soon(listening.bound.wait_for(|bound| bound.contains_key(&asked)))
-        .await
-        .unwrap();
+    soon(listening.bound.wait_for(|bound| bound.contains_key(&asked))).await.unwrap();
     let mut client = UnixStream::connect(&door).await.unwrap();
     let (mut app, _) = soon(served.accept()).await.unwrap();
     client.write_all(b"ping").await.unwrap();
@@ -878,9 +768,7 @@ async fn unix_sockets_serve_and_listen() {
     soon(client.read_to_string(&mut text)).await.unwrap();
     assert_eq!(one.line().await.reason, CloseReason::Done);
     wanted_out.send_replace(Arc::default());
-    soon(listening.bound.wait_for(|bound| bound.is_empty()))
-        .await
-        .unwrap();
+    soon(listening.bound.wait_for(|bound| bound.is_empty())).await.unwrap();
     assert!(!door.exists());
 }
 
@@ -928,23 +816,14 @@ async fn a_port_in_use_is_told_with_what_to_do_and_bound_once_it_is_free() {
     let mut listening = one.proxy.listen(wanted_in);
     let problems = soon(listening.problems.wait_for(|all| !all.is_empty())).await;
     let problem = problems.unwrap()[0].clone();
-    assert_eq!(
-        (&problem.bind, problem.listener.as_str()),
-        (&asked, "ServiceDiscovery shop/db")
-    );
+    assert_eq!((&problem.bind, problem.listener.as_str()), (&asked, "ServiceDiscovery shop/db"));
     for part in ["in use", "ss -ltnp", "change `port`"] {
         assert!(problem.what.contains(part), "{}", problem.what);
     }
     drop(holder);
     wanted_out.send_replace(Arc::new(wanted));
-    soon(listening.bound.wait_for(|bound| bound.contains_key(&asked)))
-        .await
-        .unwrap();
-    assert!(
-        soon(listening.problems.wait_for(|all| all.is_empty()))
-            .await
-            .is_ok()
-    );
+    soon(listening.bound.wait_for(|bound| bound.contains_key(&asked))).await.unwrap();
+    assert!(soon(listening.problems.wait_for(|all| all.is_empty())).await.is_ok());
 }
 
 #[tokio::test]
@@ -959,11 +838,7 @@ async fn many_calls_at_once_all_arrive_and_leave_nothing_behind() {
         calls.spawn(all_of(client));
     }
     let answers = soon(calls.join_all()).await;
-    assert!(
-        answers
-            .iter()
-            .all(|answer| answer.as_deref().is_ok_and(|text| text == "two"))
-    );
+    assert!(answers.iter().all(|answer| answer.as_deref().is_ok_and(|text| text == "two")));
     let mut reasons = BTreeSet::new();
     for _ in 0..200 {
         reasons.insert(one.line().await.reason);

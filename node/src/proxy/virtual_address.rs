@@ -48,16 +48,10 @@ impl VirtualRange {
     /// The range when nothing is said, and for `--bind 127.0.0.N`: 127.(128 + N mod 128).0.0/16.
     pub fn for_bind(bind: Option<Ipv4Addr>) -> Self {
         match bind.filter(Ipv4Addr::is_loopback) {
-            None => Self {
-                base: u32::from(Ipv4Addr::new(127, 128, 0, 0)),
-                bits: 9,
-            },
+            None => Self { base: u32::from(Ipv4Addr::new(127, 128, 0, 0)), bits: 9 },
             Some(address) => {
                 let [.., last] = address.octets();
-                Self {
-                    base: u32::from(Ipv4Addr::new(127, 128 + last % 128, 0, 0)),
-                    bits: 16,
-                }
+                Self { base: u32::from(Ipv4Addr::new(127, 128 + last % 128, 0, 0)), bits: 16 }
             }
         }
     }
@@ -88,16 +82,9 @@ impl FromStr for VirtualRange {
         let (base, bits) = text.split_once('/').ok_or_else(bad)?;
         let base: Ipv4Addr = base.parse().map_err(|_| bad())?;
         let bits: u32 = bits.parse().map_err(|_| bad())?;
-        let range = Self {
-            base: u32::from(base),
-            bits,
-        };
+        let range = Self { base: u32::from(base), bits };
         let fits = (9..=16).contains(&bits) && base.is_loopback();
-        if fits && range.base & !range.mask() == 0 {
-            Ok(range)
-        } else {
-            Err(bad())
-        }
+        if fits && range.base & !range.mask() == 0 { Ok(range) } else { Err(bad()) }
     }
 }
 
@@ -133,12 +120,7 @@ impl VirtualAddresses {
         let mut given = book.load()?;
         given.retain(|_, address| range.may_give(*address));
         let used = given.values().copied().collect();
-        Ok(Self {
-            range,
-            given,
-            used,
-            book,
-        })
+        Ok(Self { range, given, used, book })
     }
 
     /// The address of a service, if it has one.
@@ -164,10 +146,7 @@ impl VirtualAddresses {
         };
         self.book
             .save(service, address)
-            .map_err(|error| NoAddress::NotKept {
-                service: service.clone(),
-                error,
-            })?;
+            .map_err(|error| NoAddress::NotKept { service: service.clone(), error })?;
         self.given.insert(service.clone(), address);
         self.used.insert(address);
         Ok(address)
@@ -205,11 +184,7 @@ pub fn plan(
         let name = format!("virtual address of {}", service.name);
         if let Some(holder) = occupied.holder(port.port) {
             let what = conflict(service, address, port.port, &holder);
-            problems.push(ListenProblem {
-                bind,
-                listener: name,
-                what,
-            });
+            problems.push(ListenProblem { bind, listener: name, what });
             continue;
         }
         let spec = ListenerSpec {
@@ -315,13 +290,7 @@ mod tests {
         for good in ["127.128.0.0/9", "127.139.0.0/16"] {
             assert!(good.parse::<VirtualRange>().is_ok(), "{good}");
         }
-        for bad in [
-            "10.0.0.0/9",
-            "127.0.0.0/8",
-            "127.128.0.1/9",
-            "127.128.0.0",
-            "x/9",
-        ] {
+        for bad in ["10.0.0.0/9", "127.0.0.0/8", "127.128.0.1/9", "127.128.0.0", "x/9"] {
             assert!(bad.parse::<VirtualRange>().is_err(), "{bad}");
         }
         let bound = VirtualRange::for_bind(Some(Ipv4Addr::new(127, 0, 0, 11)));
@@ -332,13 +301,7 @@ mod tests {
     #[test]
     fn an_address_is_kept_before_it_is_given() {
         let name: ServiceName = "shop/db".parse().unwrap();
-        let mut broken = addresses(
-            "127.128.0.0/9",
-            Book {
-                broken: true,
-                ..Book::default()
-            },
-        );
+        let mut broken = addresses("127.128.0.0/9", Book { broken: true, ..Book::default() });
         assert!(matches!(broken.give(&name), Err(NoAddress::NotKept { .. })));
         assert_eq!(broken.of(&name), None);
     }
@@ -347,39 +310,23 @@ mod tests {
     fn an_address_survives_a_restart_and_leaves_its_place_to_nobody() {
         let name: ServiceName = "shop/db".parse().unwrap();
         let kept = Ipv4Addr::new(127, 139, 7, 7);
-        let book = Book {
-            kept: [(name.clone(), kept)].into(),
-            broken: false,
-        };
-        assert_eq!(
-            addresses("127.139.0.0/16", book.clone())
-                .give(&name)
-                .unwrap(),
-            kept
-        );
+        let book = Book { kept: [(name.clone(), kept)].into(), broken: false };
+        assert_eq!(addresses("127.139.0.0/16", book.clone()).give(&name).unwrap(), kept);
         let moved = addresses("127.140.0.0/16", book).give(&name).unwrap();
         assert_eq!(moved.octets()[1], 140);
     }
 
     #[test]
     fn a_port_in_use_is_not_bound_and_the_document_that_replaces_it_is_shown() {
-        let occupied = Occupied {
-            local: [(80, "shop/web/a".to_owned())].into(),
-            wildcard: [443].into(),
-        };
+        let occupied =
+            Occupied { local: [(80, "shop/web/a".to_owned())].into(), wildcard: [443].into() };
         let at = Ipv4Addr::new(127, 128, 0, 5);
         let (bound, problems) = plan(&service(&[80, 443, 9000]), at, &Source::Node, &occupied);
         let ports: Vec<&Bind> = bound.keys().collect();
         assert_eq!(ports, [&Bind::Tcp("127.128.0.5:9000".parse().unwrap())]);
-        let [web, tls] = &problems[..] else {
-            panic!("{problems:?}")
-        };
+        let [web, tls] = &problems[..] else { panic!("{problems:?}") };
         assert!(web.what.contains("shop/web/a on this host uses port 80"));
-        assert!(
-            web.what.contains("ports: [{port: 10080, targetPort: 80}]"),
-            "{}",
-            web.what
-        );
+        assert!(web.what.contains("ports: [{port: 10080, targetPort: 80}]"), "{}", web.what);
         assert!(tls.what.contains("all addresses of port 443"));
     }
 

@@ -120,12 +120,7 @@ impl Checks {
                 (None, self.tasks.spawn(run))
             }
         };
-        Running {
-            check,
-            target,
-            task,
-            ttl,
-        }
+        Running { check, target, task, ttl }
     }
 
     /// The next event. Cancel safe.
@@ -168,9 +163,7 @@ impl Checks {
         let none = || format!("{instance} has no such ttl check; see `skein service`");
         let sender = found.next().ok_or_else(none)?;
         if found.next().is_some() {
-            return Err(format!(
-                "{instance} has several ttl checks; say which by its name"
-            ));
+            return Err(format!("{instance} has several ttl checks; say which by its name"));
         }
         sender
             .try_send(state)
@@ -189,10 +182,7 @@ impl Checks {
                 })
                 .collect();
             let worst = checks.values().map(|state| state.health).max();
-            InstanceHealth {
-                health: worst.unwrap_or(Health::Passing),
-                checks,
-            }
+            InstanceHealth { health: worst.unwrap_or(Health::Passing), checks }
         };
         plan.instances()
             .map(|(_, instance)| (instance.id.clone(), of(&instance.id, &instance.checks)))
@@ -201,11 +191,8 @@ impl Checks {
 }
 
 /// Nothing is passing before it was checked.
-fn unchecked() -> CheckState {
-    CheckState {
-        health: Health::Critical,
-        output: "not checked yet".to_owned(),
-    }
+pub(crate) fn unchecked() -> CheckState {
+    CheckState { health: Health::Critical, output: "not checked yet".to_owned() }
 }
 
 /// Turns runs into transitions.
@@ -268,10 +255,7 @@ async fn repeat(
         let Some(health) = debounce.observe(found) else {
             continue;
         };
-        let report = Report {
-            key: key.clone(),
-            state: CheckState { health, output },
-        };
+        let report = Report { key: key.clone(), state: CheckState { health, output } };
         if reports.send(report).await.is_err() {
             return;
         }
@@ -313,10 +297,7 @@ async fn listen(
                 }
             }
         };
-        let report = Report {
-            key: key.clone(),
-            state,
-        };
+        let report = Report { key: key.clone(), state };
         if reports.send(report).await.is_err() {
             return;
         }
@@ -374,18 +355,12 @@ mod tests {
         let (sender, heard) = mpsc::channel(1);
         let (reports_in, mut reports) = mpsc::channel(1);
         let key: CheckKey = (
-            InstanceId {
-                document: "a".parse().unwrap(),
-                endpoint: "b".parse().unwrap(),
-            },
+            InstanceId { document: "a".parse().unwrap(), endpoint: "b".parse().unwrap() },
             "ttl".parse().unwrap(),
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(listen(key, check(1, 1), heard, reports_in));
-        let passing = CheckState {
-            health: Health::Passing,
-            output: "fine".into(),
-        };
+        let passing = CheckState { health: Health::Passing, output: "fine".into() };
         let began = Instant::now();
         sender.send(passing.clone()).await.unwrap();
         assert_eq!(reports.recv().await.unwrap().state, passing);

@@ -21,13 +21,8 @@ pub(crate) struct Disk {
 impl Disk {
     /// Makes the places.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let disk = Self {
-            dir: dir.to_owned(),
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(disk.last_good_dir())?;
+        let disk = Self { dir: dir.to_owned() };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(disk.last_good_dir())?;
         Ok(disk)
     }
 
@@ -98,8 +93,7 @@ fn heading(file: &Path) -> String {
 fn write(path: &Path, content: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

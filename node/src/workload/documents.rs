@@ -59,10 +59,8 @@ pub(crate) fn assemble(
     inputs: &Inputs,
     disk: &Disk,
 ) -> Assembly {
-    let candidates: Vec<Candidate> = files
-        .into_iter()
-        .map(|file| candidate(file, inputs, disk))
-        .collect();
+    let candidates: Vec<Candidate> =
+        files.into_iter().map(|file| candidate(file, inputs, disk)).collect();
     let mut problems = Vec::new();
     // Applied settings hold for files too, where no file has settings.
     let mut applied = applied.to_vec();
@@ -78,17 +76,13 @@ pub(crate) fn assemble(
     let mut documents: Vec<Owned> = Vec::new();
     for (candidate, choice) in candidates.iter().zip(chosen) {
         let owner = Owner::File(candidate.path.clone());
-        documents.extend(choice.documents.into_iter().map(|document| Owned {
-            document,
-            owner: owner.clone(),
-        }));
+        documents.extend(
+            choice.documents.into_iter().map(|document| Owned { document, owner: owner.clone() }),
+        );
     }
     let mut plan = resolve(&documents).0;
     for document in &applied {
-        documents.push(Owned {
-            document: Arc::clone(document),
-            owner: Owner::Applied,
-        });
+        documents.push(Owned { document: Arc::clone(document), owner: Owner::Applied });
         let (with, faults) = resolve(&documents);
         if faults.is_empty() {
             plan = with;
@@ -100,12 +94,7 @@ pub(crate) fn assemble(
         problems.push(Problem::new(&document.id, text));
     }
     problems.extend(notices(&plan, &documents));
-    Assembly {
-        plan,
-        documents,
-        problems,
-        refused,
-    }
+    Assembly { plan, documents, problems, refused }
 }
 
 /// Keeps what was taken for a restart; returns the files named by `-f` that were not.
@@ -141,15 +130,9 @@ fn keep_good(
 fn candidate(file: FileText, inputs: &Inputs, disk: &Disk) -> Candidate {
     let name = file.path.display().to_string();
     // It was judged when it was kept. An address that has gone since does not make it worse.
-    let kept = Inputs {
-        addresses: None,
-        may_run_commands: true,
-        ..inputs.clone()
-    };
-    let last_good = disk
-        .last_good(&file.path)
-        .and_then(|text| parse(&name, &text, &kept).ok())
-        .map(shared);
+    let kept = Inputs { addresses: None, may_run_commands: true, ..inputs.clone() };
+    let last_good =
+        disk.last_good(&file.path).and_then(|text| parse(&name, &text, &kept).ok()).map(shared);
     let fresh = match file.read {
         Err(why) => Err(Refusal::Unreadable(why)),
         // A crash or a writer in the middle leaves files empty; that ends no service.
@@ -157,22 +140,14 @@ fn candidate(file: FileText, inputs: &Inputs, disk: &Disk) -> Candidate {
             "{name} is empty; write its documents, or remove the file"
         ))),
         Ok((text, trusted)) => {
-            let inputs = Inputs {
-                may_run_commands: trusted,
-                ..inputs.clone()
-            };
+            let inputs = Inputs { may_run_commands: trusted, ..inputs.clone() };
             match parse(&name, &text, &inputs) {
                 Ok(documents) => Ok((text, shared(documents))),
                 Err(faults) => Err(Refusal::Faults(faults)),
             }
         }
     };
-    Candidate {
-        path: file.path,
-        named: file.named,
-        fresh,
-        last_good,
-    }
+    Candidate { path: file.path, named: file.named, fresh, last_good }
 }
 
 fn shared(documents: Vec<Document>) -> Vec<Arc<Document>> {
@@ -227,10 +202,7 @@ fn choose_one(candidate: &Candidate, so_far: &[Arc<Document>]) -> Choice {
         Ok((_, documents)) => {
             let faults = fits(documents);
             if faults.is_empty() {
-                return Choice {
-                    documents: documents.clone(),
-                    refusal: None,
-                };
+                return Choice { documents: documents.clone(), refusal: None };
             }
             Refusal::Faults(Faults(faults))
         }
@@ -238,10 +210,7 @@ fn choose_one(candidate: &Candidate, so_far: &[Arc<Document>]) -> Choice {
     };
     let last_good = candidate.last_good.as_ref();
     let kept = last_good.filter(|documents| fits(documents).is_empty());
-    Choice {
-        documents: kept.cloned().unwrap_or_default(),
-        refusal: Some(refusal),
-    }
+    Choice { documents: kept.cloned().unwrap_or_default(), refusal: Some(refusal) }
 }
 
 fn refused(candidate: &Candidate, choice: &Choice, refusal: &Refusal) -> Problem {
@@ -261,10 +230,8 @@ fn refused(candidate: &Candidate, choice: &Choice, refusal: &Refusal) -> Problem
 }
 
 fn resolve(documents: &[Owned]) -> (Plan, Vec<Fault>) {
-    let all: Vec<Arc<Document>> = documents
-        .iter()
-        .map(|owned| Arc::clone(&owned.document))
-        .collect();
+    let all: Vec<Arc<Document>> =
+        documents.iter().map(|owned| Arc::clone(&owned.document)).collect();
     Plan::resolve(&all)
 }
 
@@ -379,10 +346,7 @@ pub(crate) fn applying(
     (documents, applied): (&[Owned], &[Arc<Document>]),
     inputs: &Inputs,
 ) -> Result<(Vec<Arc<Document>>, Vec<Outcome>), ChangeError> {
-    let inputs = Inputs {
-        may_run_commands: false,
-        ..inputs.clone()
-    };
+    let inputs = Inputs { may_run_commands: false, ..inputs.clone() };
     let new = shared(parse(file, text, &inputs).map_err(ChangeError::Faults)?);
     if new.is_empty() {
         return Err(ChangeError::Empty);
@@ -401,10 +365,7 @@ pub(crate) fn applying(
             Some(old) if old.document == *document => Change::Unchanged,
             Some(_) => Change::Changed,
         };
-        outcomes.push(Outcome {
-            document: Arc::clone(document),
-            change,
-        });
+        outcomes.push(Outcome { document: Arc::clone(document), change });
     }
     let replaced = |old: &Document| new.iter().any(|document| document.id == old.id);
     let mut applied = applied.to_vec();
@@ -412,10 +373,7 @@ pub(crate) fn applying(
     applied.extend(new.iter().cloned());
     let mut all = documents.to_vec();
     all.retain(|owned| !replaced(&owned.document));
-    all.extend(new.into_iter().map(|document| Owned {
-        document,
-        owner: Owner::Applied,
-    }));
+    all.extend(new.into_iter().map(|document| Owned { document, owner: Owner::Applied }));
     // Files go first, so that a fault lies with what is applied.
     all.sort_by_key(|owned| owned.owner == Owner::Applied);
     let (_, faults) = resolve(&all);
@@ -444,10 +402,7 @@ pub(crate) fn deleting(
     if !faults.is_empty() {
         return Err(ChangeError::Faults(Faults(faults)));
     }
-    let outcome = Outcome {
-        document: Arc::clone(old),
-        change: Change::Deleted,
-    };
+    let outcome = Outcome { document: Arc::clone(old), change: Change::Deleted };
     let kept = applied.iter().filter(|document| document.id != *id);
     Ok((kept.cloned().collect(), outcome))
 }
@@ -465,9 +420,7 @@ fn file_of(owned: &Owned) -> Option<(DocumentId, PathBuf)> {
 
 /// The applied documents as one text, secrets and all.
 pub(crate) fn applied_text(documents: &[Arc<Document>]) -> String {
-    let texts: Vec<String> = documents
-        .iter()
-        .map(|document| document.to_yaml_with_secrets())
-        .collect();
+    let texts: Vec<String> =
+        documents.iter().map(|document| document.to_yaml_with_secrets()).collect();
     texts.join("---\n")
 }

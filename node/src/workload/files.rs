@@ -61,19 +61,13 @@ pub(crate) fn scan(roots: &[PathBuf]) -> Result<Vec<FileText>, String> {
         ));
     }
     // A file that `-f` names within a directory that it names too is read once, as named.
-    let named: BTreeSet<PathBuf> = files
-        .iter()
-        .filter(|(_, named)| *named)
-        .map(|(path, _)| path.clone())
-        .collect();
+    let named: BTreeSet<PathBuf> =
+        files.iter().filter(|(_, named)| *named).map(|(path, _)| path.clone()).collect();
     let mut seen = BTreeSet::new();
     files.retain(|(path, _)| seen.insert(path.clone()));
     let read = |(path, _): (PathBuf, bool)| FileText {
         read: disk::read(&path).map_err(|error| {
-            format!(
-                "{} cannot be read: {error}; check its path, owner and mode",
-                path.display()
-            )
+            format!("{} cannot be read: {error}; check its path, owner and mode", path.display())
         }),
         named: named.contains(&path),
         path,
@@ -93,9 +87,7 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let dot = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let dot = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().and_then(OsStr::to_str);
     !dot && matches!(extension, Some("yaml" | "yml"))
 }
@@ -130,11 +122,7 @@ impl Watch {
                     Some(parent) if !root.is_dir() => parent,
                     _ => root,
                 };
-                let dir = if dir.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    dir
-                };
+                let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
                 watcher.watch(dir, RecursiveMode::NonRecursive)?;
             }
             Ok(watcher)
@@ -145,12 +133,7 @@ impl Watch {
                  fs.inotify.max_user_watches and max_user_instances, then restart the agent"
             )
         });
-        Self {
-            _watcher: watcher.ok(),
-            _open: open,
-            changed,
-            trouble,
-        }
+        Self { _watcher: watcher.ok(), _open: open, changed, trouble }
     }
 }
 
@@ -179,10 +162,8 @@ mod tests {
         }
         fs::create_dir(dir.path().join("f.yaml")).unwrap();
         let files = scan(&[dir.path().to_owned()]).unwrap();
-        let names: Vec<_> = files
-            .iter()
-            .map(|file| file.path.file_name().unwrap().to_str().unwrap())
-            .collect();
+        let names: Vec<_> =
+            files.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.yaml", "b.yml"]);
         assert!(files.iter().all(|file| !file.named));
     }
@@ -212,9 +193,7 @@ mod tests {
         assert_eq!(watch.trouble, None);
         fs::write(dir.path().join("a.yaml"), "x").unwrap();
         watch.changed.recv().await.unwrap();
-        assert!(!changes(&EventKind::Access(AccessKind::Open(
-            AccessMode::Any
-        ))));
+        assert!(!changes(&EventKind::Access(AccessKind::Open(AccessMode::Any))));
         assert!(!changes(&EventKind::Access(AccessKind::Read)));
     }
 }

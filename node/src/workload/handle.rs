@@ -1,6 +1,6 @@
 //! The handle: the way of the rest of the agent to a running workload.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skein_protocol::{
     manifest::DocumentId,
@@ -88,12 +88,7 @@ impl WorkloadHandle {
         dry_run: bool,
     ) -> Result<Vec<Outcome>, ChangeError> {
         let (file, text) = (file.to_owned(), text.to_owned());
-        let command = |reply| Command::Apply {
-            file,
-            text,
-            dry_run,
-            reply,
-        };
+        let command = |reply| Command::Apply { file, text, dry_run, reply };
         self.ask(command).await.ok_or(ChangeError::Stopped)?
     }
 
@@ -109,11 +104,7 @@ impl WorkloadHandle {
     /// Holds calls off a service, or off all (`None`), until a hold of `None` lifts it. Does not
     /// outlive the agent.
     pub async fn hold(&self, service: Option<ServiceName>, hold: Option<Hold>) {
-        let command = |reply| Command::Hold {
-            service,
-            hold,
-            reply,
-        };
+        let command = |reply| Command::Hold { service, hold, reply };
         self.ask(command).await;
     }
 
@@ -130,6 +121,15 @@ impl WorkloadHandle {
         let command = |reply| Command::Ttl { report, reply };
         let stopped = || "the agent is stopping; try again once it runs".to_owned();
         self.ask(command).await.ok_or_else(stopped)?
+    }
+
+    /// Waits until each check that the agent runs itself has run once, at most `patience`. What
+    /// was healthy before a restart is then not told as critical for a moment after it.
+    pub async fn settled(&self, patience: Duration) {
+        let mut snapshot = self.snapshot.clone();
+        let all = async { drop(snapshot.wait_for(|now| !now.awaits_checks()).await) };
+        // Who is slower is told as it is.
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -49,19 +49,13 @@ mod tests {
     #[test]
     fn loopback_is_an_address_of_every_host() {
         let found = addresses().unwrap();
-        assert!(
-            found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            "{found:?}"
-        );
+        assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
     }
 
     #[test]
     fn only_local_leaves_count() {
         let text = "Local:\n  +-- 10.0.0.0/24 2 0 2\n     |-- 10.0.0.0\n        /24 link UNICAST\n     |-- 10.0.0.5\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n";
-        assert_eq!(
-            local_v4(text),
-            BTreeSet::from(["10.0.0.5".parse().unwrap()])
-        );
+        assert_eq!(local_v4(text), BTreeSet::from(["10.0.0.5".parse().unwrap()]));
         let text = "fd000000000000000000000000000001 02 40 00 80 eth0\nx\n";
         assert_eq!(local_v6(text), BTreeSet::from(["fd00::1".parse().unwrap()]));
     }

@@ -152,10 +152,7 @@ impl Workload {
         };
         workload.publish();
         let (commands, heard) = mpsc::channel(COMMANDS);
-        let handle = WorkloadHandle {
-            snapshot: receiver,
-            commands,
-        };
+        let handle = WorkloadHandle { snapshot: receiver, commands };
         let task = runtime.spawn(workload.run(watch, heard, shutdown));
         Ok((handle, task))
     }
@@ -206,20 +203,13 @@ impl Workload {
     async fn obey(&mut self, command: Command) {
         // An asker that went away does not need its answer.
         match command {
-            Command::Apply {
-                file,
-                text,
-                dry_run,
-                reply,
-            } => drop(reply.send(self.apply(&file, &text, dry_run).await)),
+            Command::Apply { file, text, dry_run, reply } => {
+                drop(reply.send(self.apply(&file, &text, dry_run).await))
+            }
             Command::Delete { id, dry_run, reply } => {
                 drop(reply.send(self.delete(&id, dry_run).await));
             }
-            Command::Hold {
-                service,
-                hold,
-                reply,
-            } => {
+            Command::Hold { service, hold, reply } => {
                 match hold {
                     Some(hold) => drop(self.holds.insert(service, hold)),
                     None => drop(self.holds.remove(&service)),
@@ -232,13 +222,8 @@ impl Workload {
                 let _ = reply.send(());
             }
             Command::Ttl { report, reply } => {
-                let state = CheckState {
-                    health: report.health,
-                    output: report.output,
-                };
-                let told = self
-                    .checks
-                    .tell(&report.instance, report.check.as_ref(), state);
+                let state = CheckState { health: report.health, output: report.output };
+                let told = self.checks.tell(&report.instance, report.check.as_ref(), state);
                 drop(reply.send(told));
             }
         }
@@ -253,9 +238,7 @@ impl Workload {
         let inputs = inputs(&self.config);
         let now = (self.assembly.documents.as_slice(), self.applied.as_slice());
         let (applied, outcomes) = applying((file, text), now, &inputs)?;
-        let changes = outcomes
-            .iter()
-            .any(|outcome| outcome.change != Change::Unchanged);
+        let changes = outcomes.iter().any(|outcome| outcome.change != Change::Unchanged);
         if changes && !dry_run {
             self.replace_applied(applied).await?;
         }
@@ -291,11 +274,8 @@ impl Workload {
 
     /// Reads the files again and puts everything together anew.
     async fn reread(&mut self) {
-        let (roots, applied, disk) = (
-            self.config.files.clone(),
-            self.applied.clone(),
-            self.disk.clone(),
-        );
+        let (roots, applied, disk) =
+            (self.config.files.clone(), self.applied.clone(), self.disk.clone());
         let inputs = inputs(&self.config);
         let read = tokio::task::spawn_blocking(move || {
             scan(&roots).map(|files| assemble(files, &applied, &inputs, &disk))
@@ -377,15 +357,11 @@ fn stored(
     troubles: &mut Vec<Problem>,
 ) -> Result<Vec<Arc<Document>>, StartError> {
     let path = disk.applied_path();
-    let text = disk.applied().map_err(|error| StartError::Disk {
-        path: path.clone(),
-        error: error.to_string(),
-    })?;
+    let text = disk
+        .applied()
+        .map_err(|error| StartError::Disk { path: path.clone(), error: error.to_string() })?;
     // They were judged when they were applied: an address that has gone since does not end them.
-    let inputs = Inputs {
-        addresses: None,
-        ..inputs.clone()
-    };
+    let inputs = Inputs { addresses: None, ..inputs.clone() };
     match parse(&path.display().to_string(), &text, &inputs) {
         Ok(documents) => Ok(documents.into_iter().map(Arc::new).collect()),
         Err(faults) => {
@@ -404,9 +380,7 @@ fn stored(
 }
 
 fn mesh_base(documents: &[Owned], dir: &Path) -> Option<PathBuf> {
-    let mesh = documents
-        .iter()
-        .find(|owned| owned.document.id.kind == Kind::ServiceMesh)?;
+    let mesh = documents.iter().find(|owned| owned.document.id.kind == Kind::ServiceMesh)?;
     Some(match &mesh.owner {
         Owner::File(path) => path.parent().unwrap_or_else(|| Path::new(".")).to_owned(),
         Owner::Applied => dir.to_owned(),
@@ -426,11 +400,7 @@ pub fn validate(file: &str, text: &str, version: &str) -> Result<Vec<Document>, 
     let documents = parse(file, text, &inputs)?;
     let shared: Vec<Arc<Document>> = documents.iter().cloned().map(Arc::new).collect();
     let (_, faults) = Plan::resolve(&shared);
-    if faults.is_empty() {
-        Ok(documents)
-    } else {
-        Err(Faults(faults))
-    }
+    if faults.is_empty() { Ok(documents) } else { Err(Faults(faults)) }
 }
 
 #[cfg(test)]

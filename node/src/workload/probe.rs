@@ -37,11 +37,7 @@ pub(crate) async fn probe(
             CheckKind::Unit(unit) => {
                 let command = ["systemctl", "is-active", "--quiet", unit];
                 let found = exec(&command.map(str::to_owned)).await?;
-                let word = if found.0 == Health::Passing {
-                    "active"
-                } else {
-                    "not active"
-                };
+                let word = if found.0 == Health::Passing { "active" } else { "not active" };
                 let health = match found.0 {
                     Health::Passing => Health::Passing,
                     _ => Health::Critical,
@@ -75,9 +71,7 @@ async fn connect(target: &TargetAddress) -> io::Result<Box<dyn Stream>> {
 
 async fn reach(target: Option<&TargetAddress>) -> Result<Box<dyn Stream>, String> {
     let target = target.ok_or("the check's port is none of the service's")?;
-    connect(target)
-        .await
-        .map_err(|error| format!("connect to {target}: {error}"))
+    connect(target).await.map_err(|error| format!("connect to {target}: {error}"))
 }
 
 async fn tcp(target: Option<&TargetAddress>) -> Result<Found, String> {
@@ -103,9 +97,7 @@ async fn http(
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("GET {path}: {error}"))?;
     let broken = |error: hyper::Error| format!("GET {path}: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut response = pin!(sender.send_request(request));
     // The connection may end in the same moment in which the response is there.
     let response = tokio::select! {
@@ -174,10 +166,7 @@ mod tests {
 
     async fn http_finds(status: &'static str) -> Health {
         let (target, _server) = answering(status).await;
-        let kind = CheckKind::Http {
-            path: "/healthz".into(),
-            host: None,
-        };
+        let kind = CheckKind::Http { path: "/healthz".into(), host: None };
         probe(&kind, Some(&target), LONG).await.0
     }
 
@@ -185,10 +174,7 @@ mod tests {
     async fn http_judges_by_status() {
         assert_eq!(http_finds("204 No Content").await, Health::Passing);
         assert_eq!(http_finds("429 Too Many Requests").await, Health::Warning);
-        assert_eq!(
-            http_finds("500 Internal Server Error").await,
-            Health::Critical
-        );
+        assert_eq!(http_finds("500 Internal Server Error").await, Health::Critical);
         assert_eq!(http_finds("302 Found").await, Health::Critical);
         assert_eq!(http_finds("nonsense").await, Health::Critical);
     }
@@ -202,10 +188,7 @@ mod tests {
         };
         probe(&kind, Some(&target), LONG).await;
         let head = server.join_next().await.unwrap().unwrap();
-        assert!(
-            head.starts_with("GET /healthz?deep=1 HTTP/1.1\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("GET /healthz?deep=1 HTTP/1.1\r\n"), "{head}");
         assert!(head.contains("host: shop.example.com\r\n"), "{head}");
     }
 
@@ -214,10 +197,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let target = TargetAddress::Ip(address);
-        assert_eq!(
-            probe(&CheckKind::Tcp, Some(&target), LONG).await.0,
-            Health::Passing
-        );
+        assert_eq!(probe(&CheckKind::Tcp, Some(&target), LONG).await.0, Health::Passing);
         drop(listener);
         let (health, why) = probe(&CheckKind::Tcp, Some(&target), LONG).await;
         assert_eq!(health, Health::Critical);
@@ -226,30 +206,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let target = TargetAddress::Unix(path.to_str().unwrap().to_owned());
-        assert_eq!(
-            probe(&CheckKind::Tcp, Some(&target), LONG).await.0,
-            Health::Critical
-        );
+        assert_eq!(probe(&CheckKind::Tcp, Some(&target), LONG).await.0, Health::Critical);
         let _listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(
-            probe(&CheckKind::Tcp, Some(&target), LONG).await.0,
-            Health::Passing
-        );
+        assert_eq!(probe(&CheckKind::Tcp, Some(&target), LONG).await.0, Health::Passing);
     }
 
     #[tokio::test]
     async fn a_silent_server_fails_at_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = TargetAddress::Ip(listener.local_addr().unwrap());
-        let kind = CheckKind::Http {
-            path: "/".into(),
-            host: None,
-        };
+        let kind = CheckKind::Http { path: "/".into(), host: None };
         let found = probe(&kind, Some(&target), Duration::from_millis(50)).await;
-        assert_eq!(
-            found,
-            (Health::Critical, "no answer within 50ms".to_owned())
-        );
+        assert_eq!(found, (Health::Critical, "no answer within 50ms".to_owned()));
     }
 
     #[tokio::test]

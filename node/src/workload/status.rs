@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use skein_protocol::{
-    manifest::{Document, DocumentId, Kind, Plan},
+    manifest::{Document, DocumentId, Kind, Plan, kinds::CheckKind},
     name::Label,
     record::node::{Health, Instance, InstanceId},
 };
+
+use super::checks::unchecked;
 
 /// All that the workload tells the rest of the agent. A new one for every change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +45,21 @@ impl Snapshot {
     /// The document of that kind and name, and who owns it.
     pub fn document(&self, kind: Kind, namespace: &Label, name: &Label) -> Option<&Owned> {
         self.documents.iter().find(|owned| {
-            let DocumentId {
-                kind: its_kind,
-                namespace: its_namespace,
-                name: its_name,
-            } = &owned.document.id;
+            let DocumentId { kind: its_kind, namespace: its_namespace, name: its_name } =
+                &owned.document.id;
             (*its_kind, its_namespace, its_name) == (kind, namespace, name)
+        })
+    }
+
+    /// Whether a check that this agent runs itself has not run yet.
+    pub fn awaits_checks(&self) -> bool {
+        self.plan.instances().any(|(_, planned)| {
+            let found = self.health.get(&planned.id);
+            planned.checks.iter().any(|check| {
+                let own = !matches!(check.kind, CheckKind::Ttl(_));
+                let state = found.and_then(|found| found.checks.get(&check.name));
+                own && state.is_some_and(|state| *state == unchecked())
+            })
         })
     }
 
@@ -127,11 +138,7 @@ pub struct Problem {
 impl Problem {
     /// A problem that makes the agent degraded.
     pub(crate) fn new(subject: impl fmt::Display, text: String) -> Self {
-        Self {
-            severity: Severity::Degraded,
-            subject: subject.to_string(),
-            text,
-        }
+        Self { severity: Severity::Degraded, subject: subject.to_string(), text }
     }
 }
 

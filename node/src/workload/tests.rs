@@ -16,11 +16,7 @@ struct Bench {
 }
 
 fn config(roots: Vec<PathBuf>, dir: &Path) -> WorkloadConfig {
-    WorkloadConfig {
-        files: roots,
-        dir: dir.to_owned(),
-        version: "0.1.0".into(),
-    }
+    WorkloadConfig { files: roots, dir: dir.to_owned(), version: "0.1.0".into() }
 }
 
 fn start(
@@ -38,13 +34,7 @@ impl Bench {
             fs::write(root.path().join(name), text).unwrap();
         }
         let (handle, task, stop) = start(config(vec![root.path().to_owned()], dir.path())).unwrap();
-        Self {
-            files: root,
-            dir,
-            stop,
-            handle,
-            task,
-        }
+        Self { files: root, dir, stop, handle, task }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -60,11 +50,7 @@ impl Bench {
         let mut snapshot = self.handle.snapshot.clone();
         let seen = snapshot.wait_for(|snapshot| wanted(snapshot));
         let seen = timeout(Duration::from_secs(20), seen).await;
-        Arc::clone(
-            &seen
-                .unwrap_or_else(|_| panic!("still {:#?}", self.now()))
-                .unwrap(),
-        )
+        Arc::clone(&seen.unwrap_or_else(|_| panic!("still {:#?}", self.now())).unwrap())
     }
 
     /// Stops it and starts it again over the same directories.
@@ -73,12 +59,7 @@ impl Bench {
         self.task.await.unwrap();
         let roots = vec![self.files.path().to_owned()];
         let (handle, task, stop) = start(config(roots, self.dir.path())).unwrap();
-        Self {
-            handle,
-            task,
-            stop,
-            ..self
-        }
+        Self { handle, task, stop, ..self }
     }
 }
 
@@ -112,9 +93,7 @@ async fn a_dropped_file_registers_and_a_removed_one_ends_it() {
     let bench = Bench::new(&[]);
     assert!(services(&bench.now()).is_empty());
     bench.write("web.yaml", &registry("web", PLAIN));
-    let seen = bench
-        .until(|snapshot| services(snapshot) == ["shop/web"])
-        .await;
+    let seen = bench.until(|snapshot| services(snapshot) == ["shop/web"]).await;
     assert_eq!(seen.instances()[0].health, Health::Passing);
     assert_eq!(seen.instances()[0].id.to_string(), "web/default");
     fs::remove_file(bench.files.path().join("web.yaml")).unwrap();
@@ -123,18 +102,13 @@ async fn a_dropped_file_registers_and_a_removed_one_ends_it() {
 
 #[tokio::test]
 async fn a_bad_file_keeps_its_last_good_content_also_over_a_restart() {
-    let bench = Bench::new(&[
-        ("a.yaml", &registry("web", PLAIN)),
-        ("b.yaml", &registry("db", PLAIN)),
-    ]);
+    let bench =
+        Bench::new(&[("a.yaml", &registry("web", PLAIN)), ("b.yaml", &registry("db", PLAIN))]);
     bench.write("a.yaml", "nonsense: [");
     let seen = bench.until(Snapshot::is_degraded).await;
     assert_eq!(services(&seen), ["shop/web", "shop/db"]);
     let text = seen.problems[0].to_string();
-    assert!(
-        text.contains("a.yaml: its last good content holds"),
-        "{text}"
-    );
+    assert!(text.contains("a.yaml: its last good content holds"), "{text}");
     let bench = bench.restart().await;
     assert_eq!(services(&bench.now()), ["shop/web", "shop/db"]);
     assert!(bench.now().is_degraded());
@@ -156,11 +130,7 @@ async fn a_file_cut_to_nothing_ends_no_service() {
 async fn a_file_in_a_directory_that_was_never_good_is_told_and_left_out() {
     let bench = Bench::new(&[("a.yaml", "kind: x"), ("b.yaml", &registry("db", PLAIN))]);
     assert_eq!(services(&bench.now()), ["shop/db"]);
-    assert!(
-        bench.now().problems[0]
-            .text
-            .starts_with("nothing of it holds")
-    );
+    assert!(bench.now().problems[0].text.starts_with("nothing of it holds"));
 }
 
 #[tokio::test]
@@ -189,14 +159,8 @@ async fn a_directory_that_is_not_writable_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("plain");
     fs::write(&file, "").unwrap();
-    let error = start(config(Vec::new(), &file))
-        .map(drop)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("cannot be used") && error.contains("--dir"),
-        "{error}"
-    );
+    let error = start(config(Vec::new(), &file)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("cannot be used") && error.contains("--dir"), "{error}");
 }
 
 #[tokio::test]
@@ -243,10 +207,7 @@ async fn applied_documents_hold_over_a_restart() {
     let bench = bench.restart().await;
     assert!(services(&bench.now()).is_empty());
     let error = bench.handle.delete(id("web"), false).await.unwrap_err();
-    assert!(
-        error.to_string().contains("skein get ServiceRegistry"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("skein get ServiceRegistry"), "{error}");
 }
 
 #[tokio::test]
@@ -255,66 +216,35 @@ async fn applying_is_all_or_nothing() {
     let both = |other: String| format!("{}---\n{other}", registry("web", PLAIN));
     let other_ports = registry("db-b", "{service: db, ports: [{port: 81}]}");
     for other in [registry("mail", "{prots: []}"), other_ports] {
-        let error = bench
-            .handle
-            .apply("-", &both(other), false)
-            .await
-            .unwrap_err();
+        let error = bench.handle.apply("-", &both(other), false).await.unwrap_err();
         assert!(matches!(error, ChangeError::Faults(_)), "{error}");
     }
     let policy = "apiVersion: skein/v1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {destination: \"*\", default: deny}\n";
-    let error = bench
-        .handle
-        .apply("-", &both(policy.into()), false)
-        .await
-        .unwrap_err();
+    let error = bench.handle.apply("-", &both(policy.into()), false).await.unwrap_err();
     assert!(matches!(error, ChangeError::NeedsOperator(_)), "{error}");
     assert_eq!(services(&bench.now()), ["shop/db"]);
-    let error = bench
-        .handle
-        .apply("-", "# nothing\n", false)
-        .await
-        .unwrap_err();
+    let error = bench.handle.apply("-", "# nothing\n", false).await.unwrap_err();
     assert_eq!(error, ChangeError::Empty);
 }
 
 #[tokio::test]
 async fn what_a_file_owns_is_not_applied_or_deleted_and_the_file_is_named() {
     let bench = Bench::new(&[("a.yaml", &registry("web", PLAIN))]);
-    let applied = bench
-        .handle
-        .apply("-", &registry("web", PLAIN), false)
-        .await;
+    let applied = bench.handle.apply("-", &registry("web", PLAIN), false).await;
     let deleted = bench.handle.delete(id("web"), false).await;
     for error in [applied.unwrap_err(), deleted.unwrap_err()] {
-        assert!(
-            error
-                .to_string()
-                .contains("a.yaml; edit or remove that file"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("a.yaml; edit or remove that file"), "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_file_goes_before_what_was_applied() {
     let bench = Bench::new(&[]);
-    bench
-        .handle
-        .apply("-", &registry("web", PLAIN), false)
-        .await
-        .unwrap();
-    bench.write(
-        "a.yaml",
-        &registry("web", "{ports: [{port: 81}], checks: []}"),
-    );
+    bench.handle.apply("-", &registry("web", PLAIN), false).await.unwrap();
+    bench.write("a.yaml", &registry("web", "{ports: [{port: 81}], checks: []}"));
     let seen = bench.until(Snapshot::is_degraded).await;
     assert_eq!(seen.plan.registrations[0].ports[0].port, 81);
-    assert!(
-        seen.problems[0]
-            .text
-            .starts_with("left out, applied earlier")
-    );
+    assert!(seen.problems[0].text.starts_with("left out, applied earlier"));
 }
 
 #[tokio::test]
@@ -323,9 +253,7 @@ async fn applied_settings_hold_for_files_too() {
     let bench = Bench::new(&[]);
     bench.handle.apply("-", mesh, false).await.unwrap();
     bench.write("a.yaml", &registry("web", "{checks: []}"));
-    let seen = bench
-        .until(|snapshot| services(snapshot) == ["shop/web"])
-        .await;
+    let seen = bench.until(|snapshot| services(snapshot) == ["shop/web"]).await;
     assert_eq!(seen.plan.registrations[0].ports[0].port, 80);
     let mesh_id = DocumentId {
         kind: Kind::ServiceMesh,
@@ -333,26 +261,16 @@ async fn applied_settings_hold_for_files_too() {
         name: "agent".parse().unwrap(),
     };
     let error = bench.handle.delete(mesh_id, false).await.unwrap_err();
-    assert!(
-        error.to_string().contains("meshConfig has no servicePort"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("meshConfig has no servicePort"), "{error}");
 }
 
 #[tokio::test]
 async fn commands_by_the_api_are_never_run() {
     let bench = Bench::new(&[]);
-    let text = registry(
-        "web",
-        "{ports: [{port: 80}], checks: [{type: exec, command: [/bin/true]}]}",
-    );
+    let text =
+        registry("web", "{ports: [{port: 80}], checks: [{type: exec, command: [/bin/true]}]}");
     let error = bench.handle.apply("-", &text, false).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("never from what came by the API"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("never from what came by the API"), "{error}");
     bench.write("a.yaml", &text);
     let seen = bench.until(|snapshot| !snapshot.health.is_empty()).await;
     assert_eq!(seen.problems, []);
@@ -378,28 +296,13 @@ async fn an_instance_is_critical_until_its_check_passes_and_again_when_it_fails(
     let critical = bench.until(health(Health::Critical)).await;
     // Many runs, two transitions.
     assert_eq!(critical.number, passing.number + 1);
-    let check = critical
-        .health
-        .values()
-        .next()
-        .unwrap()
-        .checks
-        .values()
-        .next()
-        .unwrap();
-    assert!(
-        check.output.contains("connect to 127.0.0.1"),
-        "{}",
-        check.output
-    );
+    let check = critical.health.values().next().unwrap().checks.values().next().unwrap();
+    assert!(check.output.contains("connect to 127.0.0.1"), "{}", check.output);
 }
 
 #[tokio::test]
 async fn a_ttl_check_takes_reports() {
-    let text = registry(
-        "web",
-        "{ports: [{port: 80}], checks: [{type: ttl, ttl: 1h, name: beat}]}",
-    );
+    let text = registry("web", "{ports: [{port: 80}], checks: [{type: ttl, ttl: 1h, name: beat}]}");
     let bench = Bench::new(&[("a.yaml", &text)]);
     let report = |check: Option<&str>| TtlReport {
         instance: InstanceId {
@@ -410,33 +313,22 @@ async fn a_ttl_check_takes_reports() {
         health: Health::Warning,
         output: "slow".into(),
     };
-    let error = bench
-        .handle
-        .ttl_update(report(Some("other")))
-        .await
-        .unwrap_err();
+    let error = bench.handle.ttl_update(report(Some("other"))).await.unwrap_err();
     assert!(error.contains("no such ttl check"), "{error}");
     bench.handle.ttl_update(report(None)).await.unwrap();
-    bench
-        .until(|snapshot| snapshot.instances()[0].health == Health::Warning)
-        .await;
+    bench.until(|snapshot| snapshot.instances()[0].health == Health::Warning).await;
 }
 
 #[tokio::test]
 async fn a_hold_outranks_checks_until_it_is_lifted() {
-    let bench = Bench::new(&[
-        ("a.yaml", &registry("web", PLAIN)),
-        ("b.yaml", &registry("db", PLAIN)),
-    ]);
+    let bench =
+        Bench::new(&[("a.yaml", &registry("web", PLAIN)), ("b.yaml", &registry("db", PLAIN))]);
     let web: ServiceName = "shop/web".parse().unwrap();
     let healths = || -> Vec<Health> {
         let instances = bench.now().instances();
         instances.iter().map(|instance| instance.health).collect()
     };
-    bench
-        .handle
-        .hold(Some(web.clone()), Some(Hold::Maintenance))
-        .await;
+    bench.handle.hold(Some(web.clone()), Some(Hold::Maintenance)).await;
     assert_eq!(healths(), [Health::Passing, Health::Maintenance]);
     bench.handle.hold(None, Some(Hold::Draining)).await;
     assert_eq!(healths(), [Health::Draining, Health::Maintenance]);
@@ -469,10 +361,7 @@ fn yaml_files(dir: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(yaml_files(&path));
-        } else if path
-            .extension()
-            .is_some_and(|end| end == "yaml" || end == "yml")
-        {
+        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
             found.push(path);
         }
     }
@@ -489,11 +378,7 @@ fn every_file_in_configs_loads() {
     assert!(files.len() >= 5);
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        let documents = validate(
-            &file.display().to_string(),
-            &text,
-            env!("CARGO_PKG_VERSION"),
-        );
+        let documents = validate(&file.display().to_string(), &text, env!("CARGO_PKG_VERSION"));
         let documents = documents.unwrap_or_else(|faults| panic!("{faults}"));
         for document in documents {
             assert_eq!(document.warnings, [], "{}", file.display());
@@ -508,10 +393,7 @@ async fn the_example_services_run_together() {
     let (handle, _task, _stop) = start(config(roots, dir.path())).unwrap();
     let seen = Arc::clone(&handle.snapshot.borrow());
     assert_eq!(seen.problems, []);
-    assert_eq!(
-        services(&seen),
-        ["shop/checkout", "shop/orders-db", "shop/worker"]
-    );
+    assert_eq!(services(&seen), ["shop/checkout", "shop/orders-db", "shop/worker"]);
     assert_eq!(seen.mesh_base, Some(configs()));
 }
 

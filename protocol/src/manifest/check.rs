@@ -116,11 +116,7 @@ fn timing(
     if let (Some(item), Some(short)) = (&interval_item, interval)
         && short < limits::CHECK_INTERVAL_MIN
     {
-        item.fault(
-            sink,
-            "checks run at most ten times a second",
-            "write 100ms or more",
-        );
+        item.fault(sink, "checks run at most ten times a second", "write 100ms or more");
     }
     let interval = interval.unwrap_or(CHECK_INTERVAL);
     let timeout_item = fields.take("timeout");
@@ -132,15 +128,9 @@ fn timing(
         item.fault(sink, why, "write a timeout of at most the interval");
     }
     let count = |item: Item<'_>, sink: &mut Sink<'_>| item.whole(1, 100, sink);
-    let failures = fields
-        .take("failuresBeforeCritical")
-        .and_then(|item| count(item, sink));
-    let successes = fields
-        .take("successesBeforePassing")
-        .and_then(|item| count(item, sink));
-    let port = fields
-        .take("port")
-        .and_then(|item| check_port(&item, ports, sink));
+    let failures = fields.take("failuresBeforeCritical").and_then(|item| count(item, sink));
+    let successes = fields.take("successesBeforePassing").and_then(|item| count(item, sink));
+    let port = fields.take("port").and_then(|item| check_port(&item, ports, sink));
     Some(Check {
         name,
         kind: kind?,

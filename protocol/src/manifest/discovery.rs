@@ -20,19 +20,13 @@ pub(crate) fn discovery(
     sink: &mut Sink<'_>,
 ) -> Option<Discovery> {
     let mut fields = spec.fields(sink)?;
-    let service = fields
-        .take("service")
-        .and_then(|item| service_in(&item, namespace, sink));
+    let service = fields.take("service").and_then(|item| service_in(&item, namespace, sink));
     let image = fields.take("image").and_then(|item| item.parsed(sink));
-    let source = fields
-        .take("source")
-        .and_then(|item| service_in(&item, namespace, sink));
+    let source = fields.take("source").and_then(|item| service_in(&item, namespace, sink));
     let allow = fields.take("allow").and_then(|item| process(&item, sink));
     let ports = fields.take("ports").map(|item| ports(&item, sink));
     let ports = ports.unwrap_or_default();
-    let fallback = fields
-        .take("endpoints")
-        .map(|item| fallbacks(&item, &ports, sink));
+    let fallback = fields.take("endpoints").map(|item| fallbacks(&item, &ports, sink));
     let subset = fields.take("subset").and_then(|item| subset(&item, sink));
     fields.finish(sink);
     Some(Discovery {
@@ -73,9 +67,7 @@ fn port(item: &Item<'_>, alone: bool, sink: &mut Sink<'_>) -> Option<DiscoveryPo
     let own = fields.take("address");
     let own = own.and_then(|item| item.parsed::<HostAddress>(sink).map(|own| (item, own)));
     let number = fields.take("port").and_then(|item| item.port(sink));
-    let target = fields
-        .take("targetPort")
-        .and_then(|item| port_ref(&item, sink));
+    let target = fields.take("targetPort").and_then(|item| port_ref(&item, sink));
     let exposed = exposed(&mut fields, sink);
     let protocol = protocol(&mut fields, name.as_ref(), sink);
     let listen = match own {
@@ -98,13 +90,7 @@ fn port(item: &Item<'_>, alone: bool, sink: &mut Sink<'_>) -> Option<DiscoveryPo
         fields.need("targetPort", fix, sink);
     }
     fields.finish(sink);
-    Some(DiscoveryPort {
-        name: name?,
-        listen: listen?,
-        target: target?,
-        exposed,
-        protocol,
-    })
+    Some(DiscoveryPort { name: name?, listen: listen?, target: target?, exposed, protocol })
 }
 
 fn listen_on(
@@ -118,11 +104,7 @@ fn listen_on(
         HostAddress::Unix(path) => Some(Listen::Unix(path)),
         HostAddress::Name(name) => {
             let why = format!("`{name}` is a name; one listens on an address");
-            item.fault(
-                sink,
-                why,
-                "write an IP address of this host or `unix:/path`",
-            );
+            item.fault(sink, why, "write an IP address of this host or `unix:/path`");
             None
         }
         HostAddress::Ip(ip) => {
@@ -163,10 +145,7 @@ fn listen_ip(
 
 fn fallbacks(item: &Item<'_>, ports: &[DiscoveryPort], sink: &mut Sink<'_>) -> Vec<Fallback> {
     let items = item.list(limits::ENDPOINTS_MAX, sink).unwrap_or_default();
-    items
-        .iter()
-        .filter_map(|item| fallback(item, ports, sink))
-        .collect()
+    items.iter().filter_map(|item| fallback(item, ports, sink)).collect()
 }
 
 fn fallback(item: &Item<'_>, ports: &[DiscoveryPort], sink: &mut Sink<'_>) -> Option<Fallback> {
@@ -192,10 +171,7 @@ fn fallback(item: &Item<'_>, ports: &[DiscoveryPort], sink: &mut Sink<'_>) -> Op
     }
     fields.finish(sink);
     let number = if unix { Some(0) } else { number };
-    Some(Fallback {
-        name: name?,
-        target: place?.with_port(number?),
-    })
+    Some(Fallback { name: name?, target: place?.with_port(number?) })
 }
 
 /// A subset: a map, or a version as plain text.
@@ -210,14 +186,8 @@ pub(crate) fn subset(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Subset> {
     let version = fields.take("version").and_then(|item| item.parsed(sink));
     let tags = tags(&mut fields, sink);
     let zone = fields.take("zone").and_then(|item| {
-        (item.text(sink)? != "any")
-            .then(|| item.parsed::<Locality>(sink))
-            .flatten()
+        (item.text(sink)? != "any").then(|| item.parsed::<Locality>(sink)).flatten()
     });
     fields.finish(sink);
-    Some(Subset {
-        version: version.map(VersionPattern),
-        tags,
-        zone,
-    })
+    Some(Subset { version: version.map(VersionPattern), tags, zone })
 }

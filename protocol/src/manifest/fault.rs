@@ -42,19 +42,9 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place {
-            line,
-            column,
-            length,
-            text,
-            ..
-        } = &self.place;
+        let Place { line, column, length, text, .. } = &self.place;
         let gutter = " ".repeat(line.to_string().len());
-        let at = if self.key.is_empty() {
-            String::new()
-        } else {
-            format!("{}: ", self.key)
-        };
+        let at = if self.key.is_empty() { String::new() } else { format!("{}: ", self.key) };
         writeln!(f, "{at}{}", self.why)?;
         writeln!(f, "{gutter}--> {}", self.place)?;
         writeln!(f, "{gutter} |")?;
@@ -69,12 +59,7 @@ impl fmt::Display for Fault {
 impl Fault {
     /// The fault on one line, for logs and `status`.
     pub fn line(&self) -> String {
-        let Self {
-            place,
-            key,
-            why,
-            fix,
-        } = self;
+        let Self { place, key, why, fix } = self;
         if key.is_empty() {
             format!("{place}: {why}; {fix}")
         } else {
@@ -114,10 +99,7 @@ pub(crate) struct Source<'t> {
 
 impl<'t> Source<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
-        Self {
-            file,
-            lines: text.lines().collect(),
-        }
+        Self { file, lines: text.lines().collect() }
     }
 
     pub(crate) fn place(&self, at: Position) -> Place {
@@ -207,11 +189,7 @@ mod tests {
     #[test]
     fn a_fault_points_at_its_spot() {
         let source = Source::new("a.yaml", "spec:\n  prot: 80\n");
-        let place = source.place(Position {
-            line: 2,
-            column: 3,
-            length: 4,
-        });
+        let place = source.place(Position { line: 2, column: 3, length: 4 });
         let fault = Fault {
             place,
             key: "spec.prot".into(),
@@ -227,10 +205,7 @@ mod tests {
     #[test]
     fn a_line_never_shows_a_secret() {
         assert_eq!(mask("  meshPassword: hunter2"), "  meshPassword: ***");
-        assert_eq!(
-            mask("{\"meshPassword\": x, a: 1}"),
-            "{\"meshPassword\": ***"
-        );
+        assert_eq!(mask("{\"meshPassword\": x, a: 1}"), "{\"meshPassword\": ***");
         assert_eq!(mask("meshPassword: {env: X}"), "meshPassword: {env: X}");
     }
 

@@ -63,12 +63,7 @@ pub(super) fn ports_of(
     let numbers: BTreeSet<u16> = ports.iter().map(|(port, _)| port.port).collect();
     if numbers.len() < ports.len() {
         let why = "two ports have one number once meshConfig.servicePort is filled in".to_owned();
-        faults.push(between(
-            document,
-            "spec.ports",
-            why,
-            "write `port:` for each",
-        ));
+        faults.push(between(document, "spec.ports", why, "write `port:` for each"));
         return None;
     }
     Some(ports)
@@ -103,9 +98,7 @@ pub(super) fn planned(
     let number = |port: &ServicePort, target: u16| {
         let named = endpoint.ports.get(&port.name).copied();
         let is_first = first.is_none_or(|first| *first == port.name);
-        named
-            .or_else(|| endpoint.port.filter(|_| is_first))
-            .unwrap_or(target)
+        named.or_else(|| endpoint.port.filter(|_| is_first)).unwrap_or(target)
     };
     let targets = ports
         .iter()
@@ -124,10 +117,7 @@ pub(super) fn planned(
     let image_tag = registry.image.as_ref().and_then(|image| image.tag.clone());
     let version = endpoint.version.as_ref().or(registry.version.as_ref());
     Some(PlannedInstance {
-        id: InstanceId {
-            document: document.id.name.clone(),
-            endpoint: endpoint.name.clone(),
-        },
+        id: InstanceId { document: document.id.name.clone(), endpoint: endpoint.name.clone() },
         service: registry.service.clone(),
         ports: ports.iter().map(|(port, _)| port.clone()).collect(),
         targets,

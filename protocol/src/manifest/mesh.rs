@@ -48,10 +48,7 @@ impl Default for Mesh {
             gateway: None,
             transport: Transport::Auto,
             capture: Capture::Auto,
-            virtual_addresses: Ipv4Range {
-                base: Ipv4Addr::new(127, 128, 0, 0),
-                prefix: 9,
-            },
+            virtual_addresses: Ipv4Range { base: Ipv4Addr::new(127, 128, 0, 0), prefix: 9 },
             drain: DRAIN,
             dns_forward: BTreeMap::new(),
         }
@@ -61,10 +58,7 @@ impl Default for Mesh {
 /// Reads `spec` of a ServiceMesh.
 pub(crate) fn mesh(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) -> Option<Mesh> {
     let mut fields = spec.fields(sink)?;
-    let mut mesh = Mesh {
-        namespace: namespace.clone(),
-        ..Mesh::default()
-    };
+    let mut mesh = Mesh { namespace: namespace.clone(), ..Mesh::default() };
     if let Some(item) = fields.take("image") {
         image(&item, sink);
     }
@@ -98,70 +92,33 @@ fn set<T>(
 }
 
 fn identity(fields: &mut Fields<'_>, mesh: &mut Mesh, sink: &mut Sink<'_>) {
-    set(fields, "serviceMesh", &mut mesh.service_mesh, |item| {
-        Some(item.parsed(sink))
-    });
-    set(
-        fields,
-        "serviceCluster",
-        &mut mesh.service_cluster,
-        |item| Some(item.parsed(sink)),
-    );
-    set(fields, "network", &mut mesh.network, |item| {
-        item.parsed(sink)
-    });
-    set(fields, "gossipCluster", &mut mesh.gossip_cluster, |item| {
-        item.parsed(sink)
-    });
-    set(fields, "meshCA", &mut mesh.ca, |item| {
-        Some(item.shown(sink))
-    });
-    set(fields, "meshCertificate", &mut mesh.certificate, |item| {
-        Some(item.shown(sink))
-    });
-    set(fields, "meshKey", &mut mesh.key, |item| {
-        Some(item.shown(sink))
-    });
-    set(fields, "meshPassword", &mut mesh.password, |item| {
-        Some(item.secret(sink))
-    });
+    set(fields, "serviceMesh", &mut mesh.service_mesh, |item| Some(item.parsed(sink)));
+    set(fields, "serviceCluster", &mut mesh.service_cluster, |item| Some(item.parsed(sink)));
+    set(fields, "network", &mut mesh.network, |item| item.parsed(sink));
+    set(fields, "gossipCluster", &mut mesh.gossip_cluster, |item| item.parsed(sink));
+    set(fields, "meshCA", &mut mesh.ca, |item| Some(item.shown(sink)));
+    set(fields, "meshCertificate", &mut mesh.certificate, |item| Some(item.shown(sink)));
+    set(fields, "meshKey", &mut mesh.key, |item| Some(item.shown(sink)));
+    set(fields, "meshPassword", &mut mesh.password, |item| Some(item.secret(sink)));
 }
 
 fn defaults(fields: &mut Fields<'_>, mesh: &mut Mesh, sink: &mut Sink<'_>) {
-    set(fields, "servicePort", &mut mesh.service_port, |item| {
-        Some(item.port(sink))
-    });
+    set(fields, "servicePort", &mut mesh.service_port, |item| Some(item.port(sink)));
     let target = &mut mesh.service_target_port;
-    set(fields, "serviceTargetPort", target, |item| {
-        Some(item.port(sink))
-    });
+    set(fields, "serviceTargetPort", target, |item| Some(item.port(sink)));
     let discovery = &mut mesh.service_discovery;
-    set(fields, "serviceDiscovery", discovery, |item| {
-        Some(item.parsed(sink))
-    });
-    set(fields, "trafficPolicy", &mut mesh.traffic_policy, |item| {
-        Some(item.parsed(sink))
-    });
+    set(fields, "serviceDiscovery", discovery, |item| Some(item.parsed(sink)));
+    set(fields, "trafficPolicy", &mut mesh.traffic_policy, |item| Some(item.parsed(sink)));
 }
 
 fn behaviour(fields: &mut Fields<'_>, mesh: &mut Mesh, sink: &mut Sink<'_>) {
-    set(fields, "enableLogs", &mut mesh.enable_logs, |item| {
-        item.truth(sink)
-    });
+    set(fields, "enableLogs", &mut mesh.enable_logs, |item| item.truth(sink));
     set(fields, "debug", &mut mesh.debug, |item| item.truth(sink));
     let restart = &mut mesh.disable_auto_restart;
-    set(fields, "disableAutoRestart", restart, |item| {
-        item.truth(sink)
-    });
-    set(fields, "gateway", &mut mesh.gateway, |item| {
-        gateway(item, sink)
-    });
+    set(fields, "disableAutoRestart", restart, |item| item.truth(sink));
+    set(fields, "gateway", &mut mesh.gateway, |item| gateway(item, sink));
     set(fields, "transport", &mut mesh.transport, |item| {
-        let words = [
-            ("auto", Transport::Auto),
-            ("quic", Transport::Quic),
-            ("tcp", Transport::Tcp),
-        ];
+        let words = [("auto", Transport::Auto), ("quic", Transport::Quic), ("tcp", Transport::Tcp)];
         item.one_of(&words, sink)
     });
     set(fields, "capture", &mut mesh.capture, |item| {
@@ -174,25 +131,16 @@ fn behaviour(fields: &mut Fields<'_>, mesh: &mut Mesh, sink: &mut Sink<'_>) {
         item.one_of(&words, sink)
     });
     let range = &mut mesh.virtual_addresses;
-    set(fields, "virtualAddresses", range, |item| {
-        virtual_range(item, sink)
-    });
+    set(fields, "virtualAddresses", range, |item| virtual_range(item, sink));
     set(fields, "drain", &mut mesh.drain, |item| item.duration(sink));
-    set(fields, "dnsForward", &mut mesh.dns_forward, |item| {
-        Some(forwards(item, sink))
-    });
+    set(fields, "dnsForward", &mut mesh.dns_forward, |item| Some(forwards(item, sink)));
 }
 
 /// The agent version that the document was written for: another one warns.
 fn image(item: &Item<'_>, sink: &mut Sink<'_>) {
     let image: Option<Image> = item.parsed(sink);
-    let (
-        Some(tag),
-        Inputs {
-            agent_version: Some(version),
-            ..
-        },
-    ) = (image.and_then(|image| image.tag), sink.inputs)
+    let (Some(tag), Inputs { agent_version: Some(version), .. }) =
+        (image.and_then(|image| image.tag), sink.inputs)
     else {
         return;
     };
@@ -217,12 +165,7 @@ fn ports(item: &Item<'_>, mesh: &mut Mesh, sink: &mut Sink<'_>) {
             continue;
         };
         let fix = "say which: `mesh`, `http` or `dns`";
-        let words = [
-            ("mesh", "mesh"),
-            ("grpc", "mesh"),
-            ("http", "http"),
-            ("dns", "dns"),
-        ];
+        let words = [("mesh", "mesh"), ("grpc", "mesh"), ("http", "http"), ("dns", "dns")];
         let name = fields.need("name", fix, sink);
         let Some(role) = name.and_then(|item| item.one_of(&words, sink)) else {
             continue;
@@ -260,11 +203,7 @@ fn port(fields: &mut Fields<'_>, is_mesh: bool, place: &mut MeshPort, sink: &mut
     place.address = fields.take("address").and_then(|item| ip(&item, sink));
     if let (true, Some(item)) = (is_mesh || fields.has("advertise"), fields.take("advertise")) {
         if !is_mesh {
-            item.fault(
-                sink,
-                "only the mesh port is advertised",
-                "move it to `name: mesh`",
-            );
+            item.fault(sink, "only the mesh port is advertised", "move it to `name: mesh`");
         }
         place.advertise = advertised(&item, sink);
     }
@@ -283,11 +222,7 @@ fn ip(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<IpAddr> {
 fn advertised(item: &Item<'_>, sink: &mut Sink<'_>) -> Vec<Advertised> {
     if item.is_text() {
         let ip = reachable(item, sink);
-        let one = |ip| Advertised {
-            network: None,
-            ip,
-            port: None,
-        };
+        let one = |ip| Advertised { network: None, ip, port: None };
         return ip.map(one).into_iter().collect();
     }
     let items = item.list(limits::ADDRESSES_MAX, sink).unwrap_or_default();
@@ -299,11 +234,7 @@ fn advertised(item: &Item<'_>, sink: &mut Sink<'_>) -> Vec<Advertised> {
         let address = address.and_then(|item| reachable(&item, sink));
         let port = fields.take("port").and_then(|item| item.port(sink));
         fields.finish(sink);
-        Some(Advertised {
-            network,
-            ip: address?,
-            port,
-        })
+        Some(Advertised { network, ip: address?, port })
     };
     items.iter().filter_map(one).collect()
 }
@@ -312,11 +243,7 @@ fn reachable(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<IpAddr> {
     let ip = ip(item, sink)?;
     if let Some(why) = value::forbidden(&HostAddress::Ip(ip)) {
         let why = format!("{ip} cannot be advertised: {why}");
-        item.fault(
-            sink,
-            why,
-            "write an address at which other agents reach this host",
-        );
+        item.fault(sink, why, "write an address at which other agents reach this host");
         return None;
     }
     Some(ip)
@@ -338,20 +265,13 @@ fn seed(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Seed> {
     });
     let port = fields.take("port").and_then(|item| item.port(sink));
     fields.finish(sink);
-    Some(Seed {
-        name: name?,
-        target: address?.with_port(port.unwrap_or(MESH_PORT)),
-    })
+    Some(Seed { name: name?, target: address?.with_port(port.unwrap_or(MESH_PORT)) })
 }
 
 fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
     if item.is_truth() {
         let open = item.truth(sink)?;
-        let all = Gateway {
-            ports: Vec::new(),
-            services: Vec::new(),
-            certificates: None,
-        };
+        let all = Gateway { ports: Vec::new(), services: Vec::new(), certificates: None };
         return Some(open.then_some(all));
     }
     let mut fields = item.fields(sink)?;
@@ -359,12 +279,8 @@ fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
         let items = item.list(limits::PORTS_MAX, sink).unwrap_or_default();
         items.iter().filter_map(|item| item.port(sink)).collect()
     });
-    let services = fields
-        .take("services")
-        .map(|item| item.list_of(limits::GRANT_SERVICES, sink));
-    let certificates = fields
-        .take("certificates")
-        .and_then(|item| item.shown(sink));
+    let services = fields.take("services").map(|item| item.list_of(limits::GRANT_SERVICES, sink));
+    let certificates = fields.take("certificates").and_then(|item| item.shown(sink));
     fields.finish(sink);
     Some(Some(Gateway {
         ports: ports.unwrap_or_default(),

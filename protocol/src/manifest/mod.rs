@@ -126,11 +126,7 @@ pub fn parse(file: &str, text: &str, inputs: &Inputs) -> Result<Vec<Document>, F
         faults.append(&mut sink.faults);
     }
     faults.sort_by_key(|fault| (fault.place.line, fault.place.column));
-    if faults.is_empty() {
-        Ok(documents)
-    } else {
-        Err(Faults(faults))
-    }
+    if faults.is_empty() { Ok(documents) } else { Err(Faults(faults)) }
 }
 
 pub(crate) fn twice(first: &Document, second: &Document) -> Fault {
@@ -157,17 +153,10 @@ fn document(tree: Node, sink: &mut Sink<'_>) -> Option<Document> {
     let spec = fields.take("spec");
     fields.finish(sink);
     let (kind, metadata) = (kind?, metadata?);
-    let empty = Node {
-        value: Value::Map(Vec::new()),
-        at: tree.at,
-    };
+    let empty = Node { value: Value::Map(Vec::new()), at: tree.at };
     let spec = spec.unwrap_or_else(|| Item::new(&empty, "spec"));
     let body = body(kind, &spec, &metadata, sink)?;
-    let id = DocumentId {
-        kind,
-        namespace: metadata.namespace,
-        name: metadata.name,
-    };
+    let id = DocumentId { kind, namespace: metadata.namespace, name: metadata.name };
     Some(Document {
         labels: metadata.labels,
         body,
@@ -181,9 +170,7 @@ fn document(tree: Node, sink: &mut Sink<'_>) -> Option<Document> {
 fn body(
     kind: Kind,
     spec: &Item<'_>,
-    Metadata {
-        namespace, name, ..
-    }: &Metadata,
+    Metadata { namespace, name, .. }: &Metadata,
     sink: &mut Sink<'_>,
 ) -> Option<Body> {
     match kind {
@@ -215,53 +202,31 @@ fn metadata_of(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Metadata> {
     };
     let labels = fields.take("labels").map(|item| item.texts(sink));
     fields.finish(sink);
-    Some(Metadata {
-        namespace: namespace?,
-        name: name?,
-        labels: labels.unwrap_or_default(),
-        place,
-    })
+    Some(Metadata { namespace: namespace?, name: name?, labels: labels.unwrap_or_default(), place })
 }
 
 /// The tree with its defaults of identity filled in, so that the old spelling of the version and
 /// a namespace left out make no difference to the hash.
 fn normal(tree: &Node, id: &DocumentId) -> Node {
     let at = tree.at;
-    let text = |text: &str| Node {
-        value: Value::Text(text.to_owned()),
-        at,
-    };
+    let text = |text: &str| Node { value: Value::Text(text.to_owned()), at };
     let entry = |name: &str, node: Node| {
-        let key = Key {
-            text: name.to_owned(),
-            at,
-        };
+        let key = Key { text: name.to_owned(), at };
         (key, node)
     };
     let mut metadata = vec![
         entry("name", text(id.name.as_str())),
         entry("namespace", text(id.namespace.as_str())),
     ];
-    let labels = tree
-        .field("metadata")
-        .and_then(|found| found.field("labels"));
+    let labels = tree.field("metadata").and_then(|found| found.field("labels"));
     metadata.extend(labels.map(|labels| entry("labels", labels.clone())));
     let mut entries = vec![
         entry("apiVersion", text("skein/v1")),
         entry("kind", text(id.kind.word())),
-        entry(
-            "metadata",
-            Node {
-                value: Value::Map(metadata),
-                at,
-            },
-        ),
+        entry("metadata", Node { value: Value::Map(metadata), at }),
     ];
     entries.extend(tree.field("spec").map(|spec| entry("spec", spec.clone())));
-    Node {
-        value: Value::Map(entries),
-        at,
-    }
+    Node { value: Value::Map(entries), at }
 }
 
 #[cfg(test)]

@@ -94,11 +94,7 @@ impl PlannedInstance {
             version: self.version.clone(),
             image: self.image.clone(),
             tags: self.tags.clone(),
-            meta: self
-                .meta
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            meta: self.meta.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             target: target.map(ToString::to_string).unwrap_or_default(),
         }
     }
@@ -317,12 +313,7 @@ impl Plan {
                 "{} and {} have one name, and an instance's id is document/endpoint",
                 document.id, first.document
             );
-            faults.push(between(
-                document,
-                "metadata.name",
-                why,
-                "rename one of the two",
-            ));
+            faults.push(between(document, "metadata.name", why, "rename one of the two"));
             return true;
         }
         let count = self.instances().count() + instances.len();
@@ -353,10 +344,7 @@ impl Plan {
         for port in &discovery.ports {
             let taken = |other: &&Listener| collide(&other.listen, &port.listen);
             if let Some(first) = self.listeners.iter().find(taken) {
-                let why = format!(
-                    "{} listens on {} already",
-                    first.usage.document, first.listen
-                );
+                let why = format!("{} listens on {} already", first.usage.document, first.listen);
                 let fix = "give one of them another `port`";
                 faults.push(between(document, "spec.ports", why, fix));
                 return;
@@ -410,19 +398,12 @@ fn mesh_of(documents: &[&Document], faults: &mut Vec<Fault>) -> Mesh {
 
 /// A fault of one document against another.
 pub(super) fn between(document: &Document, key: &str, why: String, fix: &str) -> Fault {
-    Fault {
-        place: document.place.clone(),
-        key: key.to_owned(),
-        why,
-        fix: fix.to_owned(),
-    }
+    Fault { place: document.place.clone(), key: key.to_owned(), why, fix: fix.to_owned() }
 }
 
 fn port_list(ports: &[ServicePort]) -> String {
-    let shown: Vec<String> = ports
-        .iter()
-        .map(|port| format!("{} {}", port.name, port.port))
-        .collect();
+    let shown: Vec<String> =
+        ports.iter().map(|port| format!("{} {}", port.name, port.port)).collect();
     format!("[{}]", shown.join(", "))
 }
 

@@ -46,17 +46,11 @@ pub(crate) fn traffic(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) -
                 "`{}` and `{}` have the same destination, port, type and match",
                 policy.name, first.name
             );
-            item.fault(
-                sink,
-                why,
-                format!("leave one out; `{}` came first", first.name),
-            );
+            item.fault(sink, why, format!("leave one out; `{}` came first", first.name));
         }
         seen.push((policy, matches));
     }
-    Some(Traffic {
-        policies: seen.into_iter().map(|(policy, _)| policy).collect(),
-    })
+    Some(Traffic { policies: seen.into_iter().map(|(policy, _)| policy).collect() })
 }
 
 fn named_ports(item: &Item<'_>, sink: &mut Sink<'_>) {
@@ -65,9 +59,7 @@ fn named_ports(item: &Item<'_>, sink: &mut Sink<'_>) {
         if let Some(mut fields) = item.fields(sink) {
             let name = port_name(&mut fields, items.len() == 1, sink);
             fields.take("port").and_then(|item| item.port(sink));
-            fields
-                .take("targetPort")
-                .and_then(|item| port_ref(&item, sink));
+            fields.take("targetPort").and_then(|item| port_ref(&item, sink));
             exposed(&mut fields, sink);
             protocol(&mut fields, name.as_ref(), sink);
             fields.finish(sink);
@@ -123,9 +115,7 @@ fn traffic_policy<'t>(
     let fix = "say what it is about: a service, `*` or `*/*`";
     let about = fields.need("destination", fix, sink);
     let about = about.and_then(|item| destination(&item, namespace, sink));
-    let port = fields
-        .take("destinationPort")
-        .and_then(|item| item.port(sink));
+    let port = fields.take("destinationPort").and_then(|item| item.port(sink));
     protocol(&mut fields, None, sink);
     let matches = fields.take("match").map(|item| item.node);
     let kinds: Vec<(&str, &TypeRules)> = TYPES.iter().map(|rules| (rules.word, rules)).collect();
@@ -140,38 +130,23 @@ fn traffic_policy<'t>(
         }
         (Some(item), wanted) => targets(item, wanted, namespace, sink),
         (None, Targets::List | Targets::One) => {
-            fields.need(
-                "target",
-                "say where to: a service or a list with weights",
-                sink,
-            );
+            fields.need("target", "say where to: a service or a list with weights", sink);
         }
         (None, Targets::Either | Targets::None) => {}
     }
-    fields
-        .take("onEmpty")
-        .and_then(|item| item.one_of(&[("fail", ()), ("spill", ())], sink));
+    fields.take("onEmpty").and_then(|item| item.one_of(&[("fail", ()), ("spill", ())], sink));
     for (field, shape) in rules.fields {
         shape.read(&mut fields, field, sink);
     }
     fields.finish(sink);
-    let policy = TrafficPolicy {
-        name: name?,
-        kind: rules.word,
-        destination: about?,
-        port,
-    };
+    let policy = TrafficPolicy { name: name?, kind: rules.word, destination: about?, port };
     Some((policy, matches))
 }
 
 fn targets(item: &Item<'_>, wanted: Targets, namespace: &Label, sink: &mut Sink<'_>) {
     if !item.is_list() {
         if wanted == Targets::List {
-            item.fault(
-                sink,
-                "a list belongs here",
-                "write `[{service, weight}, ...]`",
-            );
+            item.fault(sink, "a list belongs here", "write `[{service, weight}, ...]`");
         }
         target(item, namespace, sink);
         return;
@@ -180,10 +155,8 @@ fn targets(item: &Item<'_>, wanted: Targets, namespace: &Label, sink: &mut Sink<
         item.fault(sink, "one target belongs here", "write one, not a list");
     }
     let items = item.list(limits::PORTS_MAX, sink).unwrap_or_default();
-    let weights: Vec<u32> = items
-        .iter()
-        .map(|item| target(item, namespace, sink).unwrap_or(1))
-        .collect();
+    let weights: Vec<u32> =
+        items.iter().map(|item| target(item, namespace, sink).unwrap_or(1)).collect();
     if weights.iter().all(|weight| *weight == 0) {
         let fix = "give at least one target a weight";
         item.fault(sink, "all weights are 0: nothing would be called", fix);
@@ -202,12 +175,8 @@ fn target(item: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) -> Option<u32
     let service = fields.take("service");
     service.and_then(|item| super::registry::service_in(&item, namespace, sink));
     fields.take("port").and_then(|item| port_ref(&item, sink));
-    fields
-        .take("subset")
-        .and_then(|item| super::discovery::subset(&item, sink));
-    fields
-        .take("endpoint")
-        .and_then(|item| item.parsed::<Label>(sink));
+    fields.take("subset").and_then(|item| super::discovery::subset(&item, sink));
+    fields.take("endpoint").and_then(|item| item.parsed::<Label>(sink));
     let weight = fields.take("weight");
     let weight = weight.and_then(|item| item.whole(0, limits::WEIGHT_MAX, sink));
     fields.finish(sink);
@@ -247,13 +216,7 @@ impl Shape {
             Self::Percent => drop(item.percent(sink)),
             Self::Rate => drop(item.parsed::<Rate>(sink)),
             Self::Algorithm => {
-                let words = [
-                    "peak-ewma",
-                    "round-robin",
-                    "least-request",
-                    "random",
-                    "ring-hash",
-                ];
+                let words = ["peak-ewma", "round-robin", "least-request", "random", "ring-hash"];
                 item.one_of(&words.map(|word| (word, ())), sink);
             }
         }
@@ -271,11 +234,7 @@ const fn rules(
     targets: Targets,
     fields: &'static [(&'static str, Shape)],
 ) -> TypeRules {
-    TypeRules {
-        word,
-        targets,
-        fields,
-    }
+    TypeRules { word, targets, fields }
 }
 
 /// The table of MANIFESTS.md.
@@ -283,23 +242,11 @@ const TYPES: [TypeRules; 12] = [
     rules(
         "Route",
         Targets::Either,
-        &[
-            ("rewrite", Shape::Open),
-            ("redirect", Shape::Open),
-            ("headers", Shape::Open),
-        ],
+        &[("rewrite", Shape::Open), ("redirect", Shape::Open), ("headers", Shape::Open)],
     ),
     rules("Split", Targets::List, &[("sticky", Shape::Open)]),
-    rules(
-        "Balance",
-        Targets::None,
-        &[("algorithm", Shape::Algorithm), ("key", Shape::Open)],
-    ),
-    rules(
-        "Locality",
-        Targets::None,
-        &[("prefer", Shape::Open), ("spill", Shape::Open)],
-    ),
+    rules("Balance", Targets::None, &[("algorithm", Shape::Algorithm), ("key", Shape::Open)]),
+    rules("Locality", Targets::None, &[("prefer", Shape::Open), ("spill", Shape::Open)]),
     rules(
         "Retry",
         Targets::None,
@@ -314,11 +261,7 @@ const TYPES: [TypeRules; 12] = [
     rules(
         "Timeout",
         Targets::None,
-        &[
-            ("request", Shape::Duration),
-            ("connect", Shape::Duration),
-            ("idle", Shape::Duration),
-        ],
+        &[("request", Shape::Duration), ("connect", Shape::Duration), ("idle", Shape::Duration)],
     ),
     rules(
         "CircuitBreak",
@@ -343,27 +286,15 @@ const TYPES: [TypeRules; 12] = [
     rules(
         "RateLimit",
         Targets::None,
-        &[
-            ("rate", Shape::Rate),
-            ("burst", Shape::Whole),
-            ("per", Shape::Open),
-        ],
+        &[("rate", Shape::Rate), ("burst", Shape::Whole), ("per", Shape::Open)],
     ),
     rules("Mirror", Targets::One, &[("percent", Shape::Percent)]),
     rules(
         "Fault",
         Targets::None,
-        &[
-            ("delay", Shape::Open),
-            ("abort", Shape::Open),
-            ("percent", Shape::Percent),
-        ],
+        &[("delay", Shape::Open), ("abort", Shape::Open), ("percent", Shape::Percent)],
     ),
-    rules(
-        "Hedge",
-        Targets::None,
-        &[("after", Shape::Open), ("budget", Shape::Open)],
-    ),
+    rules("Hedge", Targets::None, &[("after", Shape::Open), ("budget", Shape::Open)]),
 ];
 
 /// Reads `spec` of an AccessPolicy.
@@ -375,14 +306,10 @@ pub(crate) fn access(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) ->
     let allow_deny = |allow, deny| [("allow", allow), ("deny", deny)];
     let action_item = fields.take("action");
     let words = allow_deny(AccessEffect::Allow, AccessEffect::Deny);
-    let action = action_item
-        .as_ref()
-        .and_then(|item| item.one_of(&words, sink));
+    let action = action_item.as_ref().and_then(|item| item.one_of(&words, sink));
     let default_item = fields.take("default");
     let words = allow_deny(AccessEffect::DefaultAllow, AccessEffect::DefaultDeny);
-    let default = default_item
-        .as_ref()
-        .and_then(|item| item.one_of(&words, sink));
+    let default = default_item.as_ref().and_then(|item| item.one_of(&words, sink));
     let mode = fields.take("mode");
     let mode = mode.and_then(|item| item.one_of(&[("enforce", true), ("audit", false)], sink));
     let from = fields.take("from");
@@ -394,16 +321,11 @@ pub(crate) fn access(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) ->
         requests(item, sink);
     }
     if action_item.is_none() && default_item.is_none() {
-        fields.need(
-            "action",
-            "write `action: allow` or `deny`, or `default:`",
-            sink,
-        );
+        fields.need("action", "write `action: allow` or `deny`, or `default:`", sink);
     }
-    if let (Some(item), Some(_)) = (
-        &default_item,
-        action_item.as_ref().or(from.as_ref()).or(to.as_ref()),
-    ) {
+    if let (Some(item), Some(_)) =
+        (&default_item, action_item.as_ref().or(from.as_ref()).or(to.as_ref()))
+    {
         let why = "`default` stands instead of action, from and to";
         item.fault(sink, why, "write a document of its own for it");
     }

@@ -43,12 +43,7 @@ pub(crate) struct Sink<'s> {
 
 impl<'s> Sink<'s> {
     pub(crate) fn new(source: &'s Source<'s>, inputs: &'s Inputs) -> Self {
-        Self {
-            source,
-            inputs,
-            faults: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Self { source, inputs, faults: Vec::new(), warnings: Vec::new() }
     }
 
     pub(crate) fn fault(&mut self, at: Position, key: &str, problem: InvalidValue) {
@@ -87,10 +82,7 @@ pub(crate) struct Item<'t> {
 
 impl<'t> Item<'t> {
     pub(crate) fn new(node: &'t Node, path: &str) -> Self {
-        Self {
-            node,
-            path: path.to_owned(),
-        }
+        Self { node, path: path.to_owned() }
     }
 
     pub(crate) fn fault(
@@ -239,10 +231,9 @@ impl<'t> Item<'t> {
         T: TryFrom<u64> + PartialOrd + Display + Copy,
     {
         let number = match &self.node.value {
-            Value::Number(text) => text
-                .parse()
-                .ok()
-                .and_then(|number: u64| T::try_from(number).ok()),
+            Value::Number(text) => {
+                text.parse().ok().and_then(|number: u64| T::try_from(number).ok())
+            }
             Value::Null
             | Value::Bool(_)
             | Value::Text(_)
@@ -316,10 +307,7 @@ impl<'t> Item<'t> {
             );
             return None;
         }
-        let item = |(index, node)| Self {
-            node,
-            path: format!("{}[{index}]", self.path),
-        };
+        let item = |(index, node)| Self { node, path: format!("{}[{index}]", self.path) };
         Some(items.iter().enumerate().map(item).collect())
     }
 
@@ -392,12 +380,7 @@ impl<'t> Item<'t> {
             self.wrong(sink, "a map");
             return None;
         };
-        Some(Fields {
-            at: self.node.at,
-            path: self.path.clone(),
-            entries,
-            asked: Vec::new(),
-        })
+        Some(Fields { at: self.node.at, path: self.path.clone(), entries, asked: Vec::new() })
     }
 }
 
@@ -455,10 +438,6 @@ impl<'t> Fields<'t> {
     }
 
     fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 }

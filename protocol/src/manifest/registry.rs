@@ -44,17 +44,13 @@ pub(crate) fn registry(
     let weight = weight(&mut fields, sink).unwrap_or(DEFAULT_WEIGHT);
     let tags = tags(&mut fields, sink);
     let meta = fields.take("meta").map(|item| item.texts(sink));
-    let workload = fields
-        .take("workload")
-        .and_then(|item| process(&item, sink));
+    let workload = fields.take("workload").and_then(|item| process(&item, sink));
     let checks = match fields.take("checks") {
         Some(item) => checks(&item, &ports, sink),
         None => vec![default_check()],
     };
     let run = fields.take("run").and_then(|item| run(&item, sink));
-    let tls = fields
-        .take("tls")
-        .and_then(|item| tls(&item, external, sink));
+    let tls = fields.take("tls").and_then(|item| tls(&item, external, sink));
     if tls.is_some() {
         plain_only(&checks, spec, sink);
     }
@@ -88,16 +84,13 @@ pub(crate) fn service_in(
 }
 
 fn weight(fields: &mut Fields<'_>, sink: &mut Sink<'_>) -> Option<u32> {
-    fields
-        .take("weight")
-        .and_then(|item| item.whole(0, limits::WEIGHT_MAX, sink))
+    fields.take("weight").and_then(|item| item.whole(0, limits::WEIGHT_MAX, sink))
 }
 
 pub(crate) fn tags(fields: &mut Fields<'_>, sink: &mut Sink<'_>) -> Vec<crate::name::Tag> {
     let tags = fields.take("tags");
-    let mut tags: Vec<crate::name::Tag> = tags
-        .map(|item| item.list_of(limits::PORTS_MAX, sink))
-        .unwrap_or_default();
+    let mut tags: Vec<crate::name::Tag> =
+        tags.map(|item| item.list_of(limits::PORTS_MAX, sink)).unwrap_or_default();
     tags.sort_unstable();
     tags.dedup();
     tags
@@ -107,8 +100,7 @@ pub(crate) fn tags(fields: &mut Fields<'_>, sink: &mut Sink<'_>) -> Vec<crate::n
 pub(crate) fn exposed(fields: &mut Fields<'_>, sink: &mut Sink<'_>) -> bool {
     let words = [("Mesh", false), ("LoadBalancer", true)];
     let kind = fields.take("type");
-    kind.and_then(|item| item.one_of(&words, sink))
-        .unwrap_or(false)
+    kind.and_then(|item| item.one_of(&words, sink)).unwrap_or(false)
 }
 
 /// The protocol: said outright, else by the name up to its first "-".
@@ -199,11 +191,7 @@ fn ports(item: &Item<'_>, sink: &mut Sink<'_>) -> Vec<RegistryPort> {
         } else if port.port.is_some() && ports.iter().any(|other| other.port == port.port) {
             let number = port.port.unwrap_or_default();
             let why = format!("two ports of the service have the number {number}");
-            item.fault(
-                sink,
-                why,
-                "callers tell ports apart by number: change one `port`",
-            );
+            item.fault(sink, why, "callers tell ports apart by number: change one `port`");
         }
         ports.push(port);
     }
@@ -238,11 +226,7 @@ fn hosts(item: &Item<'_>, sink: &mut Sink<'_>) -> Vec<String> {
             return Some(text.to_ascii_lowercase());
         }
         let why = format!("`{text}` is not a host name");
-        item.fault(
-            sink,
-            why,
-            "write a name such as `shop.example.com` or `*.example.com`",
-        );
+        item.fault(sink, why, "write a name such as `shop.example.com` or `*.example.com`");
         None
     };
     items.iter().filter_map(host).collect()
@@ -256,11 +240,7 @@ fn endpoints(
 ) -> Vec<RegistryEndpoint> {
     let items = item.list(limits::ENDPOINTS_MAX, sink).unwrap_or_default();
     if items.is_empty() && external {
-        item.fault(
-            sink,
-            "an external service needs endpoints",
-            "say where it is",
-        );
+        item.fault(sink, "an external service needs endpoints", "say where it is");
     }
     let mut endpoints: Vec<RegistryEndpoint> = Vec::new();
     for item in &items {
@@ -269,11 +249,7 @@ fn endpoints(
         };
         if endpoints.iter().any(|other| other.name == endpoint.name) {
             let why = format!("two endpoints have the name {}", endpoint.name);
-            item.fault(
-                sink,
-                why,
-                "give this one another name: it is part of the instance's id",
-            );
+            item.fault(sink, why, "give this one another name: it is part of the instance's id");
         }
         endpoints.push(endpoint);
     }
@@ -288,17 +264,13 @@ fn endpoint(
 ) -> Option<RegistryEndpoint> {
     let mut fields = item.fields(sink)?;
     let fix = "name it: it is the last part of the instance's id";
-    let name = fields
-        .need("name", fix, sink)
-        .and_then(|item| item.parsed(sink));
+    let name = fields.need("name", fix, sink).and_then(|item| item.parsed(sink));
     let fix = "write an IP address of this host, `unix:/path`, or a name with `external: true`";
     let address_item = fields.need("address", fix, sink);
     let address = address_item.and_then(|item| address(&item, Some(external), sink));
     let port_item = fields.take("port");
     let port = port_item.as_ref().and_then(|item| item.port(sink));
-    let ports = fields
-        .take("ports")
-        .map(|item| named_ports(&item, service_ports, sink));
+    let ports = fields.take("ports").map(|item| named_ports(&item, service_ports, sink));
     if let Some(HostAddress::Unix(_)) = &address {
         if let Some(item) = &port_item {
             item.fault(sink, "a unix socket has no port", "leave `port` out");
@@ -411,11 +383,7 @@ pub(crate) fn unit(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<String> {
         return Some(text);
     }
     let why = format!("`{text}` is not a systemd unit that has processes");
-    item.fault(
-        sink,
-        why,
-        "write a name that ends in `.service` or `.scope`",
-    );
+    item.fault(sink, why, "write a name that ends in `.service` or `.scope`");
     None
 }
 
@@ -434,11 +402,7 @@ fn run(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Run> {
         (None, Some(command)) => Some(Run::Command(command)),
         _ => {
             let fix = "write `{unit: checkout.service}` or `{command: [...]}`";
-            item.fault(
-                sink,
-                "it must say a unit or a command, and one of them",
-                fix,
-            );
+            item.fault(sink, "it must say a unit or a command, and one of them", fix);
             None
         }
     }
@@ -459,11 +423,7 @@ pub(crate) fn command(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Vec<String
     let words: Vec<String> = items.iter().filter_map(|item| item.shown(sink)).collect();
     if !words.first().is_some_and(|word| word.starts_with('/')) {
         let fix = "write a list, its first item an absolute path: `[/usr/bin/check, -q]`";
-        item.fault(
-            sink,
-            "the command does not begin with an absolute path",
-            fix,
-        );
+        item.fault(sink, "the command does not begin with an absolute path", fix);
         return None;
     }
     Some(words)

@@ -25,11 +25,7 @@ fn good(text: &str) -> Vec<Document> {
 /// The faults as `key: why; fix` lines.
 fn bad(text: &str) -> Vec<String> {
     let faults = parse("t.yaml", text, &here()).unwrap_err();
-    faults
-        .0
-        .iter()
-        .map(|fault| format!("{}: {}; {}", fault.key, fault.why, fault.fix))
-        .collect()
+    faults.0.iter().map(|fault| format!("{}: {}; {}", fault.key, fault.why, fault.fix)).collect()
 }
 
 /// Asserts that the one fault of `text` holds all of `parts`.
@@ -38,11 +34,7 @@ fn refused(text: &str, parts: &[&str]) {
     let faults = bad(text);
     assert_eq!(faults.len(), 1, "{faults:#?}");
     for part in parts {
-        assert!(
-            faults[0].contains(part),
-            "`{part}` is not in `{}`",
-            faults[0]
-        );
+        assert!(faults[0].contains(part), "`{part}` is not in `{}`", faults[0]);
     }
 }
 
@@ -166,11 +158,7 @@ fn the_missions_documents_are_accepted_as_they_stand() {
     let documents = good(MISSION);
     let kinds: Vec<Kind> = documents.iter().map(|document| document.id.kind).collect();
     assert_eq!(kinds, Kind::ALL[..4]);
-    assert!(
-        documents
-            .iter()
-            .all(|document| document.warnings.is_empty())
-    );
+    assert!(documents.iter().all(|document| document.warnings.is_empty()));
     let (plan, faults) = plan(MISSION);
     assert_eq!(faults, []);
     assert_eq!(plan.unsigned.len(), 1);
@@ -179,22 +167,14 @@ fn the_missions_documents_are_accepted_as_they_stand() {
 #[test]
 fn every_field_of_the_missions_documents_has_its_effect() {
     let (plan, _) = plan(MISSION);
-    let [registration] = plan.registrations.as_slice() else {
-        panic!("{plan:#?}")
-    };
+    let [registration] = plan.registrations.as_slice() else { panic!("{plan:#?}") };
     assert_eq!(registration.service.to_string(), "shop/service-registry");
     let shown: Vec<_> = registration
         .ports
         .iter()
         .map(|port| (port.name.as_str(), port.port, port.protocol, port.exposed))
         .collect();
-    assert_eq!(
-        shown,
-        [
-            ("http", 80, Protocol::Http, true),
-            ("grpc", 8081, Protocol::Grpc, true)
-        ]
-    );
+    assert_eq!(shown, [("http", 80, Protocol::Http, true), ("grpc", 8081, Protocol::Grpc, true)]);
     let instance = &registration.instances[0];
     assert_eq!(instance.id.to_string(), "service-registry/catalog-a");
     assert_eq!(instance.version.as_ref().unwrap().as_str(), "1.4.2");
@@ -202,20 +182,14 @@ fn every_field_of_the_missions_documents_has_its_effect() {
     assert_eq!(instance.target(8081).unwrap().to_string(), "127.0.0.1:8081");
     let record = instance.instance(Health::Passing);
     assert_eq!(record.target, "127.0.0.1:8080");
-    assert_eq!(
-        record.image.as_deref(),
-        Some("registry.example/catalog:1.4.2")
-    );
+    assert_eq!(record.image.as_deref(), Some("registry.example/catalog:1.4.2"));
     let listen: Vec<_> = plan
         .listeners
         .iter()
         .map(|listener| (listener.listen.to_string(), listener.port.to_string()))
         .collect();
     let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
-    assert_eq!(
-        listen,
-        [pair("0.0.0.0:9080", "80"), pair("0.0.0.0:9081", "8081")]
-    );
+    assert_eq!(listen, [pair("0.0.0.0:9080", "80"), pair("0.0.0.0:9081", "8081")]);
     assert!(plan.listeners[0].exposed);
     let usage = &plan.listeners[0].usage;
     let zone: Locality = "eu-1a".parse().unwrap();
@@ -226,38 +200,18 @@ fn every_field_of_the_missions_documents_has_its_effect() {
     assert!(mesh.debug && mesh.disable_auto_restart && mesh.enable_logs);
     assert!(mesh.mesh_port.exposed && mesh.http_port.exposed);
     assert_eq!(mesh.password, Some(Secret::Env("SKEIN_TOKEN".into())));
-    assert_eq!(
-        mesh.service_cluster.as_ref().unwrap().to_string(),
-        "eu-west-1a"
-    );
+    assert_eq!(mesh.service_cluster.as_ref().unwrap().to_string(), "eu-west-1a");
     assert_eq!(mesh.seeds[0].target.to_string(), "127.0.0.1:7400");
-    assert_eq!(
-        (mesh.service_port, mesh.service_target_port),
-        (Some(80), Some(8080))
-    );
-    assert_eq!(
-        mesh.traffic_policy.as_ref().unwrap().as_str(),
-        "traffic-management"
-    );
+    assert_eq!((mesh.service_port, mesh.service_target_port), (Some(80), Some(8080)));
+    assert_eq!(mesh.traffic_policy.as_ref().unwrap().as_str(), "traffic-management");
 }
 
 #[test]
 fn the_documents_of_the_manual_are_accepted() {
     let documents = good(REGISTRY_PAGE);
-    let Body::Registry(checkout) = &documents[0].body else {
-        panic!()
-    };
-    assert_eq!(
-        checkout.workload,
-        Some(Process::Unit("checkout.service".into()))
-    );
-    assert_eq!(
-        checkout.checks[0].kind,
-        CheckKind::Http {
-            path: "/healthz".into(),
-            host: None
-        }
-    );
+    let Body::Registry(checkout) = &documents[0].body else { panic!() };
+    assert_eq!(checkout.workload, Some(Process::Unit("checkout.service".into())));
+    assert_eq!(checkout.checks[0].kind, CheckKind::Http { path: "/healthz".into(), host: None });
     // `run` is read and said not to be carried out.
     assert_eq!(documents[0].warnings.len(), 1);
 }
@@ -267,16 +221,11 @@ fn an_instance_takes_what_its_endpoint_says_and_else_the_documents() {
     let two_ports = REGISTRY_PAGE.split("---").next().unwrap();
     let (plan, faults) = plan(two_ports);
     assert_eq!(faults, []);
-    let [a, b] = plan.registrations[0].instances.as_slice() else {
-        panic!()
-    };
+    let [a, b] = plan.registrations[0].instances.as_slice() else { panic!() };
     assert_eq!((a.weight, b.weight), (10, 0));
     assert_eq!(b.version.as_ref().unwrap().as_str(), "2.4.0");
     assert_eq!(b.tags.len(), 2);
-    assert_eq!(
-        b.target(80),
-        Some(&TargetAddress::Unix("/run/checkout-b.sock".into()))
-    );
+    assert_eq!(b.target(80), Some(&TargetAddress::Unix("/run/checkout-b.sock".into())));
 }
 
 #[test]
@@ -298,11 +247,7 @@ fn all_faults_come_at_once_each_with_its_place() {
         .collect();
     assert_eq!(
         places,
-        [
-            (5, 3, "spec.prots"),
-            (6, 11, "spec.weight"),
-            (7, 12, "spec.version")
-        ],
+        [(5, 3, "spec.prots"), (6, 11, "spec.weight"), (7, 12, "spec.version")],
         "{faults}"
     );
     let shown = faults.to_string();
@@ -333,23 +278,11 @@ fn values_need_their_units_and_quotes() {
         &registry("{ports: [{port: 80}], checks: [{type: tcp, interval: 5}]}"),
         &["spec.checks[0].interval", "has no unit", "`5s`"],
     );
-    refused(
-        &registry("{ports: [{port: 80}], version: 2}"),
-        &["quote it: \"2\""],
-    );
-    refused(
-        &registry("{ports: [{port: 80}], version: true}"),
-        &["quote it: \"true\""],
-    );
+    refused(&registry("{ports: [{port: 80}], version: 2}"), &["quote it: \"2\""]);
+    refused(&registry("{ports: [{port: 80}], version: true}"), &["quote it: \"true\""]);
     refused(&registry("{ports: [{port: 70000}]}"), &["1 to 65535"]);
-    refused(
-        &registry("{ports: [{port: 80}], weight: -1}"),
-        &["0 to 65535"],
-    );
-    refused(
-        &discovery("{subset: 2}"),
-        &["spec.subset", "quote it: \"2\""],
-    );
+    refused(&registry("{ports: [{port: 80}], weight: -1}"), &["0 to 65535"]);
+    refused(&discovery("{subset: 2}"), &["spec.subset", "quote it: \"2\""]);
 }
 
 #[test]
@@ -368,20 +301,8 @@ fn a_ports_name_declares_its_protocol_and_protocol_says_it_outright() {
         "{ports: [{name: http-admin, port: 1}, {name: web, port: 2}, {name: grpc, port: 3, protocol: tcp}, {name: mysql, port: 4}]}",
     );
     let (plan, _) = plan(&text);
-    let protocols: Vec<_> = plan.registrations[0]
-        .ports
-        .iter()
-        .map(|port| port.protocol)
-        .collect();
-    assert_eq!(
-        protocols,
-        [
-            Protocol::Http,
-            Protocol::Sniff,
-            Protocol::Tcp,
-            Protocol::Tcp
-        ]
-    );
+    let protocols: Vec<_> = plan.registrations[0].ports.iter().map(|port| port.protocol).collect();
+    assert_eq!(protocols, [Protocol::Http, Protocol::Sniff, Protocol::Tcp, Protocol::Tcp]);
 }
 
 #[test]
@@ -403,10 +324,7 @@ fn ports_left_out_come_from_mesh_config() {
     assert_eq!(found, Some((80, "127.0.0.1:9".into())));
     let (found, faults) = with("{}", "{}");
     assert_eq!(found, None);
-    assert!(
-        faults[0].why.contains("meshConfig has no servicePort"),
-        "{faults:?}"
-    );
+    assert!(faults[0].why.contains("meshConfig has no servicePort"), "{faults:?}");
 }
 
 #[test]
@@ -416,20 +334,11 @@ fn an_address_that_is_not_here_needs_external() {
             "{{ports: [{{port: 80}}], endpoints: [{{name: a, address: \"{address}\"}}]{more}}}"
         ))
     };
-    for here in [
-        "10.0.0.5",
-        "127.0.0.7",
-        "::1",
-        "unix:/run/a.sock",
-        "localhost",
-    ] {
+    for here in ["10.0.0.5", "127.0.0.7", "::1", "unix:/run/a.sock", "localhost"] {
         good(&at(here, ""));
     }
     for elsewhere in ["10.0.0.6", "db.example.com"] {
-        refused(
-            &at(elsewhere, ""),
-            &["is not an address of this host", "`external: true`"],
-        );
+        refused(&at(elsewhere, ""), &["is not an address of this host", "`external: true`"]);
         good(&at(elsewhere, ", external: true"));
     }
     let unknown = Inputs::default();
@@ -437,10 +346,7 @@ fn an_address_that_is_not_here_needs_external() {
     for evil in ["169.254.169.254", "fe80::1", "metadata.google.internal"] {
         refused(&at(evil, ", external: true"), &["cannot be an endpoint"]);
     }
-    refused(
-        &registry("{ports: [{port: 80}], external: true}"),
-        &["spec.endpoints: it is missing"],
-    );
+    refused(&registry("{ports: [{port: 80}], external: true}"), &["spec.endpoints: it is missing"]);
 }
 
 #[test]
@@ -460,10 +366,7 @@ fn endpoints_name_ports_that_exist() {
             "{{ports: [{{name: http, port: 80}}, {{name: admin, port: 81}}], endpoints: [{{name: x, address: 127.0.0.1, ports: {{{port}: 8181}}}}]}}"
         ))
     };
-    refused(
-        &text("admni"),
-        &["no port of the name `admni`", "http, admin"],
-    );
+    refused(&text("admni"), &["no port of the name `admni`", "http, admin"]);
     let (plan, _) = plan(&text("admin"));
     let instance = &plan.registrations[0].instances[0];
     assert_eq!(instance.target(80).unwrap().to_string(), "127.0.0.1:80");
@@ -482,9 +385,7 @@ fn names_stand_once() {
     );
     let twin = "{name: x, address: 127.0.0.1}";
     refused(
-        &registry(&format!(
-            "{{ports: [{{port: 1}}], endpoints: [{twin}, {twin}]}}"
-        )),
+        &registry(&format!("{{ports: [{{port: 1}}], endpoints: [{twin}, {twin}]}}")),
         &["two endpoints have the name x"],
     );
     let one = registry("{ports: [{port: 1}]}");
@@ -495,10 +396,7 @@ fn names_stand_once() {
 fn a_document_without_checks_gets_one_tcp_check_every_five_seconds() {
     let (one, _) = plan(&registry("{ports: [{port: 80}]}"));
     let check = &one.registrations[0].instances[0].checks[0];
-    assert_eq!(
-        (&check.kind, check.interval),
-        (&CheckKind::Tcp, Duration::from_secs(5))
-    );
+    assert_eq!((&check.kind, check.interval), (&CheckKind::Tcp, Duration::from_secs(5)));
     let (none, _) = plan(&registry("{ports: [{port: 80}], checks: []}"));
     assert!(none.registrations[0].instances[0].checks.is_empty());
 }
@@ -506,33 +404,16 @@ fn a_document_without_checks_gets_one_tcp_check_every_five_seconds() {
 #[test]
 fn checks_say_what_they_cannot_do() {
     let check = |check: &str| registry(&format!("{{ports: [{{port: 80}}], checks: [{check}]}}"));
-    refused(
-        &check("{type: grpc}"),
-        &["not supported in this version", "type: tcp"],
-    );
+    refused(&check("{type: grpc}"), &["not supported in this version", "type: tcp"]);
     refused(&check("{type: htp}"), &["did you mean `http`?"]);
     refused(&check("{type: ttl}"), &["spec.checks[0].ttl", "`ttl: 30s`"]);
-    refused(
-        &check("{type: http, path: healthz}"),
-        &["does not begin with `/`"],
-    );
-    refused(
-        &check("{type: tcp, port: admin}"),
-        &["no port of the name `admin`"],
-    );
-    refused(
-        &check("{type: tcp, interval: 1s, timeout: 2s}"),
-        &["longer than the interval"],
-    );
-    refused(
-        &check("{type: tcp, interval: 1ms}"),
-        &["at most ten times a second"],
-    );
+    refused(&check("{type: http, path: healthz}"), &["does not begin with `/`"]);
+    refused(&check("{type: tcp, port: admin}"), &["no port of the name `admin`"]);
+    refused(&check("{type: tcp, interval: 1s, timeout: 2s}"), &["longer than the interval"]);
+    refused(&check("{type: tcp, interval: 1ms}"), &["at most ten times a second"]);
     refused(&check("{type: exec, command: [check]}"), &["absolute path"]);
     let two = good(&check("{type: tcp}, {type: tcp}"));
-    let Body::Registry(registry) = &two[0].body else {
-        panic!()
-    };
+    let Body::Registry(registry) = &two[0].body else { panic!() };
     assert_eq!(registry.checks[1].name.as_str(), "tcp-2");
 }
 
@@ -553,10 +434,7 @@ fn commands_come_only_from_files_that_nobody_else_can_write() {
     let mut inputs = here();
     inputs.may_run_commands = false;
     let faults = parse("t.yaml", &text, &inputs).unwrap_err();
-    assert!(
-        faults.0[0].why.contains("never from what came by the API"),
-        "{faults}"
-    );
+    assert!(faults.0[0].why.contains("never from what came by the API"), "{faults}");
 }
 
 #[test]
@@ -571,14 +449,8 @@ fn two_documents_of_one_service_with_other_ports_name_each_other() {
     assert_eq!((agreeing.registrations.len(), faults.len()), (2, 0));
     let (differing, faults) = plan(&join(&[one.clone(), other(81)]));
     assert_eq!(differing.registrations.len(), 1);
-    let [fault] = faults.as_slice() else {
-        panic!("{faults:?}")
-    };
-    for part in [
-        "shop/checkout-b",
-        "ServiceRegistry shop/checkout ",
-        "[http 81] and [http 80]",
-    ] {
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+    for part in ["shop/checkout-b", "ServiceRegistry shop/checkout ", "[http 81] and [http 80]"] {
         assert!(fault.why.contains(part), "{}", fault.why);
     }
     assert_eq!(fault.place.line, 8);
@@ -590,11 +462,7 @@ fn instance_ids_are_unique_on_a_host() {
     let other = one.replace("namespace: shop", "namespace: ops");
     let (plan, faults) = plan(&join(&[one, other]));
     assert_eq!(plan.registrations.len(), 1);
-    assert!(
-        faults[0]
-            .why
-            .contains("an instance's id is document/endpoint")
-    );
+    assert!(faults[0].why.contains("an instance's id is document/endpoint"));
 }
 
 #[test]
@@ -605,32 +473,20 @@ fn a_listener_binds_loopback_unless_the_document_says_otherwise() {
         plan.listeners[0].listen.clone()
     };
     assert_eq!(listen("{port: 9080}"), Listen::Loopback(9080));
-    assert_eq!(
-        listen("{port: 9080, type: LoadBalancer}"),
-        Listen::All(9080)
-    );
+    assert_eq!(listen("{port: 9080, type: LoadBalancer}"), Listen::All(9080));
     let unix = listen("{address: \"unix:/run/x.sock\", targetPort: 80}");
     assert_eq!(unix, Listen::Unix("/run/x.sock".into()));
     let own = Some("127.0.0.11".parse().unwrap());
     for port in ["{port: 9080}", "{port: 9080, type: LoadBalancer}"] {
-        assert_eq!(
-            listen(port).socket(own).unwrap().to_string(),
-            "127.0.0.11:9080"
-        );
+        assert_eq!(listen(port).socket(own).unwrap().to_string(), "127.0.0.11:9080");
     }
     let outer = Some("10.0.0.5".parse().unwrap());
-    assert_eq!(
-        listen("{port: 9080}").socket(outer).unwrap().to_string(),
-        "127.0.0.1:9080"
-    );
+    assert_eq!(listen("{port: 9080}").socket(outer).unwrap().to_string(), "127.0.0.1:9080");
     refused(
         &discovery("{ports: [{port: 1, address: 10.0.0.5}]}"),
         &["can be dialled from other hosts", "LoadBalancer"],
     );
-    refused(
-        &discovery("{ports: [{targetPort: 80}]}"),
-        &["spec.ports[0].port", "9080"],
-    );
+    refused(&discovery("{ports: [{targetPort: 80}]}"), &["spec.ports[0].port", "9080"]);
 }
 
 #[test]
@@ -639,11 +495,7 @@ fn two_listeners_of_one_port_name_the_first() {
     let other = one.replace("name: checkout", "name: web");
     let (plan, faults) = plan(&join(&[one, other]));
     assert_eq!(plan.listeners.len(), 1);
-    assert!(
-        faults[0]
-            .why
-            .contains("ServiceDiscovery shop/checkout listens on 127.0.0.1:9080")
-    );
+    assert!(faults[0].why.contains("ServiceDiscovery shop/checkout listens on 127.0.0.1:9080"));
 }
 
 #[test]
@@ -655,11 +507,7 @@ fn a_discovery_means_its_own_name_or_what_runs_its_image() {
     let target = &plan.listeners[0].usage.target;
     let service = |name: &str| {
         let name: ServiceName = name.parse().unwrap();
-        let view = ServiceView {
-            name: name.clone(),
-            ports: Vec::new(),
-            endpoints: Vec::new(),
-        };
+        let view = ServiceView { name: name.clone(), ports: Vec::new(), endpoints: Vec::new() };
         (name, Arc::new(view))
     };
     assert_eq!(target.resolve(&BTreeMap::new()), []);
@@ -672,13 +520,8 @@ fn a_subset_is_a_map_or_a_version() {
     let (plan, _) = plan(&discovery("{subset: \"2\"}"));
     let version = plan.usages[0].subset.version.clone().unwrap();
     assert_eq!(version.0.as_str(), "2");
-    good(&discovery(
-        "{subset: {version: \"2\", tags: [blue], zone: eu-1/eu-1a}}",
-    ));
-    refused(
-        &discovery("{subset: {zon: any}}"),
-        &["did you mean `zone`?"],
-    );
+    good(&discovery("{subset: {version: \"2\", tags: [blue], zone: eu-1/eu-1a}}"));
+    refused(&discovery("{subset: {zon: any}}"), &["did you mean `zone`?"]);
 }
 
 #[test]
@@ -693,10 +536,7 @@ fn services_without_a_document_of_their_own_are_used_by_the_defaults() {
 #[test]
 fn a_mesh_document_fills_in_every_default() {
     let (plan, _) = plan(&mesh("{}"));
-    let expected = Mesh {
-        namespace: plan.mesh.namespace.clone(),
-        ..Mesh::default()
-    };
+    let expected = Mesh { namespace: plan.mesh.namespace.clone(), ..Mesh::default() };
     assert_eq!(plan.mesh, expected);
     assert_eq!(expected.virtual_addresses.to_string(), "127.128.0.0/9");
     assert_eq!(expected.drain, Duration::from_secs(30));
@@ -706,43 +546,22 @@ fn a_mesh_document_fills_in_every_default() {
 fn mesh_settings_are_checked() {
     refused(&mesh("{transport: udp}"), &["auto, quic, tcp"]);
     refused(&mesh("{drain: 30}"), &["has no unit"]);
-    refused(
-        &mesh("{virtualAddresses: 10.0.0.0/8}"),
-        &["not within 127.0.0.0/8"],
-    );
-    refused(
-        &mesh("{virtualAddresses: 127.0.0.0/8}"),
-        &["holds 127.0.0.1"],
-    );
+    refused(&mesh("{virtualAddresses: 10.0.0.0/8}"), &["not within 127.0.0.0/8"]);
+    refused(&mesh("{virtualAddresses: 127.0.0.0/8}"), &["holds 127.0.0.1"]);
     let faults = bad(&mesh("{meshPassword: {fiel: x}}"));
     assert!(faults[0].contains("does not say where the secret is"));
     assert!(faults[1].contains("did you mean `file`?"));
     refused(&mesh("{serviceCluster: EU_West}"), &["is not a locality"]);
-    refused(
-        &mesh("{dnsForward: {consul: nowhere}}"),
-        &["is not a zone and its resolver"],
-    );
+    refused(&mesh("{dnsForward: {consul: nowhere}}"), &["is not a zone and its resolver"]);
     refused(&mesh("{meshCa: x}"), &["did you mean `meshCA`?"]);
     let ports = |ports: &str| document("ServiceMesh", &format!("{{ports: [{ports}]}}"));
-    refused(
-        &ports("{name: http, port: 7400}"),
-        &["two of the agent's ports have one number"],
-    );
-    refused(
-        &ports("{name: mesh}, {name: grpc}"),
-        &["the port mesh stands twice"],
-    );
-    refused(
-        &ports("{name: mesh, advertise: 169.254.1.1}"),
-        &["cannot be advertised"],
-    );
+    refused(&ports("{name: http, port: 7400}"), &["two of the agent's ports have one number"]);
+    refused(&ports("{name: mesh}, {name: grpc}"), &["the port mesh stands twice"]);
+    refused(&ports("{name: mesh, advertise: 169.254.1.1}"), &["cannot be advertised"]);
     let (plan, _) = plan(&ports(
         "{name: mesh, port: 7500, targetPort: 7600, advertise: [{network: lan, address: 10.0.0.5}]}",
     ));
-    assert_eq!(
-        (plan.mesh.mesh_port.port, plan.mesh.mesh_port.target),
-        (7500, 7600)
-    );
+    assert_eq!((plan.mesh.mesh_port.port, plan.mesh.mesh_port.target), (7500, 7600));
     assert_eq!(plan.mesh.mesh_port.advertise.len(), 1);
 }
 
@@ -766,22 +585,16 @@ fn an_agent_has_one_mesh_document() {
 
 #[test]
 fn a_secret_stands_in_no_output() {
-    let text = document(
-        "ServiceMesh",
-        "\n  meshConfig:\n    meshPassword: hunter2\n    debug: true",
-    );
+    let text =
+        document("ServiceMesh", "\n  meshConfig:\n    meshPassword: hunter2\n    debug: true");
     let document = good(&text).remove(0);
     let outputs = [
         format!("{document:?}"),
         document.to_yaml(),
         serde_json::to_string(&document).unwrap(),
         format!("{:?}", Plan::resolve(&[Arc::new(document.clone())])),
-        parse("t", &text.replace("debug", "debgu"), &here())
-            .unwrap_err()
-            .to_string(),
-        parse("t", &text.replace(" hunter2", " hunter2: x"), &here())
-            .unwrap_err()
-            .to_string(),
+        parse("t", &text.replace("debug", "debgu"), &here()).unwrap_err().to_string(),
+        parse("t", &text.replace(" hunter2", " hunter2: x"), &here()).unwrap_err().to_string(),
     ];
     for output in &outputs {
         assert!(!output.contains("hunter2"), "{output}");
@@ -812,10 +625,7 @@ fn a_hash_is_of_meaning() {
         "apiVersion: apps/v1\nkind: ServiceRegistry\nmetadata: {name: a}\nspec: {weight: 1}\n";
     let new = "# so\nkind: ServiceRegistry\napiVersion: skein/v1\nspec:\n  weight: 1\nmetadata:\n  namespace: default\n  name: a\n";
     assert_eq!(good(old)[0].hash(), good(new)[0].hash());
-    assert_ne!(
-        good(old)[0].hash(),
-        good(&old.replace("1}", "2}"))[0].hash()
-    );
+    assert_ne!(good(old)[0].hash(), good(&old.replace("1}", "2}"))[0].hash());
 }
 
 #[test]
@@ -826,44 +636,25 @@ fn traffic_policies_are_checked_and_not_applied() {
             &format!("{{trafficPolicies: [{{name: p, trafficPolicy: {policy}}}]}}"),
         )
     };
-    refused(
-        &policy("{destination: web, type: Splitt}"),
-        &["did you mean `Split`?"],
-    );
+    refused(&policy("{destination: web, type: Splitt}"), &["did you mean `Split`?"]);
     refused(
         &policy("{destination: web, type: Split, target: [{service: web, weight: 0}]}"),
         &["all weights are 0"],
     );
-    refused(
-        &policy("{destination: web, type: Retry, attempt: 2}"),
-        &["`attempts`"],
-    );
-    refused(
-        &policy("{destination: web, type: Retry, target: web}"),
-        &["Retry has no target"],
-    );
+    refused(&policy("{destination: web, type: Retry, attempt: 2}"), &["`attempts`"]);
+    refused(&policy("{destination: web, type: Retry, target: web}"), &["Retry has no target"]);
     refused(
         &policy("{destination: web, type: Mirror, percent: 101, target: web}"),
         &["percentage"],
     );
-    refused(
-        &policy("{destination: web, type: RateLimit, rate: 100}"),
-        &["quote"],
-    );
-    let small = good(&policy(
-        "{destination: web, type: Mirror, percent: 0.05, target: web}",
-    ));
+    refused(&policy("{destination: web, type: RateLimit, rate: 100}"), &["quote"]);
+    let small = good(&policy("{destination: web, type: Mirror, percent: 0.05, target: web}"));
     assert!(small[0].warnings[0].why.contains("less than one percent"));
-    let (plan, _) = plan(&policy(
-        "{destination: web, type: Balance, algorithm: random}",
-    ));
+    let (plan, _) = plan(&policy("{destination: web, type: Balance, algorithm: random}"));
     assert_eq!(plan.unsigned.len(), 1);
     let twice = "{name: p, trafficPolicy: {destination: web, type: Timeout, request: 1s}}";
     refused(
-        &document(
-            "TrafficManagement",
-            &format!("{{trafficPolicies: [{twice}, {twice}]}}"),
-        ),
+        &document("TrafficManagement", &format!("{{trafficPolicies: [{twice}, {twice}]}}")),
         &["same destination, port, type and match"],
     );
 }
@@ -871,22 +662,11 @@ fn traffic_policies_are_checked_and_not_applied() {
 #[test]
 fn access_policies_are_checked_and_not_applied() {
     let policy = |spec: &str| document("AccessPolicy", spec);
-    refused(
-        &policy("{destination: \"*\", action: deny}"),
-        &["write `default: deny`"],
-    );
-    refused(
-        &policy("{destination: web, action: allow, default: deny}"),
-        &["stands instead of"],
-    );
-    refused(
-        &policy("{destination: web}"),
-        &["spec.action: it is missing"],
-    );
+    refused(&policy("{destination: \"*\", action: deny}"), &["write `default: deny`"]);
+    refused(&policy("{destination: web, action: allow, default: deny}"), &["stands instead of"]);
+    refused(&policy("{destination: web}"), &["spec.action: it is missing"]);
     good(&policy("{destination: \"*/*\", default: deny}"));
-    good(&policy(
-        "{destination: \"*\", action: deny, from: [{outside: true}]}",
-    ));
+    good(&policy("{destination: \"*\", action: deny, from: [{outside: true}]}"));
 }
 
 proptest::proptest! {

@@ -77,10 +77,9 @@ impl fmt::Debug for Value {
             Self::Text(text) => text.fmt(f),
             Self::Secret(_) => f.write_str(REDACTED),
             Self::List(items) => f.debug_list().entries(items).finish(),
-            Self::Map(entries) => f
-                .debug_map()
-                .entries(entries.iter().map(|(key, node)| (&key.text, node)))
-                .finish(),
+            Self::Map(entries) => {
+                f.debug_map().entries(entries.iter().map(|(key, node)| (&key.text, node))).finish()
+            }
         }
     }
 }
@@ -110,9 +109,7 @@ impl Node {
         let Value::Map(entries) = &self.value else {
             return None;
         };
-        entries
-            .iter()
-            .find_map(|(found, node)| (found.text == key).then_some(node))
+        entries.iter().find_map(|(found, node)| (found.text == key).then_some(node))
     }
 
     /// Turns plain values of `keys` into secrets, wherever they stand.
@@ -141,10 +138,7 @@ impl Node {
             Value::Secret(text) => Value::Text(text.clone()),
             Value::List(items) => Value::List(items.iter().map(Self::revealed).collect()),
             Value::Map(entries) => Value::Map(
-                entries
-                    .iter()
-                    .map(|(key, node)| (key.clone(), node.revealed()))
-                    .collect(),
+                entries.iter().map(|(key, node)| (key.clone(), node.revealed())).collect(),
             ),
             other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_)) => {
                 other.clone()
@@ -171,13 +165,9 @@ impl Node {
                     .filter(|(_, node)| node.is_some())
                     .map(|(key, node)| {
                         let mut part = [0; 64];
-                        let halves = Hash::of(&[key.text.as_bytes()])
-                            .0
-                            .into_iter()
-                            .chain(node.hash().0);
-                        part.iter_mut()
-                            .zip(halves)
-                            .for_each(|(to, from)| *to = from);
+                        let halves =
+                            Hash::of(&[key.text.as_bytes()]).0.into_iter().chain(node.hash().0);
+                        part.iter_mut().zip(halves).for_each(|(to, from)| *to = from);
                         part
                     })
                     .collect();
@@ -202,16 +192,12 @@ impl Serialize for Node {
             Value::Secret(_) => serializer.serialize_str(REDACTED),
             Value::List(items) => {
                 let mut list = serializer.serialize_seq(Some(items.len()))?;
-                items
-                    .iter()
-                    .try_for_each(|item| list.serialize_element(item))?;
+                items.iter().try_for_each(|item| list.serialize_element(item))?;
                 list.end()
             }
             Value::Map(entries) => {
                 let mut map = serializer.serialize_map(Some(entries.len()))?;
-                entries
-                    .iter()
-                    .try_for_each(|(key, node)| map.serialize_entry(&key.text, node))?;
+                entries.iter().try_for_each(|(key, node)| map.serialize_entry(&key.text, node))?;
                 map.end()
             }
         }
@@ -220,11 +206,7 @@ impl Serialize for Node {
 
 /// The documents of a text. A text that is not YAML has one fault: where it stops being so.
 pub(crate) fn documents(source: &Source<'_>, text: &str) -> Result<Vec<Node>, Faults> {
-    let start = Position {
-        line: 1,
-        column: 1,
-        length: 1,
-    };
+    let start = Position { line: 1, column: 1, length: 1 };
     let fault = |at, why: String, fix: &str| {
         Faults(vec![Fault {
             place: source.place(at),
@@ -309,13 +291,7 @@ fn place(raw: Spanned<Raw>, text: &str) -> Node {
             let entry = |(key, value): (Spanned<String>, _)| {
                 let at = position(&key.referenced);
                 let text_of_key = key.value;
-                (
-                    Key {
-                        text: text_of_key,
-                        at,
-                    },
-                    place(value, text),
-                )
+                (Key { text: text_of_key, at }, place(value, text))
             };
             Value::Map(entries.into_iter().map(entry).collect())
         }
@@ -415,15 +391,10 @@ mod tests {
         let documents = read("a: 1\nb:\n- x\n- {c: 1.10, d: \"2\"}\n---\ne: no\n").unwrap();
         assert_eq!(documents.len(), 2);
         let list = documents[0].field("b").unwrap();
-        let Value::List(items) = &list.value else {
-            panic!("{list:?}")
-        };
+        let Value::List(items) = &list.value else { panic!("{list:?}") };
         let number = items[1].field("c").unwrap();
         assert_eq!(number.value, Value::Number("1.10".into()));
-        assert_eq!(
-            (number.at.line, number.at.column, number.at.length),
-            (4, 7, 4)
-        );
+        assert_eq!((number.at.line, number.at.column, number.at.length), (4, 7, 4));
         assert_eq!(items[1].field("d").unwrap().value, Value::Text("2".into()));
         let second = documents[1].field("e").unwrap();
         assert_eq!(second.value, Value::Text("no".into()));
@@ -454,10 +425,7 @@ mod tests {
     #[test]
     fn a_hash_is_of_content_alone() {
         let hash = |text: &str| read(text).unwrap()[0].hash();
-        assert_eq!(
-            hash("a: 1\nb: [x, y]\n"),
-            hash("# so\nb:\n  - x\n  - y\na: 1\n")
-        );
+        assert_eq!(hash("a: 1\nb: [x, y]\n"), hash("# so\nb:\n  - x\n  - y\na: 1\n"));
         assert_ne!(hash("b: [x, y]"), hash("b: [y, x]"));
         assert_ne!(hash("a: 1"), hash("a: \"1\""));
     }

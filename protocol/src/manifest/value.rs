@@ -25,17 +25,11 @@ pub struct InvalidValue {
 }
 
 pub(crate) fn invalid(why: impl Into<String>, fix: impl Into<String>) -> InvalidValue {
-    InvalidValue {
-        why: why.into(),
-        fix: fix.into(),
-    }
+    InvalidValue { why: why.into(), fix: fix.into() }
 }
 
 /// A label that stands in our own text.
-#[allow(
-    clippy::expect_used,
-    reason = "every caller passes a literal; a test reaches each"
-)]
+#[allow(clippy::expect_used, reason = "every caller passes a literal; a test reaches each")]
 pub(crate) fn word(text: &'static str) -> Label {
     Label::new(text).expect("a literal is a good label")
 }
@@ -132,10 +126,7 @@ impl FromStr for Rate {
             "h" => 3600,
             _ => return Err(bad()),
         };
-        Ok(Self {
-            count: count.trim().parse().map_err(|_| bad())?,
-            per: Duration::from_secs(per),
-        })
+        Ok(Self { count: count.trim().parse().map_err(|_| bad())?, per: Duration::from_secs(per) })
     }
 }
 
@@ -246,17 +237,12 @@ impl Secret {
                          write {{file: ...}}"
                     )
                 };
-                (
-                    env(name).ok_or_else(unset)?,
-                    format!("the environment variable {name}"),
-                )
+                (env(name).ok_or_else(unset)?, format!("the environment variable {name}"))
             }
         };
         let content = content.trim_end_matches(['\r', '\n']).to_owned();
         if content.is_empty() {
-            return Err(format!(
-                "{from} holds an empty secret; put the secret there"
-            ));
+            return Err(format!("{from} holds an empty secret; put the secret there"));
         }
         Ok(content)
     }
@@ -322,9 +308,7 @@ impl FromStr for HostAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix_path(path).map(Self::Unix);
         }
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() {
             return Ok(Self::Ip(ip.to_canonical()));
         }
@@ -332,9 +316,7 @@ impl FromStr for HostAddress {
             return Ok(Self::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         }
         let how = "write an IP address, a host name or `unix:/path`, the port in `port:`";
-        let digits = text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b':');
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b':');
         if digits || !is_host(text) {
             return Err(invalid(format!("`{text}` is not an address"), how));
         }
@@ -396,16 +378,10 @@ pub(crate) fn forbidden(address: &HostAddress) -> Option<&'static str> {
 /// 100.100.100.200 is Alibaba's, 168.63.129.16 Azure's, 192.0.0.192 Oracle's, fd00:ec2::254
 /// AWS's, fd20:ce::254 Google's; the others' lie in the link-local ranges.
 fn forbidden_ip(ip: IpAddr) -> Option<&'static str> {
-    let metadata = [
-        "100.100.100.200",
-        "168.63.129.16",
-        "192.0.0.192",
-        "fd00:ec2::254",
-        "fd20:ce::254",
-    ];
-    let is_metadata = metadata
-        .iter()
-        .any(|text| text.parse::<IpAddr>().is_ok_and(|known| known == ip));
+    let metadata =
+        ["100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"];
+    let is_metadata =
+        metadata.iter().any(|text| text.parse::<IpAddr>().is_ok_and(|known| known == ip));
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -496,19 +472,8 @@ mod tests {
     fn a_duration_needs_a_unit() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
-        assert_eq!(
-            duration("5").unwrap_err().why,
-            "the duration `5` has no unit"
-        );
-        for bad in [
-            "",
-            "s",
-            "-5s",
-            "1.5s",
-            "5 weeks",
-            "99999999999999999999s",
-            "400d",
-        ] {
+        assert_eq!(duration("5").unwrap_err().why, "the duration `5` has no unit");
+        for bad in ["", "s", "-5s", "1.5s", "5 weeks", "99999999999999999999s", "400d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
@@ -569,10 +534,7 @@ mod tests {
     fn a_secret_never_shows() {
         let secret = Secret::Inline("hunter2".into());
         assert!(!format!("{secret:?}").contains("hunter2"));
-        assert_eq!(
-            secret.read(|_| Err(String::new()), |_| None).unwrap(),
-            "hunter2"
-        );
+        assert_eq!(secret.read(|_| Err(String::new()), |_| None).unwrap(), "hunter2");
         let unset = Secret::Env("SKEIN_TOKEN".into());
         let error = unset.read(|_| Err(String::new()), |_| None).unwrap_err();
         assert!(error.contains("SKEIN_TOKEN is not set"), "{error}");
@@ -591,28 +553,14 @@ mod tests {
         ] {
             assert!(forbidden(&bad.parse().unwrap()).is_some(), "{bad}");
         }
-        for good in [
-            "10.0.0.1",
-            "127.0.0.1",
-            "unix:/run/a.sock",
-            "db.example.com",
-            "::1",
-        ] {
+        for good in ["10.0.0.1", "127.0.0.1", "unix:/run/a.sock", "db.example.com", "::1"] {
             assert!(forbidden(&good.parse().unwrap()).is_none(), "{good}");
         }
     }
 
     #[test]
     fn an_address_has_no_port_in_it() {
-        for bad in [
-            "10.0.0.1:80",
-            "10.0.0",
-            "",
-            "a b",
-            "unix:relative",
-            "unix:",
-            "-a.b",
-        ] {
+        for bad in ["10.0.0.1:80", "10.0.0", "", "a b", "unix:relative", "unix:", "-a.b"] {
             assert!(bad.parse::<HostAddress>().is_err(), "{bad}");
         }
     }

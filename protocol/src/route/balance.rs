@@ -305,9 +305,8 @@ fn is_usable(service: &ServiceView, key: &EndpointKey) -> bool {
 
 fn find<'a>(service: &'a ServiceView, key: &EndpointKey) -> Option<&'a Endpoint> {
     let wanted = (&key.node, &key.instance);
-    let found = service
-        .endpoints
-        .binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
+    let found =
+        service.endpoints.binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
     service.endpoints.get(found.ok()?)
 }
 
@@ -380,10 +379,8 @@ fn draw<'a, 'b, R: Rng + ?Sized>(
 
 /// The median of what is known: what an endpoint is held for that was never called.
 fn usual_latency(pool: &[&Candidate<'_>], learned: &Service, now: Tick) -> f64 {
-    let mut known: Vec<f64> = pool
-        .iter()
-        .filter_map(|one| learned.get(&one.key)?.seconds(now))
-        .collect();
+    let mut known: Vec<f64> =
+        pool.iter().filter_map(|one| learned.get(&one.key)?.seconds(now)).collect();
     known.sort_by(f64::total_cmp);
     let middle = known.get(known.len() / 2).copied();
     middle.unwrap_or_else(|| limits::LATENCY_FLOOR.as_secs_f64())

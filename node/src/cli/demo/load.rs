@@ -70,11 +70,7 @@ impl Tally {
     /// `demo-1 52, demo-2 48`.
     pub(super) fn instances(&self) -> String {
         let one = |(name, count): (&String, &u64)| format!("{name} {count}");
-        self.by_instance
-            .iter()
-            .map(one)
-            .collect::<Vec<_>>()
-            .join(", ")
+        self.by_instance.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -123,14 +119,9 @@ async fn exchange(entry: SocketAddr) -> Result<String> {
     let request = format!("GET / HTTP/1.1\r\nHost: {entry}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    (&mut stream)
-        .take(ANSWER_BYTES)
-        .read_to_end(&mut answer)
-        .await?;
+    (&mut stream).take(ANSWER_BYTES).read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
-    let whole = answer
-        .strip_prefix("HTTP/1.1 200")
-        .and_then(|rest| rest.split_once("\r\n\r\n"));
+    let whole = answer.strip_prefix("HTTP/1.1 200").and_then(|rest| rest.split_once("\r\n\r\n"));
     match whole {
         Some((_, body)) if body.ends_with('\n') => Ok(body.trim().to_owned()),
         _ if answer.is_empty() => bail!("closed without an answer"),
@@ -178,23 +169,10 @@ mod tests {
 
     #[test]
     fn tallies_add_up_and_percentiles_are_of_all() {
-        let mut a = Tally {
-            sent: 3,
-            failed: 1,
-            times: vec![10, 30],
-            ..Tally::default()
-        };
-        a.add(Tally {
-            sent: 2,
-            times: vec![20, 40],
-            why: Some("x".into()),
-            ..Tally::default()
-        });
+        let mut a = Tally { sent: 3, failed: 1, times: vec![10, 30], ..Tally::default() };
+        a.add(Tally { sent: 2, times: vec![20, 40], why: Some("x".into()), ..Tally::default() });
         assert_eq!((a.sent, a.failed), (5, 1));
-        assert_eq!(
-            (a.percentile(0), a.percentile(50), a.percentile(100)),
-            (10, 20, 40)
-        );
+        assert_eq!((a.percentile(0), a.percentile(50), a.percentile(100)), (10, 20, 40));
         assert_eq!(Tally::default().percentile(99), 0);
     }
 }

@@ -79,10 +79,7 @@ async fn play(args: &DemoArgs, console: &mut Console<'_>) -> Result<Exit> {
         report = tour::tour(&mut stage, &mut tell) => report,
     };
     if !report.ok {
-        console.say(&format!(
-            "what the agents said last:\n{}",
-            stage.log_tails()
-        ));
+        console.say(&format!("what the agents said last:\n{}", stage.log_tails()));
     }
     closing(&report, console)?;
     if report.ok && !args.once {
@@ -116,11 +113,7 @@ fn opening(args: &DemoArgs, stage: &Stage, console: &mut Console<'_>) -> Result<
 fn row(step: &Step) -> String {
     let mark = if step.ok { "ok" } else { "!!" };
     let took = millis(step.took_ms);
-    format!(
-        "{mark}  {:<14} {took:>8}  {}",
-        step.name,
-        clean(&step.detail)
-    )
+    format!("{mark}  {:<14} {took:>8}  {}", step.name, clean(&step.detail))
 }
 
 /// A report for scripts; for people its last line.

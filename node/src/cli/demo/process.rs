@@ -38,11 +38,7 @@ impl Starter {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let mut pipe = watchdog.stdin.take().context("the watchdog has no pipe")?;
         writeln!(pipe, "{}", files.display())?;
-        Ok(Self {
-            program,
-            watchdog,
-            pipe: Some(pipe),
-        })
+        Ok(Self { program, watchdog, pipe: Some(pipe) })
     }
 
     /// Starts a process that runs until it is killed; what it prints goes to `log`.
@@ -63,11 +59,7 @@ impl Starter {
             writeln!(pipe, "{}", process.id())?;
         }
         let stdin = process.stdin.take();
-        Ok(Child {
-            process,
-            group,
-            _stdin: stdin,
-        })
+        Ok(Child { process, group, _stdin: stdin })
     }
 
     /// Kills a process and all that it started (SIGKILL), and waits for its end.
@@ -101,12 +93,7 @@ impl Starter {
         let mut command = Command::new(&self.program);
         command.args(arguments);
         // What this user has set for another mesh must not reach into the demo.
-        for variable in [
-            "SKEIN_DIR",
-            "SKEIN_TOKEN",
-            "SKEIN_OPERATOR_KEY",
-            "SKEIN_LOG",
-        ] {
+        for variable in ["SKEIN_DIR", "SKEIN_TOKEN", "SKEIN_OPERATOR_KEY", "SKEIN_LOG"] {
             command.env_remove(variable);
         }
         command
@@ -237,10 +224,7 @@ mod tests {
         drop(starter);
         let told = std::fs::read_to_string(dir.path().join("told")).unwrap();
         let files = dir.path().display();
-        assert_eq!(
-            told,
-            format!("{files}\n{0}\n{1}\n-{0}\ndone\n", ids[0], ids[1])
-        );
+        assert_eq!(told, format!("{files}\n{0}\n{1}\n-{0}\ndone\n", ids[0], ids[1]));
     }
 
     #[tokio::test]
@@ -255,16 +239,8 @@ mod tests {
 
     #[test]
     fn the_watchdog_kills_only_what_was_left() {
-        let lines = |text: &str| {
-            text.lines()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-                .into_iter()
-        };
-        assert_eq!(
-            left_over(lines("10\n20\n-10\n")),
-            Some(BTreeSet::from([20]))
-        );
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
+        assert_eq!(left_over(lines("10\n20\n-10\n")), Some(BTreeSet::from([20])));
         assert_eq!(left_over(lines("10\n20\ndone\n")), None);
         assert_eq!(left_over(lines("")), Some(BTreeSet::new()));
     }
@@ -272,13 +248,7 @@ mod tests {
     #[test]
     fn the_watchdog_deletes_only_what_the_demo_made() {
         assert!(is_ours(Path::new("/tmp/skein-demo-x1")));
-        for other in [
-            "/",
-            "/tmp",
-            "skein-demo-x",
-            "/tmp/skein-demo-x/..",
-            "/home/ann",
-        ] {
+        for other in ["/", "/tmp", "skein-demo-x", "/tmp/skein-demo-x/..", "/home/ann"] {
             assert!(!is_ours(Path::new(other)), "{other}");
         }
     }

@@ -47,9 +47,7 @@ async fn answer(stream: TcpStream, name: String) {
         async { Ok::<_, Infallible>(Response::new(body)) }
     });
     // A caller that goes away is its own matter.
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn echo(stream: TcpStream) {

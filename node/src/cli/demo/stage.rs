@@ -58,11 +58,7 @@ impl Node {
     pub(super) fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(LOG_LINES).collect();
-        lines
-            .into_iter()
-            .rev()
-            .map(|l| format!("  {}: {l}\n", self.name))
-            .collect()
+        lines.into_iter().rev().map(|l| format!("  {}: {l}\n", self.name)).collect()
     }
 }
 
@@ -82,22 +78,11 @@ impl Stage {
         let mut nodes = Vec::new();
         for (number, ip) in addresses.into_iter().enumerate() {
             let name = format!("demo-{}", number + 1);
-            let node = Node {
-                dir: dir.join(&name),
-                name,
-                ip,
-                agent: None,
-                web: None,
-                echo: None,
-            };
+            let node = Node { dir: dir.join(&name), name, ip, agent: None, web: None, echo: None };
             write_files(&node, number + 1 == usize::from(agents))?;
             nodes.push(node);
         }
-        Ok(Self {
-            nodes,
-            starter,
-            dir: dir.to_owned(),
-        })
+        Ok(Self { nodes, starter, dir: dir.to_owned() })
     }
 
     /// The agents that serve: all but the last.
@@ -157,16 +142,10 @@ impl Stage {
             )
         };
         if node.web.is_none() {
-            node.web = Some(
-                self.starter
-                    .start(&arguments("demo-http", WEB_PROCESS), &log)?,
-            );
+            node.web = Some(self.starter.start(&arguments("demo-http", WEB_PROCESS), &log)?);
         }
         if node.echo.is_none() {
-            node.echo = Some(
-                self.starter
-                    .start(&arguments("demo-tcp", ECHO_PROCESS), &log)?,
-            );
+            node.echo = Some(self.starter.start(&arguments("demo-tcp", ECHO_PROCESS), &log)?);
         }
         Ok(())
     }
@@ -208,11 +187,8 @@ pub(super) fn mesh_address(ip: Ipv4Addr) -> String {
 
 /// Addresses 127.0.0.N, from 11 on, on which every port of the demo is free.
 fn free_addresses(count: usize) -> Result<Vec<Ipv4Addr>> {
-    let free: Vec<Ipv4Addr> = (11..=120)
-        .map(|last| Ipv4Addr::new(127, 0, 0, last))
-        .filter(is_free)
-        .take(count)
-        .collect();
+    let free: Vec<Ipv4Addr> =
+        (11..=120).map(|last| Ipv4Addr::new(127, 0, 0, last)).filter(is_free).take(count).collect();
     if free.len() < count {
         bail!(
             "only {} of {count} loopback addresses from 127.0.0.11 to 127.0.0.120 have the ports \
@@ -228,9 +204,7 @@ fn is_free(ip: &Ipv4Addr) -> bool {
     let own = [WEB_HERE, ECHO_HERE, WEB_PROCESS, ECHO_PROCESS];
     let mut ports = AGENT_PORTS.into_iter().chain(own);
     ports.all(|port| TcpListener::bind((*ip, port)).is_ok())
-        && AGENT_PORTS
-            .iter()
-            .all(|port| UdpSocket::bind((*ip, *port)).is_ok())
+        && AGENT_PORTS.iter().all(|port| UdpSocket::bind((*ip, *port)).is_ok())
 }
 
 fn write_files(node: &Node, calls: bool) -> Result<()> {
@@ -259,14 +233,7 @@ struct Service {
 
 impl Service {
     fn registry(&self, ip: Ipv4Addr) -> String {
-        let Self {
-            name,
-            protocol,
-            check,
-            port,
-            process,
-            ..
-        } = self;
+        let Self { name, protocol, check, port, process, .. } = self;
         format!(
             "# This host serves demo/{name}: a process at {ip}:{process}.\n\
              apiVersion: skein/v1\n\
@@ -284,13 +251,7 @@ impl Service {
     }
 
     fn discovery(&self) -> String {
-        let Self {
-            name,
-            protocol,
-            port,
-            here,
-            ..
-        } = self;
+        let Self { name, protocol, port, here, .. } = self;
         format!(
             "# This host uses demo/{name}: what dials port {here} here is carried to an instance.\n\
              apiVersion: skein/v1\n\

@@ -85,11 +85,7 @@ const ACTS: [(Act, &str); 8] = [
 
 /// Takes the tour. `tell` hears of each step as it ends.
 pub(super) async fn tour(stage: &mut Stage, tell: &mut dyn FnMut(&Step)) -> Report {
-    let mut tour = Tour {
-        stage,
-        all: Tally::default(),
-        first_token: None,
-    };
+    let mut tour = Tour { stage, all: Tally::default(), first_token: None };
     let mut steps = Vec::new();
     let mut ok = true;
     for (act, name) in ACTS {
@@ -175,14 +171,9 @@ impl Tour<'_> {
         self.stage.start_agent(FIRST, None)?;
         self.stage.start_services(FIRST)?;
         let node = self.stage.node(FIRST)?;
-        let status: Status = until("the first agent answers", async || {
-            node.get("/v1/status").await
-        })
-        .await?;
-        Ok(format!(
-            "mesh {} with its first agent {} at {}",
-            status.mesh, node.name, node.ip
-        ))
+        let status: Status =
+            until("the first agent answers", async || node.get("/v1/status").await).await?;
+        Ok(format!("mesh {} with its first agent {} at {}", status.mesh, node.name, node.ip))
     }
 
     async fn join(&mut self) -> Result<String> {
@@ -218,14 +209,9 @@ impl Tour<'_> {
                 self.stage.start_services(number)?;
             }
         }
-        let took = self
-            .all_see("all agents see all others alive", "alive", None)
-            .await?;
+        let took = self.all_see("all agents see all others alive", "alive", None).await?;
         let count = self.stage.nodes.len();
-        Ok(format!(
-            "{count} agents, each sees all alive {} ms after the last start",
-            millis(took)
-        ))
+        Ok(format!("{count} agents, each sees all alive {} ms after the last start", millis(took)))
     }
 
     async fn make_token(&self) -> Result<String> {
@@ -265,9 +251,7 @@ impl Tour<'_> {
         }
         let name = &self.stage.calling()?.name;
         let took = millis(started.elapsed());
-        Ok(format!(
-            "{name} sees demo/web and demo/echo, {count} instances each, after {took} ms"
-        ))
+        Ok(format!("{name} sees demo/web and demo/echo, {count} instances each, after {took} ms"))
     }
 
     async fn call(&mut self) -> Result<String> {
@@ -276,13 +260,8 @@ impl Tour<'_> {
         no_failure(&tally)?;
         let instances = tally.by_instance.len();
         ensure!(instances >= 2, "all calls went to {}", tally.instances());
-        load::echo(self.stage.entry(ECHO_HERE)?)
-            .await
-            .context("demo/echo")?;
-        Ok(format!(
-            "{CALLS} HTTP calls: {}; 10 kB echoed over TCP",
-            tally.instances()
-        ))
+        load::echo(self.stage.entry(ECHO_HERE)?).await.context("demo/echo")?;
+        Ok(format!("{CALLS} HTTP calls: {}; 10 kB echoed over TCP", tally.instances()))
     }
 
     async fn kill_instance(&mut self) -> Result<String> {
@@ -326,11 +305,8 @@ impl Tour<'_> {
         self.stage.start_agent(SECOND, None)?;
         let name = self.stage.node(SECOND)?.name.clone();
         let back = async {
-            let took = self
-                .all_see("all see the agent alive again", "alive", None)
-                .await?;
-            self.endpoint("its instance is usable again", &name, true)
-                .await?;
+            let took = self.all_see("all see the agent alive again", "alive", None).await?;
+            self.endpoint("its instance is usable again", &name, true).await?;
             Ok(took)
         };
         let (took, tally) = under_load(self.stage.entry(WEB_HERE)?, back).await;
@@ -351,8 +327,7 @@ impl Tour<'_> {
         let drained = async {
             let started = Instant::now();
             self.stage.starter.run(line.to_vec()).await?;
-            self.endpoint("the drained instance is left out", &name, false)
-                .await?;
+            self.endpoint("the drained instance is left out", &name, false).await?;
             Ok(started.elapsed())
         };
         let (took, tally) = under_load(self.stage.entry(WEB_HERE)?, drained).await;
@@ -372,18 +347,12 @@ impl Tour<'_> {
         let tally = load::some(self.stage.entry(WEB_HERE)?, CALLS).await;
         self.all.add(tally.clone());
         no_failure(&tally)?;
-        ensure!(
-            !tally.by_instance.contains_key(name),
-            "{name} still gets calls"
-        );
+        ensure!(!tally.by_instance.contains_key(name), "{name} still gets calls");
         Ok(format!("{CALLS} calls to {}", tally.instances()))
     }
 
     async fn service(&self, name: &str) -> Result<ServiceDetail> {
-        self.stage
-            .calling()?
-            .get(&format!("/v1/services/{name}"))
-            .await
+        self.stage.calling()?.get(&format!("/v1/services/{name}")).await
     }
 
     /// Waits until the calling agent uses, or no longer uses, the web instance of a node.
@@ -417,16 +386,8 @@ impl Tour<'_> {
 async fn sees(node: &Node, subject: Option<&Node>, state: &str, wanted: usize) -> Result<()> {
     let members: Vec<Member> = node.get("/v1/members").await?;
     let meant = |m: &&Member| subject.is_none_or(|subject| m.name == subject.name);
-    let count = members
-        .iter()
-        .filter(meant)
-        .filter(|m| m.state == state)
-        .count();
-    ensure!(
-        count == wanted,
-        "{} sees {count} of {wanted} {state}",
-        node.name
-    );
+    let count = members.iter().filter(meant).filter(|m| m.state == state).count();
+    ensure!(count == wanted, "{} sees {count} of {wanted} {state}", node.name);
     Ok(())
 }
 
@@ -437,12 +398,7 @@ fn is_usable(endpoint: &EndpointInfo) -> bool {
 /// No call may fail.
 fn no_failure(tally: &Tally) -> Result<()> {
     let why = tally.why.as_deref().unwrap_or_default();
-    ensure!(
-        tally.failed == 0,
-        "{} of {} calls failed: {why}",
-        tally.failed,
-        tally.sent
-    );
+    ensure!(tally.failed == 0, "{} of {} calls failed: {why}", tally.failed, tally.sent);
     ensure!(tally.sent > 0, "no call was made");
     Ok(())
 }
@@ -451,12 +407,7 @@ fn no_failure(tally: &Tally) -> Result<()> {
 fn few_failures(tally: &Tally) -> Result<()> {
     let why = tally.why.as_deref().unwrap_or_default();
     let few = tally.failed <= load::WORKERS;
-    ensure!(
-        few,
-        "{} of {} calls failed: {why}",
-        tally.failed,
-        tally.sent
-    );
+    ensure!(few, "{} of {} calls failed: {why}", tally.failed, tally.sent);
     Ok(())
 }
 
@@ -490,12 +441,8 @@ async fn until<T>(what: &str, mut holds: impl AsyncFnMut() -> Result<T>) -> Resu
 
 fn write_secret(path: &Path, secret: &str) -> Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     Ok(file.write_all(secret.as_bytes())?)
 }
 
@@ -519,18 +466,8 @@ mod tests {
         let report = Report {
             ok: true,
             agents: 3,
-            steps: vec![Step {
-                name: "start".into(),
-                ok: true,
-                took_ms: 5,
-                detail: "d".into(),
-            }],
-            requests: Requests {
-                sent: 2,
-                failed: 0,
-                p50_us: 3,
-                p99_us: 4,
-            },
+            steps: vec![Step { name: "start".into(), ok: true, took_ms: 5, detail: "d".into() }],
+            requests: Requests { sent: 2, failed: 0, p50_us: 3, p99_us: 4 },
         };
         assert_eq!(
             serde_json::to_string(&report).unwrap(),

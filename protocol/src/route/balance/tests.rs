@@ -105,8 +105,7 @@ impl Bench {
         let key = service.endpoints[usize::from(number - 1)].key();
         let states = self.balancer.services.entry(service.name.clone());
         states.or_default().entry(key.clone()).or_default().boot = 1;
-        self.balancer
-            .report(self.now, service, &key, outcome, &mut self.rng)
+        self.balancer.report(self.now, service, &key, outcome, &mut self.rng)
     }
 
     fn out(&self, service: &ServiceView) -> usize {
