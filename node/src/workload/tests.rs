@@ -1,3 +1,5 @@
+//! What the workload promises, on real files, sockets and processes.
+
 use std::{fs, time::Duration};
 
 use skein_protocol::record::node::{Health, InstanceId};

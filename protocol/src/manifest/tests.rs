@@ -1,3 +1,5 @@
+//! The manifest language: what is taken, what is refused, and with which words.
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{

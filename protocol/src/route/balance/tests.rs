@@ -1,3 +1,5 @@
+//! Balancing: what is chosen over many choices, and what never is.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -5,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    name::{Locality, NodeKey},
+    name::{Hash, Locality, NodeKey},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
     route::{Subset, Tried},
     view::{Liveness, NodeView},
@@ -26,6 +28,7 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             boot: 1,
             gossip_generation: 1,
             sequence: 1,
+            hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
         }),
@@ -343,9 +346,9 @@ fn empty(bench: &Bench) -> View {
         number: 1,
         me: ME,
         locality: bench.here.clone(),
-        records_root: crate::name::Hash([0; 32]),
-        revocation_root: crate::name::Hash([0; 32]),
-        policy_root: crate::name::Hash([0; 32]),
+        records_root: Hash([0; 32]),
+        revocation_root: Hash([0; 32]),
+        policy_root: Hash([0; 32]),
         nodes: BTreeMap::new(),
         services: BTreeMap::new(),
     }
