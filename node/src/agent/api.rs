@@ -88,7 +88,7 @@ impl Agent {
             u32::try_from(up).unwrap_or(u32::MAX)
         };
         loop {
-            let on = self.driver.agreeing().await;
+            let on = self.driver.agreeing().await.records;
             let of = alive(self);
             let took = self.clock.now().tick.since(start);
             if on >= of || took >= wait {
@@ -313,7 +313,10 @@ fn no_issuer(agent: &Agent) -> ApiError {
 
 impl AgentApi for Agent {
     fn status(&self) -> Reply<'_, Status> {
-        Box::pin(async { Ok(self.show_status(&self.mesh_name())) })
+        Box::pin(async {
+            let agreeing = self.driver.agreeing().await;
+            Ok(self.show_status(&self.mesh_name(), agreeing.policy))
+        })
     }
 
     fn members(&self) -> Reply<'_, Vec<Member>> {
@@ -411,7 +414,6 @@ impl AgentApi for Agent {
                             kind: name.to_string(),
                             status: health_word(state.health).to_owned(),
                             output: state.output.clone(),
-                            age_ms: None,
                         })
                         .collect(),
                 }
@@ -434,7 +436,6 @@ impl AgentApi for Agent {
                 document: Self::document(owned),
                 instances: instances.collect(),
                 listeners: shown.collect(),
-                events: Vec::new(),
             })
         })
     }

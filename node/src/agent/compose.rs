@@ -30,6 +30,9 @@ use crate::{
     workload::Snapshot,
 };
 
+/// The subject of what documents ask for and this version does not do.
+pub(super) const NOT_DONE: &str = "not in this version";
+
 /// See the module.
 pub(super) struct Composer {
     pub(super) agent: Arc<Agent>,
@@ -124,6 +127,7 @@ impl Composer {
         let bind = self.agent.settings.bind;
         let (mut wanted, waiting) = local::listeners(&snapshot, &view, bind, &self.identity.grant);
         self.agent.problems.set_all("discovery", waiting);
+        self.agent.problems.set_all(NOT_DONE, local::not_done(&snapshot));
         let mut refused = Vec::new();
         let asked = self.agent.bound.borrow().clone();
         let occupied = if asked.is_empty() { Occupied::default() } else { occupied(&snapshot) };

@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::FutureExt;
 use skein_protocol::{
+    clock::Tick,
     name::{Hash, Label, MeshId, NodeKey},
     store::Head,
     trust::{CloseCode, VerifiedChain, admit::Alpn},
@@ -28,7 +29,7 @@ use tokio::{
 
 use super::{identity, show::Agent};
 use crate::{
-    clock::wall,
+    clock::{Clock, wall},
     driver::{self, ControlLink},
     keys::Expect,
     link::{
@@ -49,6 +50,8 @@ pub(crate) struct DataLink {
     pub(crate) remote: std::net::SocketAddr,
     /// Whether this agent dialled.
     pub(crate) dialled: bool,
+    /// When it came up.
+    pub(crate) opened: Tick,
     /// The peer's boot: a later one is another process, and this link leads nowhere.
     pub(crate) boot: u64,
 }
@@ -65,6 +68,7 @@ struct Inner {
     mesh: MeshId,
     boot: u64,
     view: watch::Receiver<Arc<View>>,
+    clock: Clock,
     runtime: Handle,
     /// A lock each, so that a dial holds up only who waits for the same peer.
     slots: Mutex<BTreeMap<NodeKey, Slot>>,
@@ -91,7 +95,7 @@ impl DataLinks {
         network: Label,
         (mesh, boot): (MeshId, u64),
         view: watch::Receiver<Arc<View>>,
-        runtime: Handle,
+        (clock, runtime): (Clock, Handle),
     ) -> Self {
         Self(Arc::new(Inner {
             endpoint,
@@ -99,6 +103,7 @@ impl DataLinks {
             mesh,
             boot,
             view,
+            clock,
             runtime,
             slots: Mutex::default(),
             open: watch::channel(Arc::default()).0,
@@ -235,6 +240,7 @@ impl DataLinks {
             chain: Arc::new(verified.clone()),
             remote: link.remote,
             dialled: link.dialled,
+            opened: self.0.clock.now().tick,
             boot,
         };
         let number = self.0.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -93,7 +93,7 @@ impl Observer for Observe {
             detail: connection.detail.clone(),
             bytes_in: connection.up,
             bytes_out: connection.down,
-            connect_us: 0,
+            connect_us: u64::try_from(connection.connected.as_micros()).unwrap_or(u64::MAX),
             took_ms: millis(connection.duration),
             tries: u8::try_from(connection.tries).unwrap_or(u8::MAX),
         };
@@ -169,20 +169,26 @@ fn tell(agent: &Agent, event: Event) {
         }
         Event::RevocationRefused(why) => tracing::warn!(why, "a revocation was not taken"),
         Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
+        Event::Published => {
+            agent.problems.set("registration", None);
+            agent.problems.set("disk", None);
+        }
         Event::DiskFailed(why) => agent
             .problems
             .set("disk", Some(format!("the state cannot be written: {why}; what needs it waits"))),
         Event::Late(by) => {
             tracing::warn!(late_ms = by.as_millis(), "this agent was not run for a while");
         }
-        Event::ClockSkew(node, apart) => agent.problems.set(
-            "clock",
-            Some(format!(
-                "the clocks of this host and {} are {} s apart: set them right (NTP)",
-                name(&node),
-                apart.as_secs()
-            )),
-        ),
+        Event::ClockSkew(node, apart) => {
+            let text = |by: Duration| {
+                format!(
+                    "the clocks of this host and {} are {} s apart: set them right (NTP)",
+                    name(&node),
+                    by.as_secs()
+                )
+            };
+            agent.problems.set(&format!("clock of {}", name(&node)), apart.map(text));
+        }
     }
 }
 

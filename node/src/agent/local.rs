@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use skein_protocol::{
     engine::Local,
     manifest::{
-        kinds::Listen,
+        kinds::{Capture, Listen, Transport},
         plan::Usage,
         value::{self, TargetAddress},
     },
     name::ServiceName,
-    record::node::{Address, Addresses, Health, HeldIssuer, Host, Instances, NodeState, TokenUses},
+    record::node::{
+        Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, TokenUses,
+    },
     route::{self, ImagePattern, PortRef, Subset, ZonePattern},
     trust::Grant,
     view::View,
@@ -50,7 +52,8 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
     host.state = phase.state;
     host.gossip_generation = phase.gossip_generation;
     let left = phase.state == NodeState::Left;
-    let instances = if left { Vec::new() } else { snapshot.instances() };
+    let mut instances = if left { Vec::new() } else { snapshot.instances() };
+    instances.retain(|instance| !needs_tls(snapshot, &instance.id));
     Local {
         host,
         addresses: Addresses(base.addresses.clone()),
@@ -63,7 +66,11 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
 /// What the proxy serves to peers.
 pub fn serve(me: &PeerIdentity, boot: u64, phase: &Phase, snapshot: &Snapshot) -> LocalServices {
     let mut instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>> = BTreeMap::new();
-    for (_, planned) in snapshot.plan.instances() {
+    for (registration, planned) in snapshot.plan.instances() {
+        if registration.tls.is_some() {
+            // It is to be spoken TLS to, which this version cannot: never plaintext instead.
+            continue;
+        }
         let health = snapshot.health.get(&planned.id).map(|found| found.health);
         let aside = matches!(health, Some(Health::Maintenance | Health::Draining));
         for (port, target) in &planned.targets {
@@ -107,6 +114,13 @@ pub fn listeners(
                  they will be denied"
             ));
         }
+        if usage.allow.is_some() {
+            waiting.push(format!(
+                "{name}: not opened, since `allow` cannot be enforced by this version; leave it \
+                 out to let every local process connect"
+            ));
+            continue;
+        }
         let spec = ListenerSpec {
             name,
             service: service.clone(),
@@ -126,6 +140,38 @@ pub fn listeners(
         wanted.insert(place, Arc::new(spec));
     }
     (Listeners(wanted), waiting)
+}
+
+fn needs_tls(snapshot: &Snapshot, id: &InstanceId) -> bool {
+    let mut all = snapshot.plan.instances();
+    all.any(|(registration, planned)| planned.id == *id && registration.tls.is_some())
+}
+
+/// What the documents ask for and this version does not do. Nothing of it is passed over in
+/// silence.
+pub fn not_done(snapshot: &Snapshot) -> Vec<String> {
+    let mesh = &snapshot.plan.mesh;
+    let mut all = Vec::new();
+    let effect = |what: &str| format!("{what} is not part of this version and has no effect");
+    let mut say = |asked: bool, what: &str| all.extend(asked.then(|| effect(what)));
+    say(mesh.gateway.is_some(), "meshConfig.gateway");
+    say(!mesh.dns_forward.is_empty(), "meshConfig.dnsForward");
+    say(mesh.transport == Transport::Tcp, "meshConfig.transport: tcp");
+    say(mesh.capture == Capture::Redirect, "meshConfig.capture: redirect");
+    say(mesh.traffic_policy.is_some(), "meshConfig.trafficPolicy");
+    for registration in &snapshot.plan.registrations {
+        let name = &registration.document;
+        if registration.workload.is_some() {
+            all.push(effect(&format!("`workload` of {name}")));
+        }
+        if registration.tls.is_some() {
+            all.push(format!(
+                "{name} is not served: `tls` to an external endpoint is not part of this version, \
+                 and plaintext is not sent in its place"
+            ));
+        }
+    }
+    all
 }
 
 fn port_ref(port: &value::PortRef) -> PortRef {

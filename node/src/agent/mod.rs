@@ -222,7 +222,7 @@ impl Running {
             settings.network.clone(),
             (keys.roots.mesh, remembered.boot),
             shown.view.clone(),
-            main.clone(),
+            (clock, main.clone()),
         );
         let identity = PeerIdentity { key: me, grant: grant.clone() };
         let serves = local::serve(&identity, remembered.boot, &phase, &first);

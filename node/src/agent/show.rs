@@ -1,9 +1,9 @@
 //! What the agent knows, gathered for people: the reading side of the API.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use skein_protocol::{
-    clock::Wall,
+    clock::{Tick, Wall, millis},
     name::{NodeKey, ServiceName},
     record::node::{Health, NodeState, Protocol, ServicePort},
     trust::Roots,
@@ -12,7 +12,8 @@ use skein_protocol::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    data::DataLinks, events::Problems, identity::Tokens, local::Phase, settings::Settings,
+    compose::NOT_DONE, data::DataLinks, events::Problems, identity::Tokens, local::Phase,
+    settings::Settings,
 };
 use crate::{
     api::{
@@ -63,7 +64,7 @@ pub(crate) struct Agent {
 }
 
 /// Below this a certificate that does not renew is a problem.
-const CERTIFICATE_NEAR: std::time::Duration = std::time::Duration::from_secs(3 * 86_400);
+const CERTIFICATE_NEAR: Duration = Duration::from_secs(3 * 86_400);
 
 impl Agent {
     /// A node's name, or its short id where no record of it is held.
@@ -77,7 +78,16 @@ impl Agent {
         Arc::clone(&self.view.borrow())
     }
 
-    pub(super) fn show_status(&self, mesh_name: &str) -> Status {
+    /// For how long no peer has confirmed or changed what this agent believes. An agent that
+    /// knows nobody else believes itself.
+    pub(super) fn view_age(&self) -> Duration {
+        let alone = self.view.borrow().nodes.len() < 2;
+        let now = self.clock.now().tick;
+        let newest = self.links.borrow().values().map(LinkView::heard).max();
+        if alone { Duration::ZERO } else { now.since(newest.unwrap_or_default()) }
+    }
+
+    pub(super) fn show_status(&self, mesh_name: &str, agreeing: u32) -> Status {
         let view = self.view();
         let own = view.nodes.get(&self.me);
         let count = |state| count(view.nodes.values().filter(|n| n.liveness == state).count());
@@ -102,12 +112,16 @@ impl Agent {
                 left: count(Liveness::Left),
             },
             view: ViewStatus {
-                age_ms: 0,
+                age_ms: millis(self.view_age()),
                 services: self::count(view.services.len()),
                 endpoints: self::count(endpoints),
                 root: view.records_root.to_string(),
             },
-            policy: PolicyStatus { root: view.policy_root.to_string(), agreeing: alive, of: alive },
+            policy: PolicyStatus {
+                root: view.policy_root.to_string(),
+                agreeing: agreeing.min(alive),
+                of: alive,
+            },
             issuers: self::count(issuers),
             version: super::VERSION.to_owned(),
             problems: self.show_problems(issuers),
@@ -123,7 +137,8 @@ impl Agent {
         };
         let mut all = Vec::new();
         for (subject, texts) in self.problems.all() {
-            all.extend(texts.into_iter().map(|text| problem(&subject, "error", text)));
+            let severity = if subject == NOT_DONE { "warning" } else { "error" };
+            all.extend(texts.into_iter().map(|text| problem(&subject, severity, text)));
         }
         for found in &self.workload.snapshot.borrow().problems {
             let severity = match found.severity {
@@ -159,6 +174,7 @@ impl Agent {
     }
 
     pub(super) fn show_members(&self) -> Vec<Member> {
+        let now = self.clock.now().tick;
         let view = self.view();
         let links = Arc::clone(&self.links.borrow());
         let mut members: Vec<Member> = view
@@ -175,7 +191,7 @@ impl Agent {
                     rtt_ms: link.map(|link| link.mux.stats().rtt.as_secs_f64() * 1000.0),
                     version: node.version.clone(),
                     policy_root: view.policy_root.to_string(),
-                    last_heard_ms: None,
+                    last_heard_ms: link.map(|link| millis(now.since(link.heard()))),
                     reach: reach(node, self.me, link.is_some()).to_owned(),
                 }
             })
@@ -255,8 +271,10 @@ impl Agent {
                      role: &str,
                      remote: SocketAddr,
                      dialled: bool,
+                     opened: Tick,
                      mux: &dyn crate::link::mux::Mux| {
             let stats = mux.stats();
+            let now = self.clock.now().tick;
             Link {
                 id: peer.short().to_string(),
                 name: self.name_of(peer),
@@ -265,26 +283,23 @@ impl Agent {
                 transport: stats.transport.to_owned(),
                 address: remote.to_string(),
                 rtt_ms: Some(stats.rtt.as_secs_f64() * 1000.0),
-                age_ms: 0,
-                streams: 0,
+                age_ms: millis(now.since(opened)),
                 bytes_sent: stats.bytes_sent,
                 bytes_received: stats.bytes_received,
                 lost: stats.lost,
                 mtu: stats.mtu,
-                blame: 0,
             }
         };
         let control = Arc::clone(&self.links.borrow());
         let mut all: Vec<Link> = control
             .values()
-            .map(|link| stats(&link.peer, "control", link.remote, link.dialled, &*link.mux))
+            .map(|link| {
+                stats(&link.peer, "control", link.remote, link.dialled, link.opened, &*link.mux)
+            })
             .collect();
-        all.extend(
-            self.data
-                .open()
-                .iter()
-                .map(|link| stats(&link.chain.key, "data", link.remote, link.dialled, &*link.mux)),
-        );
+        all.extend(self.data.open().iter().map(|link| {
+            stats(&link.chain.key, "data", link.remote, link.dialled, link.opened, &*link.mux)
+        }));
         all.sort_by(|a, b| (&a.name, &a.role).cmp(&(&b.name, &b.role)));
         all
     }
@@ -292,24 +307,47 @@ impl Agent {
     pub(super) fn show_certs(&self) -> Vec<Certificate> {
         let Some(own) = self.credentials.own() else { return Vec::new() };
         let verified = &own.verified;
-        let now = wall();
-        vec![Certificate {
-            kind: "node".to_owned(),
-            name: verified.grant.name.to_string(),
-            id: self.me.short().to_string(),
-            serial: String::new(),
-            not_before: rfc3339(verified.not_before),
-            not_after: rfc3339(verified.not_after),
-            seconds_left: seconds_left(verified.not_after, now),
-            services: verified.grant.services.iter().map(ToString::to_string).collect(),
-            path: self.settings.files.chain.display().to_string(),
-            problem: (verified.not_after < now).then(|| "it has ended".to_owned()),
-        }]
+        let services = verified.grant.services.iter().map(ToString::to_string).collect();
+        let name = verified.grant.name.to_string();
+        let node = certificate("node", &own.chain.leaf, &name, &self.settings.files.chain);
+        let mut all = vec![Certificate { services, ..node }];
+        if let Some(issuer) = &self.issuer {
+            let path = self.files.issuer_certificate();
+            all.push(certificate("issuer", issuer.certificate(), &name, &path));
+        }
+        let roots = self.credentials.trust().map(|trust| trust.roots.roots.clone());
+        for der in roots.unwrap_or_default().values() {
+            let mesh = skein_protocol::trust::certificate::mesh_name(der).unwrap_or_default();
+            all.push(certificate("root", der, &mesh, &self.settings.files.roots));
+        }
+        all
     }
 }
 
+/// A certificate as people see it: what stands in its DER.
+fn certificate(kind: &str, der: &[u8], name: &str, path: &std::path::Path) -> Certificate {
+    let mut shown = Certificate {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        path: path.display().to_string(),
+        ..Certificate::default()
+    };
+    match skein_protocol::trust::certificate::summary(der) {
+        Ok(summary) => {
+            shown.id = NodeKey(summary.key).short().to_string();
+            shown.serial = data_encoding::HEXLOWER.encode(&summary.serial);
+            shown.not_before = rfc3339(summary.not_before);
+            shown.not_after = rfc3339(summary.not_after);
+            shown.seconds_left = seconds_left(summary.not_after, wall());
+            shown.problem = (summary.not_after < wall()).then(|| "it has ended".to_owned());
+        }
+        Err(error) => shown.problem = Some(error.to_string()),
+    }
+    shown
+}
+
 fn seconds_left(end: Wall, now: Wall) -> i64 {
-    let seconds = |d: std::time::Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     if end >= now { seconds(end.since(now)) } else { -seconds(now.since(end)) }
 }
 

@@ -418,15 +418,11 @@ impl Show for DocumentDetail {
         for instance in &self.instances {
             text += &format!("\ninstance {} {}\n", instance.id, instance.status);
             for c in &instance.checks {
-                let age = c.age_ms.map_or_else(|| "never".to_owned(), millis);
-                text += &format!("  {} {} {age}: {}\n", c.kind, c.status, clean(&c.output));
+                text += &format!("  {} {}: {}\n", c.kind, c.status, clean(&c.output));
             }
         }
         if !self.listeners.is_empty() {
             text += &format!("\n{}", self.listeners.text(wide));
-        }
-        for event in &self.events {
-            text += &format!("{}\n", clean(event));
         }
         text + "\n" + &d.yaml
     }

@@ -291,26 +291,22 @@ impl Show for BindReport {
 
 impl Show for Vec<Link> {
     fn text(&self, wide: bool) -> String {
-        let mut heading = vec!["PEER", "ROLE", "DIR", "VIA", "ADDRESS", "RTT", "AGE", "STREAMS"];
+        let mut heading = vec!["PEER", "ROLE", "DIR", "VIA", "ADDRESS", "RTT", "AGE"];
         if wide {
-            heading.extend(["SENT", "RECEIVED", "LOST", "MTU", "BLAME"]);
+            heading.extend(["SENT", "RECEIVED", "LOST", "MTU"]);
         }
         let mut rows = Rows::new(&heading, "no links to other agents");
         for l in self {
             let (name, role, dir) = (l.name.clone(), l.role.clone(), l.direction.clone());
             let (via, address, rtt) = (l.transport.clone(), l.address.clone(), rtt(l.rtt_ms));
-            let (age, streams) = (millis(l.age_ms), l.streams.to_string());
+            let age = millis(l.age_ms);
             match wide {
                 true => {
                     let (sent, received) = (bytes(l.bytes_sent), bytes(l.bytes_received));
                     let (lost, mtu) = (l.lost.to_string(), l.mtu.to_string());
-                    let blame = l.blame.to_string();
-                    rows.row([
-                        name, role, dir, via, address, rtt, age, streams, sent, received, lost,
-                        mtu, blame,
-                    ]);
+                    rows.row([name, role, dir, via, address, rtt, age, sent, received, lost, mtu]);
                 }
-                false => rows.row([name, role, dir, via, address, rtt, age, streams]),
+                false => rows.row([name, role, dir, via, address, rtt, age]),
             }
         }
         rows.text()

@@ -19,7 +19,8 @@ use std::{
 
 use bytes::Bytes;
 use skein_protocol::{
-    engine::{Blame, Checked, Engine, Event, Input, JobId, LinkId, Output, Start},
+    clock::Tick,
+    engine::{Agreeing, Blame, Checked, Engine, Event, Input, JobId, LinkId, Output, Start},
     limits,
     name::{Label, NodeKey},
     record::node::Address,
@@ -55,7 +56,7 @@ pub enum Command {
     /// A peer did what no honest agent does, as another part saw.
     Blame(NodeKey, Blame),
     /// How many agents are known to hold the same records?
-    Agreeing(oneshot::Sender<u32>),
+    Agreeing(oneshot::Sender<Agreeing>),
     /// Dial an address whose node is not known: a seed.
     Seed(SocketAddr),
 }
@@ -73,10 +74,10 @@ impl DriverHandle {
     }
 
     /// How many agents, this one among them, hold the same records, as far as is known here.
-    pub async fn agreeing(&self) -> u32 {
+    pub async fn agreeing(&self) -> Agreeing {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Agreeing(reply)).await;
-        answer.await.unwrap_or(0)
+        answer.await.unwrap_or_default()
     }
 
     /// Hands something to the engine.
@@ -98,6 +99,16 @@ pub struct LinkView {
     pub mux: Arc<dyn Mux>,
     /// What the peer proved.
     pub chain: Arc<VerifiedChain>,
+    /// When it came up.
+    pub opened: Tick,
+    heard: Arc<AtomicU64>,
+}
+
+impl LinkView {
+    /// When the peer's last frame came.
+    pub fn heard(&self) -> Tick {
+        Tick(self.heard.load(Ordering::Relaxed))
+    }
 }
 
 /// What the driver shows to the rest of the agent.
@@ -264,7 +275,12 @@ impl Driver {
         match command {
             Command::Input(input) => self.handle(*input),
             Command::Link(link, begun) => self.attach(*link, begun),
-            Command::Frame(link, bytes) => self.handle(Input::Frame { link, bytes }),
+            Command::Frame(link, bytes) => {
+                if let Some(attached) = self.links.get(&link) {
+                    attached.view.heard.store(self.clock.now().tick.0, Ordering::Relaxed);
+                }
+                self.handle(Input::Frame { link, bytes });
+            }
             Command::Ended(link) => {
                 if self.links.remove(&link).is_some() {
                     self.handle(Input::Disconnected(link));
@@ -273,9 +289,8 @@ impl Driver {
             }
             Command::Blame(node, blame) => self.engine.blame(self.clock.now(), node, blame),
             Command::Agreeing(reply) => {
-                let count = u32::try_from(self.engine.agreeing()).unwrap_or(u32::MAX);
                 // Who asked may have given up.
-                let _ = reply.send(count);
+                let _ = reply.send(self.engine.agreeing());
             }
             Command::Seed(address) => self.dial_seed(address),
         }
@@ -296,6 +311,8 @@ impl Driver {
             dialled: link.dialled,
             mux: Arc::clone(&mux),
             chain: Arc::clone(&chain),
+            opened: self.clock.now().tick,
+            heard: Arc::new(AtomicU64::new(self.clock.now().tick.0)),
         };
         self.links.insert(number, Attached { view, frames });
         self.handle(Input::Connected { link: number, chain, dialled: link.dialled });

@@ -71,6 +71,7 @@ impl Proxy {
         match self.admit_and_connect(&peer.identity, &head).await {
             Ok((socket, endpoint)) => {
                 line.0.endpoint = Some(endpoint);
+                line.0.connected = started.elapsed();
                 let pair = (send, recv);
                 line.ended(self.answer_and_copy(pair, socket, permit).await);
             }
@@ -249,6 +250,7 @@ impl Line {
             detail: String::new(),
             up: 0,
             down: 0,
+            connected: Duration::ZERO,
             duration: Duration::ZERO,
             tries: 1,
         })

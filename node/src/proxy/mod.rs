@@ -126,6 +126,8 @@ pub struct Connection {
     pub up: u64,
     /// Bytes from the service to the caller.
     pub down: u64,
+    /// From accept until the serving side said `ok`; zero where it did not.
+    pub connected: Duration,
     /// From accept to end.
     pub duration: Duration,
     /// Endpoints tried.

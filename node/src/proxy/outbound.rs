@@ -60,7 +60,7 @@ impl Proxy {
         let started = Instant::now();
         let mut call = Call::new(self, spec, client);
         match self.guard.outbound() {
-            Some(permit) => call.run(socket, permit).await,
+            Some(permit) => call.run(socket, permit, started).await,
             None => {
                 socket.refuse();
                 call.line.reason = CloseReason::TooMany;
@@ -91,16 +91,18 @@ impl<'a> Call<'a> {
             detail: String::new(),
             up: 0,
             down: 0,
+            connected: Duration::ZERO,
             duration: Duration::ZERO,
             tries: 0,
         };
         Self { proxy, spec, view, line }
     }
 
-    async fn run(&mut self, socket: Socket, _permit: Permit) {
+    async fn run(&mut self, socket: Socket, _permit: Permit, started: Instant) {
         match self.connect().await {
             Ok(taken) => {
                 let Taken { pair, _counted } = taken;
+                self.line.connected = started.elapsed();
                 let proxy = self.proxy;
                 let phase = proxy.guard.phase();
                 let caller = socket.into_pair();

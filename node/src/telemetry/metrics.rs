@@ -58,7 +58,6 @@ pub struct Metrics {
     members: Family<OfState, Gauge>,
     links: Family<OfWord, Gauge>,
     blame: Family<OfWord, Counter>,
-    checks: Family<OfState, Counter>,
     log_dropped: Counter,
     view_age: Seconds,
     certificate_left: Seconds,
@@ -91,7 +90,6 @@ impl Metrics {
             members: Family::default(),
             links: Family::default(),
             blame: Family::default(),
-            checks: Family::default(),
             log_dropped: Counter::default(),
             view_age: Seconds::default(),
             certificate_left: Seconds::default(),
@@ -121,7 +119,6 @@ impl Metrics {
         r.register("members", "Members by state", self.members.clone());
         r.register("links", "Links to other agents by role", self.links.clone());
         r.register("blame", "Faults of peers by kind", self.blame.clone());
-        r.register("checks", "Results of checks", self.checks.clone());
         r.register("problems", "Problems that status shows", self.problems.clone());
         let help = "Since the view was last known to be current";
         r.register_with_unit("view_age", help, Unit::Seconds, self.view_age.clone());
@@ -198,11 +195,6 @@ impl Metrics {
     /// A peer did what it must not; `kind` is one of the closed set of faults.
     pub fn blamed(&self, kind: &'static str) {
         self.blame.get_or_create(&OfWord { kind }).inc();
-    }
-
-    /// A check gave a result; `state` is `passing`, `warning` or `critical`.
-    pub fn checked(&self, state: &'static str) {
-        self.checks.get_or_create(&OfState { state }).inc();
     }
 
     /// How old the view is.

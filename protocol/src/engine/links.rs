@@ -11,7 +11,7 @@ use crate::{
     name::{Hash, NodeKey},
     record::Bundle,
     trust::{CloseCode, VerifiedChain},
-    wire::frame::{self, Frame, Hello, LinkRole, Speaks},
+    wire::frame::{self, Frame, Hello, LinkRole, Speaks, Stand},
 };
 
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Link {
     /// Since when neither end has the other as a neighbour.
     idle_since: Option<Tick>,
     pub(super) exchange: Exchange,
-    /// The hash over its heads that the peer last told.
-    pub(super) records: Option<Hash>,
+    /// Where the peer last said it stands.
+    pub(super) stand: Option<Stand>,
     /// What is still to be heard of keys that have ended before anything else is.
     pub(super) awaits: Option<Awaits>,
 }
@@ -106,16 +106,15 @@ impl Links {
         self.links.get_mut(&link).map(|link| &mut link.awaits)
     }
 
-    pub(super) fn told(&mut self, link: LinkId, records: Hash) {
+    pub(super) fn told(&mut self, link: LinkId, stand: Stand) {
         if let Some(link) = self.links.get_mut(&link) {
-            link.records = Some(records);
+            link.stand = Some(stand);
         }
     }
 
-    /// Ready links whose peer last told this hash over its heads.
-    pub(super) fn agreeing(&self, records: Hash) -> usize {
-        let ready = self.ready.values().filter_map(|link| self.links.get(link));
-        ready.filter(|link| link.records == Some(records)).count()
+    /// Where the peers of ready links last said they stand.
+    pub(super) fn stands(&self) -> impl Iterator<Item = Stand> + '_ {
+        self.ready.values().filter_map(|link| self.links.get(link)?.stand)
     }
 
     pub(super) fn exchange(&mut self, link: LinkId) -> Option<&mut Exchange> {
@@ -174,7 +173,7 @@ impl Engine {
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
-            records: None,
+            stand: None,
             awaits: None,
         };
         let known = self.members.contains_key(&peer);
@@ -208,7 +207,7 @@ impl Engine {
             key: self.me,
             boot: self.own.boot,
             revocation_root: self.revocations.root(),
-            issuer_root: Hash::of(&[]),
+            issuer_root: self.issuer_root(),
             records_root: self.store.root(),
             wall: now.wall,
             speaks: Speaks::Bundle(own),
@@ -260,11 +259,20 @@ impl Engine {
         self.changed(now);
     }
 
+    /// The hash over the issuers that believed records hold.
+    fn issuer_root(&self) -> Hash {
+        let held = self.store.bodies().filter_map(|(_, record)| record.content().issuer.0.as_ref());
+        let mut hashes: Vec<Hash> = held.map(|der| Hash::of(&[der])).collect();
+        hashes.sort();
+        hashes.dedup();
+        let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        Hash::of(&[b"skein/issuers/v1\0", &bytes])
+    }
+
     fn note_skew(&mut self, now: Now, peer: NodeKey, theirs: crate::clock::Wall) {
         let apart = now.wall.since(theirs).max(theirs.since(now.wall));
-        if apart > limits::CLOCK_SKEW {
-            self.event(Event::ClockSkew(peer, apart));
-        }
+        let apart = (apart > limits::CLOCK_SKEW).then_some(apart);
+        self.event(Event::ClockSkew(peer, apart));
     }
 
     /// Whether the link that just said Hello is kept, if another to the same peer is ready.

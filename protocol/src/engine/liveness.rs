@@ -229,7 +229,7 @@ impl Engine {
         self.send(link, &Frame::Probe(stand));
     }
 
-    fn stand(&mut self, id: u64) -> Stand {
+    pub(super) fn stand(&mut self, id: u64) -> Stand {
         let policy = crate::name::Hash::of(&[]);
         let revocations = self.revocations.root();
         Stand { id, records: self.store.root(), revocations, policy }

@@ -125,6 +125,15 @@ pub enum Output {
     Event(Event),
 }
 
+/// How many agents are known to agree with this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Agreeing {
+    /// On all records.
+    pub records: u32,
+    /// On all policy.
+    pub policy: u32,
+}
+
 /// What is written to disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
@@ -268,8 +277,10 @@ pub enum Event {
     DiskFailed(String),
     /// This agent was late itself, and accuses nobody for a while.
     Late(Duration),
-    /// Two agents' clocks are far apart.
-    ClockSkew(NodeKey, Duration),
+    /// This host's record was signed and stored whole: nothing was left out.
+    Published,
+    /// A peer's clock and this host's, as its Hello told: how far apart, if too far.
+    ClockSkew(NodeKey, Option<Duration>),
 }
 
 /// What an engine starts with.
@@ -436,11 +447,16 @@ impl Engine {
         self.links.ready()
     }
 
-    /// How many agents, this one among them, are known to hold the very records that this one
-    /// holds: those linked to it say so with each probe. Asks them again.
-    pub fn agreeing(&mut self) -> usize {
-        let ours = self.store.root();
-        let count = self.links.agreeing(ours).saturating_add(1);
+    /// How many agents, this one among them, are known to hold the very records and policy that
+    /// this one holds: those linked to it say so with each probe. Asks them again.
+    pub fn agreeing(&mut self) -> Agreeing {
+        let ours = self.stand(0);
+        let mut count = Agreeing { records: 1, policy: 1 };
+        for stand in self.links.stands() {
+            let one = |same: bool| u32::from(same);
+            count.records = count.records.saturating_add(one(stand.records == ours.records));
+            count.policy = count.policy.saturating_add(one(stand.policy == ours.policy));
+        }
         let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
         for link in links {
             self.probe(link);

@@ -116,7 +116,7 @@ impl Engine {
 
     fn publish(&mut self, now: Now) {
         let sequence = self.own.next;
-        let content = self.own_content();
+        let (content, whole) = self.own_content();
         let not_after = now.wall.after(limits::RECORD_LIFE);
         let signer = std::sync::Arc::clone(&self.signer);
         let signed =
@@ -134,12 +134,16 @@ impl Engine {
                 self.flood_record(record.bundle(), None);
                 self.store.insert(record);
                 self.changed(now);
+                if whole {
+                    self.event(Event::Published);
+                }
             }
             Err(error) => self.event(Event::NotPublished(error.to_string())),
         }
     }
 
-    fn own_content(&mut self) -> NodeRecord {
+    /// What this host says, and whether that is all that it wants to say.
+    fn own_content(&mut self) -> (NodeRecord, bool) {
         let local = &self.own.local;
         let grant = &self.own.chain.verified.grant;
         let (mut instances, strangers): (Vec<_>, Vec<_>) =
@@ -158,6 +162,7 @@ impl Engine {
             tokens: local.tokens.clone(),
             issuer: local.issuer.clone(),
         };
+        let whole = strangers.is_empty();
         for instance in strangers {
             self.event(Event::NotPublished(format!(
                 "instance {} not registered: this node's certificate does not name {}; an \
@@ -165,7 +170,7 @@ impl Engine {
                 instance.id, instance.service, self.me, instance.service
             )));
         }
-        content
+        (content, whole)
     }
 
     /// A peer holds a record in this host's name that this host does not. It never overwrites

@@ -175,7 +175,7 @@ impl Engine {
     }
 
     pub(super) fn compare_stand(&mut self, now: Now, link: LinkId, stand: Stand) {
-        self.links.told(link, stand.records);
+        self.links.told(link, stand);
         if stand.revocations != self.revocations.root() {
             let due = self.links.exchange(link).is_some_and(|exchange| {
                 let at = exchange.revocations.get_or_insert(now.tick);

@@ -215,6 +215,30 @@ pub fn mesh_name(root: &[u8]) -> Result<String, ChainError> {
     Parsed::new(root)?.common_name().map(str::to_owned)
 }
 
+/// What a certificate says of itself, for people. Nothing of it is verified.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// Whose key it certifies.
+    pub key: PublicKey,
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// From when it holds.
+    pub not_before: Wall,
+    /// Until when it holds.
+    pub not_after: Wall,
+}
+
+/// Reads what a certificate says of itself.
+pub fn summary(der: &[u8]) -> Result<Summary, ChainError> {
+    let parsed = Parsed::new(der)?;
+    Ok(Summary {
+        key: parsed.key,
+        serial: parsed.serial().to_vec(),
+        not_before: parsed.not_before,
+        not_after: parsed.not_after,
+    })
+}
+
 /// Verifies an issuer's certificate. An ended one verifies too: the caller looks at its dates
 /// before it lets it issue. Revocation is the caller's to check.
 pub fn verify_issuer(

@@ -86,6 +86,11 @@ impl<'a> Parsed<'a> {
         })
     }
 
+    /// Its serial number, as it stands in the DER.
+    pub(crate) fn serial(&self) -> &[u8] {
+        self.cert.raw_serial()
+    }
+
     /// Its one common name.
     pub(crate) fn common_name(&self) -> Result<&str, ChainError> {
         let mut names = self.cert.subject().iter_common_name();

@@ -36,8 +36,6 @@ pub struct DocumentDetail {
     pub instances: Vec<InstanceStatus>,
     /// Listeners that it opened.
     pub listeners: Vec<Listener>,
-    /// What happened lately, newest first.
-    pub events: Vec<String>,
 }
 
 /// An instance on this host.
@@ -62,8 +60,6 @@ pub struct CheckStatus {
     pub status: String,
     /// What it said last.
     pub output: String,
-    /// Milliseconds since then; none before the first result.
-    pub age_ms: Option<u64>,
 }
 
 /// Names a document.

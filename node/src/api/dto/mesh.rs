@@ -255,8 +255,6 @@ pub struct Link {
     pub rtt_ms: Option<f64>,
     /// Milliseconds since it came up.
     pub age_ms: u64,
-    /// Streams open now.
-    pub streams: u32,
     /// Bytes sent.
     pub bytes_sent: u64,
     /// Bytes received.
@@ -265,8 +263,6 @@ pub struct Link {
     pub lost: u64,
     /// The largest datagram the path carries; 0 where that means nothing.
     pub mtu: u16,
-    /// Points of blame that the peer has now.
-    pub blame: u32,
 }
 
 /// One certificate that this agent uses or trusts.
