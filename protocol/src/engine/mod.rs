@@ -10,12 +10,16 @@
 //! floors again. A write is [`Output::Persist`] and comes back as [`Input::Persisted`] or
 //! [`Input::PersistFailed`]; what needs it on disk happens only then.
 
+#[cfg(test)]
+mod bench;
 mod links;
 mod liveness;
 mod own;
 mod project;
 mod revoke;
 mod spread;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

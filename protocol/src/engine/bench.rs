@@ -1,0 +1,216 @@
+//! The bench: two engines on a table. Time, delay and loss are set by hand.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{Engine, Event, Input, LinkId, Local, Output, PersistId, Start, Write};
+use crate::{
+    clock::{Now, Tick, Wall},
+    name::NodeKey,
+    record::{
+        OwnChain,
+        node::{
+            Address, Addresses, Health, HeldIssuer, Host, Instance, InstanceId, Instances,
+            NodeState, Protocol, ServicePort, TokenUses,
+        },
+    },
+    trust::{
+        Revocations, VerifiedChain,
+        testing::{Keyed, Mesh, NOW},
+        verify_chain,
+    },
+    view::View,
+};
+
+/// One engine and what the table keeps for it.
+pub(super) struct Side {
+    pub(super) engine: Engine,
+    pub(super) view: Option<Arc<View>>,
+    pub(super) events: Vec<Event>,
+    /// Writes that were asked for, in order.
+    pub(super) writes: Vec<Write>,
+    /// Writes that are not answered while the disk hangs.
+    waiting: Vec<(PersistId, Vec<Write>)>,
+    chain: Arc<VerifiedChain>,
+}
+
+/// Two engines on a table.
+pub(super) struct Bench {
+    pub(super) mesh: Mesh,
+    pub(super) sides: [Side; 2],
+    /// What time it is, in milliseconds since the start.
+    pub(super) now: u64,
+    /// How long a frame takes.
+    pub(super) delay: u64,
+    /// Whether frames are lost.
+    pub(super) lost: bool,
+    /// Whether writes are answered.
+    pub(super) disk_hangs: bool,
+    flying: VecDeque<(u64, usize, Vec<u8>)>,
+}
+
+pub(super) const LINK: LinkId = LinkId(1);
+
+pub(super) fn instance(service: &str) -> Instance {
+    let port = ServicePort {
+        name: "http".parse().unwrap(),
+        port: 80,
+        protocol: Protocol::Http,
+        exposed: false,
+        hosts: Vec::new(),
+    };
+    Instance {
+        id: InstanceId { document: "web".parse().unwrap(), endpoint: "a".parse().unwrap() },
+        service: service.parse().unwrap(),
+        ports: vec![port],
+        health: Health::Passing,
+        weight: 10,
+        version: None,
+        image: None,
+        tags: Vec::new(),
+        meta: Vec::new(),
+        target: "127.0.0.1:8080".to_owned(),
+    }
+}
+
+pub(super) fn local(number: u64, service: &str) -> Local {
+    let address =
+        Address { network: "default".parse().unwrap(), ip: [127, 0, 0, 1].into(), port: 7400 };
+    Local {
+        host: Host {
+            boot: 0,
+            gossip_generation: 1,
+            name: format!("node-{number}").parse().unwrap(),
+            locality: "zone".parse().unwrap(),
+            state: NodeState::Up,
+            version: "0.1.0".parse().unwrap(),
+        },
+        addresses: Addresses(vec![address]),
+        instances: Instances(vec![instance(service)]),
+        tokens: TokenUses::default(),
+        issuer: HeldIssuer::default(),
+    }
+}
+
+fn at(now: u64) -> Now {
+    Now { tick: Tick(now), wall: Wall(NOW.0.saturating_add(now)) }
+}
+
+impl Bench {
+    /// Two engines that have not met.
+    pub(super) fn new() -> Self {
+        let mesh = Mesh::new(7);
+        let sides = [Side::new(&mesh, 1), Side::new(&mesh, 2)];
+        let mut bench = Self {
+            mesh,
+            sides,
+            now: 0,
+            delay: 5,
+            lost: false,
+            disk_hangs: false,
+            flying: VecDeque::new(),
+        };
+        bench.drain(0);
+        bench.drain(1);
+        bench
+    }
+
+    /// The key of a side.
+    pub(super) fn key(&self, side: usize) -> NodeKey {
+        self.sides[side].engine.key()
+    }
+
+    /// Joins the two by a link that side 0 dialled.
+    pub(super) fn connect(&mut self) {
+        for side in [0, 1] {
+            let chain = Arc::clone(&self.sides[1 - side].chain);
+            self.put(side, Input::Connected { link: LINK, chain, dialled: side == 0 });
+        }
+    }
+
+    /// Hands an input to a side.
+    pub(super) fn put(&mut self, side: usize, input: Input) {
+        let now = at(self.now);
+        self.sides[side].engine.handle(now, input);
+        self.drain(side);
+    }
+
+    /// Lets time pass, a millisecond at a time.
+    pub(super) fn run(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds;
+        while self.now < end {
+            self.now += 1;
+            while self.flying.front().is_some_and(|(when, _, _)| *when <= self.now) {
+                let Some((_, side, bytes)) = self.flying.pop_front() else { break };
+                self.put(side, Input::Frame { link: LINK, bytes });
+            }
+            for side in [0, 1] {
+                if self.sides[side].engine.next_wakeup() <= Tick(self.now) {
+                    self.put(side, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// Answers the writes that waited.
+    pub(super) fn disk_goes_on(&mut self) {
+        self.disk_hangs = false;
+        for side in [0, 1] {
+            for (id, _) in std::mem::take(&mut self.sides[side].waiting) {
+                self.put(side, Input::Persisted(id));
+            }
+        }
+    }
+
+    fn drain(&mut self, side: usize) {
+        while let Some(output) = self.sides[side].engine.poll_output() {
+            match output {
+                Output::Send(_, bytes) if !self.lost => {
+                    self.flying.push_back((self.now + self.delay, 1 - side, bytes));
+                }
+                Output::Send(..) | Output::Dial(..) | Output::Close(..) | Output::Revoked(_) => {}
+                Output::Verify(id, job) => {
+                    let checked = Box::new(job.run(&Keyed));
+                    self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
+                }
+                Output::Persist(id, writes) => {
+                    self.sides[side].writes.extend(writes.iter().cloned());
+                    if self.disk_hangs {
+                        self.sides[side].waiting.push((id, writes));
+                    } else {
+                        self.sides[side].engine.handle(at(self.now), Input::Persisted(id));
+                    }
+                }
+                Output::View(view) => self.sides[side].view = Some(view),
+                Output::Event(event) => self.sides[side].events.push(event),
+            }
+        }
+    }
+}
+
+impl Side {
+    fn new(mesh: &Mesh, number: u64) -> Self {
+        let chain = mesh.chain(number, NOW);
+        let verified = verify_chain(&chain, &mesh.roots, NOW, &Keyed).unwrap();
+        let shared = Arc::new(verified.clone());
+        let start = Start {
+            mesh: mesh.mesh,
+            roots: Arc::new(mesh.roots.clone()),
+            own: OwnChain { chain, verified },
+            signer: Arc::new(mesh.node_signer(number)),
+            local: local(number, &format!("shop/svc-{number}")),
+            boot: 1000 + number,
+            reserved: 0,
+            peers: Vec::new(),
+            revocations: Revocations::default(),
+            seed: number,
+        };
+        Self {
+            engine: Engine::new(start, at(0)),
+            view: None,
+            events: Vec::new(),
+            writes: Vec::new(),
+            waiting: Vec::new(),
+            chain: shared,
+        }
+    }
+}

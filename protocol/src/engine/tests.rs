@@ -1,0 +1,161 @@
+//! What one engine does to another, on the bench.
+
+use super::{
+    Blame, Event, Input, PersistId, Write,
+    bench::{Bench, LINK, local},
+};
+use crate::{
+    limits,
+    view::{Liveness, Reason, Use},
+    wire::frame::Frame,
+};
+
+fn sees(bench: &Bench, side: usize, service: &str) -> Option<Use> {
+    let view = bench.sides[side].view.as_ref()?;
+    let service = view.services.get(&service.parse().unwrap())?;
+    service.endpoints.first().map(|endpoint| endpoint.usable)
+}
+
+fn liveness(bench: &Bench, side: usize) -> Option<Liveness> {
+    let other = bench.key(1 - side);
+    Some(bench.sides[side].view.as_ref()?.nodes.get(&other)?.liveness)
+}
+
+#[test]
+fn nothing_is_said_before_its_sequence_is_on_disk() {
+    let bench = {
+        let mut bench = Bench::new();
+        bench.run(200);
+        bench
+    };
+    let writes = &bench.sides[0].writes;
+    let reserved = writes.iter().position(|write| matches!(write, Write::Reserve(_)));
+    let said = writes.iter().position(|write| matches!(write, Write::Peer(..)));
+    assert!(reserved.unwrap() < said.unwrap());
+}
+
+#[test]
+fn a_disk_that_hangs_holds_back_what_is_new_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    bench.disk_hangs = true;
+    for weight in 0..(limits::SEQUENCE_BLOCK + 10) {
+        let mut said = local(1, "shop/svc-1");
+        said.instances.0[0].weight = u32::try_from(weight).unwrap();
+        bench.put(0, Input::Local(Box::new(said)));
+        bench.run(101);
+    }
+    let head = |bench: &Bench, at: usize| {
+        bench.sides[at].engine.store().head(&bench.key(0)).unwrap().sequence
+    };
+    let stuck = head(&bench, 1);
+    assert!(stuck < limits::SEQUENCE_BLOCK + 1, "a sequence above what was reserved was sent");
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
+    bench.disk_goes_on();
+    bench.run(500);
+    assert!(head(&bench, 1) > stuck);
+}
+
+#[test]
+fn two_that_meet_know_each_other_within_a_few_round_trips() {
+    let mut bench = Bench::new();
+    bench.run(100);
+    bench.connect();
+    bench.run(100);
+    assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::Yes));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
+    let roots: Vec<_> = bench.sides.iter().map(|s| s.view.clone().unwrap().records_root).collect();
+    assert_eq!(roots[0], roots[1]);
+}
+
+#[test]
+fn silence_is_suspected_then_held_for_dead_and_one_word_heals_it() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(1000);
+    bench.lost = true;
+    let becomes = |bench: &mut Bench, wanted: Liveness| {
+        let from = bench.now;
+        while liveness(bench, 0) != Some(wanted) && bench.now < from + 4000 {
+            bench.run(1);
+        }
+        bench.now - from
+    };
+    let suspected = becomes(&mut bench, Liveness::Suspect);
+    assert!((1000..3000).contains(&suspected), "suspected after {suspected} ms");
+    assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::LastChoice(Reason::Suspect)));
+    let dead = becomes(&mut bench, Liveness::Dead);
+    assert!(dead < 1000, "dead {dead} ms after it was suspected");
+    assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::No(Reason::Dead)));
+    bench.lost = false;
+    bench.run(1500);
+    assert_eq!(liveness(&bench, 0), Some(Liveness::Alive));
+    assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::Yes));
+}
+
+#[test]
+fn an_agent_that_was_late_itself_accuses_nobody() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(1000);
+    bench.now += 10_000;
+    bench.run(900);
+    let late = |event: &Event| matches!(event, Event::Late(_));
+    assert!(bench.sides[0].events.iter().any(late));
+    let accused = |event: &Event| matches!(event, Event::Suspect(_) | Event::Dead(_));
+    assert!(!bench.sides.iter().flat_map(|side| &side.events).any(accused));
+}
+
+#[test]
+fn a_frame_before_the_hello_is_blamed() {
+    let mut bench = Bench::new();
+    bench.lost = true;
+    bench.connect();
+    let pull = Frame::Pull(Vec::new()).encode().unwrap();
+    bench.put(0, Input::Frame { link: LINK, bytes: pull });
+    let other = bench.key(1);
+    assert!(bench.sides[0].events.contains(&Event::Blamed(other, Blame::OutOfTurn)));
+}
+
+#[test]
+fn too_much_blame_cuts_a_peer_off() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(200);
+    for _ in 0..limits::BLAME_CUT {
+        bench.put(0, Input::Frame { link: LINK, bytes: vec![3] });
+    }
+    let other = bench.key(1);
+    assert!(bench.sides[0].events.contains(&Event::CutOff(other)));
+    assert_eq!(bench.sides[0].engine.ready_links().count(), 0);
+}
+
+#[test]
+fn a_write_that_fails_is_told_and_tried_again() {
+    let mut bench = Bench::new();
+    bench.disk_hangs = true;
+    bench.put(0, Input::PersistFailed(PersistId(1), "no space".to_owned()));
+    assert!(bench.sides[0].events.contains(&Event::DiskFailed("no space".to_owned())));
+    bench.run(50);
+    bench.disk_goes_on();
+    bench.run(3000);
+    assert!(bench.sides[0].engine.store().head(&bench.key(0)).is_some());
+}
+
+#[test]
+fn an_instance_that_the_grant_does_not_name_is_said_and_the_rest_is_published() {
+    let mut bench = Bench::new();
+    bench.run(200);
+    let mut said = local(1, "shop/svc-1");
+    let mut stranger = super::bench::instance("bank/vault");
+    stranger.id.endpoint = "b".parse().unwrap();
+    said.instances.0.push(stranger);
+    bench.put(0, Input::Local(Box::new(said)));
+    bench.run(200);
+    let told =
+        |event: &Event| matches!(event, Event::NotPublished(why) if why.contains("skein admit"));
+    assert!(bench.sides[0].events.iter().any(told));
+    assert_eq!(sees(&bench, 0, "shop/svc-1"), Some(Use::Yes));
+    assert_eq!(sees(&bench, 0, "bank/vault"), None);
+}
