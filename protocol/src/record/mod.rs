@@ -3,5 +3,7 @@
 pub mod header;
 pub mod node;
 pub mod signed;
+#[cfg(test)]
+mod tests;
 
 pub use signed::{Bundle, OwnChain, RecordError, Signed, Verified};
