@@ -49,6 +49,16 @@ impl Agent {
             .unwrap_or_default()
     }
 
+    /// What to say when the document names another mesh than the root's certificate.
+    pub(super) fn other_mesh_name(&self) -> Option<String> {
+        let named = self.mesh_name();
+        let said = self.settings.said_mesh.as_ref().filter(|said| said.as_str() != named)?;
+        Some(format!(
+            "meshConfig.serviceMesh is {said}, but this node's certificate is of the mesh {named}: \
+             write the latter, or move the agent's directory away and join {said}"
+        ))
+    }
+
     fn service_name(&self, text: &str) -> Result<ServiceName, ApiError> {
         ServiceName::parse_in(text, &self.settings.namespace).map_err(invalid)
     }

@@ -293,6 +293,7 @@ impl Running {
             mesh_address,
         });
         data.serve_with(&agent);
+        agent.problems.set("mesh name", agent.other_mesh_name());
         let composer = Composer {
             agent: Arc::clone(&agent),
             base,
