@@ -418,11 +418,11 @@ impl AgentApi for Agent {
                 let checks = found.map(|found| &found.checks).into_iter().flatten();
                 InstanceStatus {
                     id: planned.id.to_string(),
-                    status: health_word(found.map_or(Health::Critical, |f| f.health)).to_owned(),
+                    status: found.map_or(Health::Critical, |f| f.health).word().to_owned(),
                     checks: checks
                         .map(|(name, state)| CheckStatus {
                             kind: name.to_string(),
-                            status: health_word(state.health).to_owned(),
+                            status: state.health.word().to_owned(),
                             output: state.output.clone(),
                         })
                         .collect(),
@@ -671,16 +671,6 @@ impl Agent {
         };
         // What is not bound by then is shown as it is.
         let _ = tokio::time::timeout(Duration::from_secs(2), done).await;
-    }
-}
-
-fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Passing => "passing",
-        Health::Warning => "warning",
-        Health::Critical => "critical",
-        Health::Maintenance => "maintenance",
-        Health::Draining => "draining",
     }
 }
 

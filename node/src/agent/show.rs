@@ -400,16 +400,6 @@ fn port_info(port: &ServicePort) -> PortInfo {
     PortInfo { name: port.name.to_string(), port: port.port, protocol: protocol.to_owned() }
 }
 
-fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Passing => "passing",
-        Health::Warning => "warning",
-        Health::Critical => "critical",
-        Health::Maintenance => "maintenance",
-        Health::Draining => "draining",
-    }
-}
-
 fn summary(service: &ServiceView) -> ServiceSummary {
     let mut counts = EndpointCounts::default();
     let mut tags = BTreeSet::new();
@@ -445,7 +435,7 @@ fn endpoint_info(endpoint: &Endpoint, own: Option<Use>) -> EndpointInfo {
         zone: endpoint.node.locality.to_string(),
         address: instance.target.clone(),
         port: instance.ports.first().map_or(0, |port| port.port),
-        status: health_word(instance.health).to_owned(),
+        status: instance.health.word().to_owned(),
         weight: instance.weight,
         tags: instance.tags.iter().map(ToString::to_string).collect(),
         version: instance.version.as_ref().map(ToString::to_string),

@@ -110,6 +110,19 @@ pub enum Health {
     Draining,
 }
 
+impl Health {
+    /// The word of the command line and of other registries.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// One instance of a service on a host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Instance {
