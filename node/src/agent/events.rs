@@ -7,7 +7,6 @@ use skein_protocol::{
     engine::{Blame, Event, Input},
     limits,
     name::NodeKey,
-    route::CloseReason,
     trust::{CloseCode, Revocations},
     view::{Liveness, View},
 };
@@ -24,7 +23,7 @@ use crate::{
     keys::Credentials,
     proxy::{Connection, Direction, Observer},
     telemetry::{
-        access::{Access, AccessLog, End, Side},
+        access::{Access, AccessLog, Side},
         metrics::Metrics,
     },
 };
@@ -89,7 +88,7 @@ impl Observer for Observe {
             port: connection.port,
             source: connection.source.to_string(),
             endpoint: connection.endpoint.clone().unwrap_or_default(),
-            end: end(connection.reason),
+            end: connection.reason,
             detail: connection.detail.clone(),
             bytes_in: connection.up,
             bytes_out: connection.down,
@@ -99,26 +98,6 @@ impl Observer for Observe {
         };
         self.metrics.ended(&access);
         self.access.tell(access);
-    }
-}
-
-fn end(reason: CloseReason) -> End {
-    match reason {
-        CloseReason::Done => End::Done,
-        CloseReason::ClientReset => End::ClientReset,
-        CloseReason::EndpointReset => End::ServerReset,
-        CloseReason::LinkLost => End::LinkLost,
-        CloseReason::IdleTimeout => End::IdleTimeout,
-        CloseReason::DrainDeadline => End::Shutdown,
-        CloseReason::Cut => End::Revoked,
-        CloseReason::NoSuchService | CloseReason::NoService => End::NoService,
-        CloseReason::NoEndpoints | CloseReason::Unreachable => End::NoEndpoint,
-        CloseReason::NoReply => End::ReplyTimeout,
-        CloseReason::Denied | CloseReason::NotAllowed => End::Denied,
-        CloseReason::Overload | CloseReason::TooMany => End::Overload,
-        CloseReason::PeerDraining => End::Draining,
-        CloseReason::ConnectFailed => End::ConnectFailed,
-        CloseReason::BadHead => End::Internal,
     }
 }
 

@@ -172,7 +172,10 @@ impl Running {
         let credentials = keys.credentials(revocations.clone())?;
         let grant = keys.own.verified.grant.clone();
         let locality = settings.locality(&grant)?;
-        let endpoint = Endpoint::bind(settings.mesh, &credentials, control)?;
+        let endpoint = Endpoint::bind(settings.mesh, &credentials, &main)?;
+        // What this agent dials for control has a socket and a thread of its own.
+        let from = std::net::SocketAddr::new(settings.mesh.ip(), 0);
+        let dialler = Endpoint::dialler(from, &credentials, control)?;
         let mesh_address = endpoint.address()?;
         let base = Base {
             host: settings.host(&grant, locality.clone(), remembered.boot)?,
@@ -203,7 +206,7 @@ impl Running {
             clock,
             crypto: Arc::new(Ed25519),
             disk: Arc::clone(&disk),
-            endpoint: endpoint.clone(),
+            endpoint: dialler,
             network: settings.network.clone(),
             gossip: gossip_messages,
             shutdown: stopped.clone(),
@@ -274,6 +277,7 @@ impl Running {
             roots: keys.roots,
             issuer: keys.issuer,
             tokens,
+            issued: watch::channel(Default::default()).0,
             credentials: Arc::clone(&credentials),
             workload: workload.clone(),
             view: shown.view.clone(),

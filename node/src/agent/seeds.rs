@@ -27,7 +27,9 @@ pub(super) async fn run(
     mut met: mpsc::Receiver<(SocketAddr, Result<NodeKey, String>)>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let seeds = agent.settings.seeds.clone();
+    let mut seeds = agent.settings.seeds.clone();
+    // Whom the join named: without them a host that just joined would know nobody.
+    seeds.extend(agent.files.read_peers().into_iter().map(|peer| TargetAddress::Ip(peer.address)));
     if seeds.is_empty() {
         return;
     }

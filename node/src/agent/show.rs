@@ -1,10 +1,15 @@
 //! What the agent knows, gathered for people: the reading side of the API.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
-    name::{NodeKey, ServiceName},
+    name::{NodeKey, NodeName, ServiceName},
     record::node::{Health, NodeState, Protocol, ServicePort},
     trust::Roots,
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
@@ -42,10 +47,12 @@ pub(crate) struct Agent {
     pub(crate) roots: Roots,
     pub(crate) issuer: Option<Arc<IssuingHost>>,
     pub(crate) tokens: Tokens,
+    /// Names that this host's issuer has given away in this run.
+    pub(crate) issued: watch::Sender<BTreeMap<NodeName, NodeKey>>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) workload: WorkloadHandle,
     pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) links: watch::Receiver<Arc<std::collections::BTreeMap<NodeKey, LinkView>>>,
+    pub(crate) links: watch::Receiver<Arc<BTreeMap<NodeKey, LinkView>>>,
     pub(crate) data: DataLinks,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listening: Listening,

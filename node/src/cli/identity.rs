@@ -258,7 +258,7 @@ impl Show for InitReport {
                 self.address
             );
         }
-        text += "\nports to open between the hosts: 7400/udp and 7400/tcp\n";
+        text += "\nport to open between the hosts: 7400/udp\n";
         if let Some(operator) = &self.operator_key {
             let at = operator.display();
             text += &format!("\nyour operator key, which signs policy, is {at}: keep a copy\n");
@@ -343,9 +343,10 @@ impl Show for TokenCreated {
 impl Show for Vec<TokenInfo> {
     fn text(&self, _: bool) -> String {
         let heading = ["ID", "STATE", "USED", "ENDS", "SERVICES", "ISSUER"];
-        let mut rows = Rows::new(&heading, "no tokens");
+        let mut rows = Rows::new(&heading, "no token of this host was used or revoked yet");
         for t in self {
-            let used = format!("{}/{}", t.used, t.uses);
+            let used =
+                if t.uses > 0 { format!("{}/{}", t.used, t.uses) } else { t.used.to_string() };
             let (id, state, ends) = (t.id.clone(), t.state.clone(), t.not_after.clone());
             rows.row([id, state, used, ends, t.services.join(","), t.issuer.clone()]);
         }

@@ -216,7 +216,9 @@ impl Show for ServiceDetail {
             self.namespace,
             self.name,
             clean(&ports(&self.ports)),
-            self.virtual_address.as_deref().unwrap_or("- (capture is off)"),
+            self.virtual_address
+                .as_deref()
+                .unwrap_or("- (not bound; `skein service NAME --bind` binds it)"),
         );
         let mut heading = vec!["ENDPOINT", "ZONE", "STATUS", "WEIGHT", "REASON"];
         if wide {

@@ -12,9 +12,9 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use skein_protocol::{limits, name::ServiceName};
+use skein_protocol::{limits, name::ServiceName, route::CloseReason};
 
-use super::access::{Access, End, Side};
+use super::access::{Access, Side};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OfService {
@@ -148,7 +148,7 @@ impl Metrics {
             self.bytes_in.remove(&of);
             self.bytes_out.remove(&of);
             self.connect.remove(&of);
-            for end in End::ALL {
+            for end in CloseReason::ALL {
                 self.ended.remove(&of.ended(end));
             }
             // A connection that is still open keeps its gauge, else it would go below zero.
@@ -176,7 +176,7 @@ impl Metrics {
         self.ended.get_or_create(&of.ended(access.end)).inc();
         self.bytes_in.get_or_create(&of).inc_by(access.bytes_in);
         self.bytes_out.get_or_create(&of).inc_by(access.bytes_out);
-        if !access.end.refused() {
+        if access.connect_us > 0 {
             let seconds = Duration::from_micros(access.connect_us).as_secs_f64();
             self.connect.get_or_create(&of).observe(seconds);
         }
@@ -228,7 +228,7 @@ impl Metrics {
 }
 
 impl OfService {
-    fn ended(&self, end: End) -> OfEnd {
+    fn ended(&self, end: CloseReason) -> OfEnd {
         OfEnd { side: self.side, service: self.service.clone(), end: end.word() }
     }
 }
@@ -261,7 +261,7 @@ const OTHER: &str = "other";
 mod tests {
     use super::*;
 
-    fn access(service: &str, end: End) -> Access {
+    fn access(service: &str, end: CloseReason) -> Access {
         Access {
             at_ms: 1,
             side: Side::Inbound,
@@ -287,9 +287,9 @@ mod tests {
     fn names_that_the_registry_does_not_know_are_one_label() {
         let metrics = Metrics::new();
         metrics.set_services(&names(&["shop/web"]));
-        metrics.ended(&access("shop/web", End::Done));
+        metrics.ended(&access("shop/web", CloseReason::Done));
         for i in 0..100 {
-            metrics.ended(&access(&format!("evil/{i}"), End::NoService));
+            metrics.ended(&access(&format!("evil/{i}"), CloseReason::NoService));
         }
         let text = metrics.text();
         assert!(!text.contains("evil"), "{text}");
@@ -304,8 +304,8 @@ mod tests {
     fn series_of_a_service_that_is_gone_are_dropped() {
         let metrics = Metrics::new();
         metrics.set_services(&names(&["shop/web", "shop/db"]));
-        metrics.ended(&access("shop/web", End::Done));
-        metrics.ended(&access("shop/db", End::Done));
+        metrics.ended(&access("shop/web", CloseReason::Done));
+        metrics.ended(&access("shop/db", CloseReason::Done));
         let open = metrics.opened(Side::Inbound, "shop/web");
         metrics.set_services(&names(&["shop/db"]));
         let text = metrics.text();

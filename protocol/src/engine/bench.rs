@@ -35,7 +35,6 @@ pub(super) struct Side {
 
 /// Two engines on a table.
 pub(super) struct Bench {
-    pub(super) mesh: Mesh,
     pub(super) sides: [Side; 2],
     /// What time it is, in milliseconds since the start.
     pub(super) now: u64,
@@ -101,7 +100,6 @@ impl Bench {
         let mesh = Mesh::new(7);
         let sides = [Side::new(&mesh, 1), Side::new(&mesh, 2)];
         let mut bench = Self {
-            mesh,
             sides,
             now: 0,
             delay: 5,

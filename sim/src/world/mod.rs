@@ -302,14 +302,23 @@ impl World {
         up.map(|at| self.liveness(at, of)).all(|l| l.is_none() || l == Some(Liveness::Dead))
     }
 
-    /// Whether every node that is up holds the newest record of `of`.
-    pub fn told_everywhere(&self, of: usize) -> bool {
+    /// The sequence of the newest record that a node has of itself; 0 when it is down.
+    pub fn said(&self, of: usize) -> u64 {
+        let node = self.nodes.get(of);
+        let engine = node.and_then(|node| node.engine.as_ref());
+        let head = engine.and_then(|engine| engine.store().head(&self.mesh.key(of)));
+        head.map_or(0, |head| head.sequence)
+    }
+
+    /// Whether every node that is up holds the newest record of `of`, and it is above `above`.
+    pub fn told_everywhere(&self, of: usize, above: u64) -> bool {
         let key = self.mesh.key(of);
         let head = |node: &Node| node.engine.as_ref().and_then(|engine| engine.store().head(&key));
         let Some(newest) = self.nodes.get(of).and_then(head) else {
             return false;
         };
-        self.nodes.iter().filter(|node| node.engine.is_some()).all(|n| head(n) == Some(newest))
+        let mut up = self.nodes.iter().filter(|node| node.engine.is_some());
+        newest.sequence > above && up.all(|node| head(node) == Some(newest))
     }
 
     /// Whether a node runs.
