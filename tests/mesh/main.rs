@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod crash;
 mod harness;
 mod tidy;
 mod walk;
+mod walls;
