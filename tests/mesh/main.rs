@@ -10,6 +10,7 @@
 
 mod crash;
 mod harness;
+mod hostile;
 mod tidy;
 mod walk;
 mod walls;

@@ -20,10 +20,14 @@ const SOON: Duration = Duration::from_secs(10);
 /// What is carried, and must not be seen on the wire.
 const SECRET: &str = "the-word-that-nobody-else-may-read";
 
-/// The demo's HTTP echo, which names its instance.
+/// The demo's HTTP echo, which names its instance. It ends when its input ends: the fifo, open
+/// for both, never does.
 fn serve(host: &Host, folder: &std::path::Path) -> Process {
-    let mut command = host.program(skein_tests::binary::skein());
+    let mut command = host.program("sh");
+    let fifo = folder.join(format!("{}.fifo", host.name));
+    command.args(["-c", "mkfifo \"$0\" && exec \"$@\" <>\"$0\""]).arg(fifo);
     let listen = format!("{}:{PROCESS}", host.ip);
+    command.arg(skein_tests::binary::skein());
     command.args(["demo-http", "--listen", &listen, "--name", &host.name]);
     Process::start(command, &folder.join(format!("{}.service.log", host.name)))
 }
