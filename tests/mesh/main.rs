@@ -8,5 +8,9 @@
     reason = "tests"
 )]
 
+mod crash;
 mod harness;
+mod hostile;
 mod tidy;
+mod walk;
+mod walls;

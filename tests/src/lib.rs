@@ -16,6 +16,7 @@ pub mod address;
 pub mod binary;
 pub mod host;
 pub mod load;
+pub mod manifest;
 pub mod mesh;
 pub mod namespace;
 pub mod process;

@@ -7,6 +7,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// One namespace with its address on the bridge.
@@ -44,7 +45,9 @@ impl Lab {
     /// `count` rooms, 250 at most, all on one bridge.
     pub fn new(count: u8) -> Self {
         require();
-        let tag = std::process::id();
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("{}-{number}", std::process::id());
         let hub = format!("sk{tag}-hub");
         let mut lab = Self { rooms: Vec::new(), hub };
         lab.add_namespace(&lab.hub);

@@ -1,5 +1,8 @@
 //! Seeds: the agents to join by, dialled until each has answered once in this run, and again
 //! whenever no link is left. Who met one seed only could be on an island with it.
+//!
+//! The agents that `join` wrote down are dialled too, while there is no link: they are how a
+//! host that has just joined finds its mesh without a word about seeds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,10 +30,9 @@ pub(super) async fn run(
     mut met: mpsc::Receiver<(SocketAddr, Result<NodeKey, String>)>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let mut seeds = agent.settings.seeds.clone();
-    // Whom the join named: without them a host that just joined would know nobody.
-    seeds.extend(agent.files.read_peers().into_iter().map(|peer| TargetAddress::Ip(peer.address)));
-    if seeds.is_empty() {
+    let seeds = agent.settings.seeds.clone();
+    let joined: Vec<_> = agent.files.read_peers().into_iter().map(|peer| peer.address).collect();
+    if seeds.is_empty() && joined.is_empty() {
         return;
     }
     let mut answered: BTreeSet<SocketAddr> = BTreeSet::new();
@@ -38,14 +40,12 @@ pub(super) async fn run(
     let mut pause = FIRST;
     loop {
         let mut unmet = 0;
-        for seed in &seeds {
-            for address in resolve(seed).await {
-                if address == agent.mesh_address || answered.contains(&address) {
-                    continue;
-                }
-                unmet += 1;
-                agent.driver.tell(Command::Seed(address)).await;
+        for address in due(&agent, &seeds, &joined).await {
+            if address == agent.mesh_address || answered.contains(&address) {
+                continue;
             }
+            unmet += 1;
+            agent.driver.tell(Command::Seed(address)).await;
         }
         pause = if unmet == 0 { LAST } else { pause };
         let jitter = Duration::from_millis(rand::rng().random_range(0..500));
@@ -79,6 +79,22 @@ pub(super) async fn run(
         let alone = agent.links.borrow().is_empty().then(|| failed.values().next().cloned());
         agent.problems.set("seeds", alone.flatten().map(|why| format!("no seed answers: {why}")));
     }
+}
+
+/// Whom to dial in this round.
+async fn due(
+    agent: &Agent,
+    seeds: &[TargetAddress],
+    joined: &[SocketAddr],
+) -> BTreeSet<SocketAddr> {
+    let mut due = BTreeSet::new();
+    for seed in seeds {
+        due.extend(resolve(seed).await);
+    }
+    if agent.links.borrow().is_empty() {
+        due.extend(joined);
+    }
+    due
 }
 
 pub(crate) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {

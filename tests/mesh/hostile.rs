@@ -1,0 +1,484 @@
+//! A peer with an admitted key that says what no agent says: nobody dies, stalls or believes it.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use skein_node::{
+    clock::wall,
+    gossip::virtual_address,
+    identity::Files,
+    keys::Expect,
+    link::{
+        Dial, Endpoint, Link, Role,
+        mux::{Mux, StreamPair},
+    },
+};
+use skein_protocol::{
+    name::{Hash, NodeKey},
+    trust::admit::Alpn,
+    wire::{
+        frame::{self, Frame, Hello, LinkRole, Speaks, Stand},
+        kind::StreamKind,
+        stream::{Source, StreamHead},
+    },
+};
+use skein_tests::{
+    host::Host,
+    load::{Load, Plan},
+    manifest::{discovery, registry},
+    mesh::Mesh,
+    server::{Conduct, Server},
+    wait::until,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::Handle,
+    time::timeout,
+};
+
+const HERE: u16 = 9080;
+const PORT: u16 = 8080;
+const SOON: Duration = Duration::from_secs(10);
+
+/// The last host's key in the hand of this test; its own agent has ended.
+struct Rogue {
+    endpoint: Endpoint,
+    key: NodeKey,
+    boot: u64,
+}
+
+/// A link to one victim, its Hello read.
+struct Held {
+    link: Link,
+    stream: StreamPair,
+    theirs: Hello,
+}
+
+impl Rogue {
+    fn of(host: &Host) -> Self {
+        let credentials = Files::new(&host.dir).credentials(wall()).expect("its credentials");
+        let local = SocketAddr::new(host.ip, 0);
+        let endpoint = Endpoint::dialler(local, &credentials, &Handle::current()).expect("a port");
+        Self { endpoint, key: credentials.key(), boot: wall().0 + 1_000_000 }
+    }
+
+    async fn dial(&self, to: SocketAddr, role: Role) -> Link {
+        let dial = Dial { addresses: vec![to], expect: Expect::Member, alpn: Alpn::Mesh, role };
+        self.endpoint.dial(dial).await.expect("an admitted peer is let in")
+    }
+
+    fn hello(&self, role: LinkRole) -> Hello {
+        let trust = self.endpoint.credentials().trust().expect("a mesh");
+        let speaks = match role {
+            LinkRole::Control => Speaks::Bundle(None),
+            LinkRole::Data => Speaks::Head(None),
+        };
+        Hello {
+            versions: vec![frame::VERSION],
+            role,
+            mesh: trust.roots.mesh,
+            key: self.key,
+            boot: self.boot,
+            revocation_root: trust.revocations.root(),
+            issuer_root: Hash::of(&[]),
+            records_root: Hash::of(&[]),
+            wall: wall(),
+            speaks,
+        }
+    }
+
+    /// A link on which both have said Hello.
+    async fn meet(&mut self, to: SocketAddr, role: LinkRole) -> Held {
+        self.boot += 1;
+        let quic = match role {
+            LinkRole::Control => Role::Control,
+            LinkRole::Data => Role::Data,
+        };
+        let link = self.dial(to, quic).await;
+        let mut stream = link.mux.open().await.expect("a stream");
+        stream.0.write_all(&[StreamKind::Control.byte()]).await.expect("a byte");
+        let hello = Frame::Hello(Box::new(self.hello(role))).encode().expect("a frame");
+        write(&mut stream, &hello).await.expect("a Hello");
+        let theirs = timeout(SOON, async {
+            loop {
+                let length = stream.1.read_u32_le().await.expect("a length");
+                let mut bytes = vec![0; usize::try_from(length).unwrap()];
+                stream.1.read_exact(&mut bytes).await.expect("a frame");
+                if let Ok(Frame::Hello(hello)) = Frame::decode(&bytes) {
+                    return *hello;
+                }
+            }
+        });
+        let theirs = theirs.await.expect("its Hello");
+        Held { link, stream, theirs }
+    }
+}
+
+async fn write(stream: &mut StreamPair, bytes: &[u8]) -> std::io::Result<()> {
+    stream.0.write_all(&u32::try_from(bytes.len()).unwrap().to_le_bytes()).await?;
+    stream.0.write_all(bytes).await?;
+    stream.0.flush().await
+}
+
+/// What chitchat's wire says, written by hand.
+#[derive(Clone, Default)]
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn message(kind: u8) -> Self {
+        let mut bytes = Self::default();
+        bytes.number(45_139, 2);
+        bytes.0.extend([0, kind]);
+        bytes
+    }
+    fn number(&mut self, number: u64, width: usize) {
+        self.0.extend(&number.to_le_bytes()[..width]);
+    }
+    fn text(&mut self, text: &[u8]) {
+        self.number(u64::try_from(text.len()).unwrap(), 2);
+        self.0.extend(text);
+    }
+    fn id(&mut self, short: &str, generation: u64, address: std::net::SocketAddrV4) {
+        self.text(short.as_bytes());
+        self.number(generation, 8);
+        self.0.push(4);
+        self.0.extend(address.ip().octets());
+        self.number(address.port().into(), 2);
+    }
+    fn of(&mut self, node: &Hello) {
+        self.id(node.key.short().as_str(), node.boot, virtual_address(&node.key));
+    }
+    /// A digest of one node.
+    fn digest(&mut self, node: &Hello, heartbeat: u64, version: u64) {
+        self.number(1, 2);
+        self.of(node);
+        self.number(heartbeat, 8);
+        self.number(0, 8);
+        self.number(version, 8);
+    }
+    fn node(&mut self, node: &Hello) {
+        self.0.push(0);
+        self.of(node);
+        self.number(0, 8);
+        self.number(0, 8);
+    }
+    fn key(&mut self, key: &[u8], value: &[u8], version: u64) {
+        self.0.push(1);
+        self.text(key);
+        self.text(value);
+        self.number(version, 8);
+        self.0.push(0);
+    }
+    fn set_max(&mut self, version: u64) {
+        self.0.push(2);
+        self.number(version, 8);
+    }
+    /// A delta of these operations in one plain block.
+    fn delta(&mut self, operations: &Self) {
+        self.0.push(2);
+        self.text(&operations.0);
+        self.0.push(0);
+    }
+    fn ack(operations: &Self) -> Self {
+        let mut message = Self::message(2);
+        message.delta(operations);
+        message
+    }
+}
+
+/// The messages of FAULTS.md 5.1, told to `victim` about itself and `other`.
+fn attacks(victim: &Hello, other: &Hello) -> Vec<(&'static str, Option<&'static str>, Bytes)> {
+    let about = |node: &Hello, build: &dyn Fn(&mut Bytes)| {
+        let mut operations = Bytes::default();
+        operations.node(node);
+        build(&mut operations);
+        operations
+    };
+    let mut c2 = Bytes::message(1);
+    c2.digest(other, 1, 1);
+    c2.delta(&about(other, &|o| {
+        o.key(b"state", b"up", 100);
+        o.set_max(1);
+    }));
+    let c3 = Bytes::ack(&about(victim, &|o| o.key(b"state", b"dead", u64::MAX)));
+    let mut c4 = Bytes::message(0);
+    c4.digest(other, u64::MAX, 1);
+    c4.text(b"main");
+    let mut c5 = Bytes::message(0);
+    c5.number(890, 2);
+    for n in 0..890_u32 {
+        let invented: String =
+            format!("{n:010}").chars().map(|c| char::from(u8::try_from(c).unwrap() + 49)).collect();
+        c5.id(&invented, 1, virtual_address(&NodeKey([1; 32])));
+        (0..3).for_each(|_| c5.number(0, 8));
+    }
+    c5.text(b"main");
+    let mut c6 = Bytes::message(2);
+    // Nineteen bytes that unpack to 64 KiB, as often as fits: what it is packed in matters not.
+    for _ in 0..3000 {
+        c6.0.push(1);
+        c6.text(&[
+            0x28, 0xb5, 0x2f, 0xfd, 0x60, 0xff, 0xfe, 0x55, 0, 0, 8, 0, 0, 1, 0, 0xfb, 0xff, 0x39,
+            0xc0,
+        ]);
+    }
+    c6.0.push(0);
+    let key = Bytes::ack(&about(other, &|o| o.key("schlüssel".as_bytes(), b"1", 5)));
+    let value = Bytes::ack(&about(other, &|o| o.key(b"load", &[b'9'; 9000], 5)));
+    vec![
+        ("C2", Some("gossip that sets a maximum version"), c2),
+        ("C3", Some("gossip about ourselves"), c3),
+        ("C4", None, c4),
+        ("C5", None, c5.clone()),
+        ("C5 again", None, c5),
+        ("C6", Some("compressed gossip block"), c6),
+        ("a key that is not ASCII", Some("gossip key that is not short ASCII"), key),
+        ("a value over its limit", Some("gossip value over its limit"), value),
+    ]
+}
+
+/// Figures of an agent: the sum of a metric's lines that hold all of `words`.
+async fn metric(host: &Host, words: &[&str]) -> f64 {
+    let mut stream = TcpStream::connect((host.ip, 7401)).await.expect("the agent's http port");
+    let ask =
+        format!("GET /metrics HTTP/1.1\r\nhost: {}:7401\r\nconnection: close\r\n\r\n", host.ip);
+    stream.write_all(ask.as_bytes()).await.expect("a request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    let found = text.lines().filter(|line| words.iter().all(|word| line.contains(word)));
+    found.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Resident memory of an agent.
+fn resident_kib(host: &mut Host) -> u64 {
+    let id = host.agent().id().expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// A mesh of which the last host's agent has ended; the first calls a service on the second.
+struct Scene {
+    mesh: Mesh,
+    here: SocketAddr,
+    rogue: Rogue,
+    _server: Server,
+}
+
+impl Scene {
+    async fn new(count: usize) -> Self {
+        let mut mesh = Mesh::start(count).await;
+        let server = Server::start(mesh[1].ip, Conduct::Echo).await;
+        mesh[1].manifest("echo.yaml", &registry("echo", PORT, server.address));
+        mesh[0].manifest("use.yaml", &discovery("echo", HERE, PORT));
+        let here = SocketAddr::new(mesh[0].ip, HERE);
+        until(SOON, "the service passes", async || {
+            let detail = mesh[0].try_json(&["service", "shop/echo"]).await?;
+            let passing = detail["endpoints"][0]["status"] == "passing";
+            passing.then_some(()).ok_or_else(|| detail.to_string())
+        })
+        .await;
+        mesh[count - 1].kill().await;
+        let rogue = Rogue::of(&mesh[count - 1]);
+        Self { mesh, here, rogue, _server: server }
+    }
+
+    fn victims(&self) -> usize {
+        self.mesh.hosts.len() - 1
+    }
+
+    fn address(&self, n: usize) -> SocketAddr {
+        self.mesh.mesh_address(n).parse().unwrap()
+    }
+
+    /// All others live, know each other, and hold the service for passing.
+    async fn nobody_is_hurt(&mut self) {
+        let victims = self.victims();
+        for host in &mut self.mesh.hosts[..victims] {
+            assert!(host.agent().ended().is_none(), "{} died", host.name);
+            let log = host.log();
+            assert!(!log.contains("panicked"), "{} panicked", host.name);
+            assert!(!log.contains("gossip ended"), "the gossip of {} died", host.name);
+        }
+        for host in &self.mesh.hosts[..victims] {
+            until(SOON, "the view is right", async || {
+                let members = host.try_json(&["members"]).await?;
+                let all = members.as_array().cloned().unwrap_or_default();
+                let names: Vec<String> =
+                    self.mesh.hosts.iter().map(|host| host.name.clone()).collect();
+                let known = all.iter().all(|m| names.iter().any(|name| m["name"] == name.as_str()));
+                let others = &names[..victims];
+                let alive = others.iter().all(|name| {
+                    all.iter().any(|m| m["name"] == name.as_str() && m["state"] == "alive")
+                });
+                let detail = host.try_json(&["service", "shop/echo"]).await?;
+                let one = detail["endpoints"].as_array().map_or(0, Vec::len) == 1;
+                let passing = one && detail["endpoints"][0]["status"] == "passing";
+                (known && alive && passing).then_some(()).ok_or_else(|| members.to_string())
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn chitchat_messages_of_a_hostile_member_hurt_nobody_and_are_blamed() {
+    let mut stand = Scene::new(8).await;
+    let load = Load::start(Plan::new(stand.here));
+    let mut held = Vec::new();
+    for n in 0..stand.victims() {
+        let to = stand.address(n);
+        held.push(stand.rogue.meet(to, LinkRole::Control).await);
+    }
+    let hellos: Vec<Hello> = held.iter().map(|held| held.theirs.clone()).collect();
+    let mut before = BTreeMap::new();
+    for n in 0..held.len() {
+        before.insert(n, resident_kib(&mut stand.mesh[n]));
+    }
+    for (n, held) in held.iter_mut().enumerate() {
+        for (name, _, message) in attacks(&hellos[n], &hellos[(n + 1) % hellos.len()]) {
+            let mut bytes = vec![frame::GOSSIP];
+            bytes.extend(&message.0);
+            write(&mut held.stream, &bytes).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+    for n in 0..held.len() {
+        let expected: Vec<_> =
+            attacks(&hellos[n], &hellos[0]).into_iter().filter_map(|a| a.1).collect();
+        let host = &stand.mesh[n];
+        until(SOON, "each is blamed in the log and the metrics", async || {
+            let log = host.log();
+            let lacks = expected.iter().find(|reason| !log.contains(**reason));
+            lacks.map_or(Ok(()), |reason| Err(format!("{}: no `{reason}`", host.name)))?;
+            let blamed = metric(host, &["blame", "gossip"]).await;
+            let least = f64::from(u32::try_from(expected.len()).unwrap());
+            (blamed >= least).then_some(()).ok_or_else(|| format!("{blamed} in the metrics"))
+        })
+        .await;
+        let after = resident_kib(&mut stand.mesh[n]);
+        assert!(after < before[&n] + 30 * 1024, "memory went from {} to {after} KiB", before[&n]);
+    }
+    stand.nobody_is_hurt().await;
+    let report = load.stop().await;
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    println!("{} calls held meanwhile, worst {:?}", report.took.len(), report.percentile(1.0));
+}
+
+#[tokio::test]
+async fn a_frame_of_impossible_length_or_with_a_tail_ends_or_blames() {
+    let mut stand = Scene::new(3).await;
+    for length in [u32::MAX, 128 * 1024 + 1, 0] {
+        let to = stand.address(0);
+        let mut held = stand.rogue.meet(to, LinkRole::Control).await;
+        held.stream.0.write_all(&length.to_le_bytes()).await.unwrap();
+        held.stream.0.flush().await.unwrap();
+        let closed = timeout(SOON, held.link.mux.closed()).await;
+        closed.unwrap_or_else(|_| panic!("a frame of {length} bytes leaves the link open"));
+    }
+    let stand_now =
+        Stand { id: 7, records: Hash::of(&[]), revocations: Hash::of(&[]), policy: Hash::of(&[]) };
+    let mut probe = Frame::Probe(stand_now).encode().unwrap();
+    probe.push(0);
+    let to = stand.address(1);
+    let mut held = stand.rogue.meet(to, LinkRole::Control).await;
+    write(&mut held.stream, &probe).await.unwrap();
+    let host = &stand.mesh[1];
+    until(SOON, "a byte too many is blamed", async || {
+        let blamed = metric(host, &["blame", "malformed"]).await;
+        (blamed >= 1.0).then_some(()).ok_or_else(|| host.log())
+    })
+    .await;
+    stand.nobody_is_hurt().await;
+}
+
+#[tokio::test]
+async fn random_frames_over_a_real_link_kill_nobody() {
+    let mut stand = Scene::new(3).await;
+    let mut rng = StdRng::seed_from_u64(47);
+    let good = Frame::Hello(Box::new(stand.rogue.hello(LinkRole::Control))).encode().unwrap();
+    let mut sent = 0;
+    for n in 0..stand.victims() {
+        let to = stand.address(n);
+        let mut held = stand.rogue.meet(to, LinkRole::Control).await;
+        for _ in 0..300 {
+            let mut bytes = match rng.random_range(0..3) {
+                0 => (0..rng.random_range(1..200)).map(|_| rng.random()).collect(),
+                _ => good.clone(),
+            };
+            let place = rng.random_range(0..bytes.len());
+            bytes[place] ^= 1 << rng.random_range(0..8);
+            if rng.random_range(0..4) == 0 {
+                bytes[0] = rng.random_range(0..70);
+            }
+            // It is cut off after so much blame: that is what should be.
+            if write(&mut held.stream, &bytes).await.is_err() {
+                break;
+            }
+            sent += 1;
+        }
+        let host = &stand.mesh[n];
+        until(SOON, "the peer is cut off", async || {
+            host.log().contains("cut off").then_some(()).ok_or_else(|| host.log())
+        })
+        .await;
+    }
+    stand.nobody_is_hurt().await;
+    println!("{sent} frames");
+}
+
+async fn open_tcp(held: &Held) -> Option<StreamPair> {
+    let mut stream = timeout(Duration::from_secs(1), held.link.mux.open()).await.ok()?.ok()?;
+    let head = StreamHead::new("shop/echo".parse().unwrap(), PORT, Source::Node).encode().unwrap();
+    stream.0.write_all(&[StreamKind::Tcp.byte()]).await.ok()?;
+    stream.0.write_all(&head).await.ok()?;
+    Some(stream)
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_all_streams_and_reads_none_costs_its_own_budget_only() {
+    let mut stand = Scene::new(3).await;
+    let before = resident_kib(&mut stand.mesh[1]);
+    let to = stand.address(1);
+    let held = stand.rogue.meet(to, LinkRole::Data).await;
+    let mut streams = Vec::new();
+    let body = vec![7; 256 * 1024];
+    for _ in 0..1100 {
+        let Some(mut stream) = open_tcp(&held).await else { break };
+        // As much as is taken at once; nothing that comes back is read.
+        let _ = timeout(Duration::from_millis(2), stream.0.write_all(&body)).await;
+        streams.push(stream);
+    }
+    let load = Load::start(Plan::new(stand.here));
+    until(SOON, "the load runs", async || {
+        let begun = load.begun();
+        (begun >= 100).then_some(()).ok_or_else(|| begun.to_string())
+    })
+    .await;
+    let report = load.stop().await;
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let after = resident_kib(&mut stand.mesh[1]);
+    println!(
+        "{} streams; memory {before} to {after} KiB; calls {:?}",
+        streams.len(),
+        report.percentile(1.0)
+    );
+    // The connection's 16 MiB each way, a socket's buffers for each stream, and room.
+    assert!(after < before + 200 * 1024, "memory went from {before} to {after} KiB");
+    stand.nobody_is_hurt().await;
+}
+
+#[tokio::test]
+async fn a_stream_without_a_head_is_ended_by_the_deadline() {
+    let mut stand = Scene::new(3).await;
+    let to = stand.address(1);
+    let held = stand.rogue.meet(to, LinkRole::Data).await;
+    let mut stream = held.link.mux.open().await.unwrap();
+    stream.0.write_all(&[StreamKind::Tcp.byte()]).await.unwrap();
+    let start = std::time::Instant::now();
+    let mut byte = [0; 1];
+    let ended = timeout(Duration::from_secs(25), stream.1.read(&mut byte)).await;
+    assert!(ended.is_ok(), "a silent stream stays");
+    println!("ended after {:?}: {:?}", start.elapsed(), ended.unwrap());
+    stand.nobody_is_hurt().await;
+}
