@@ -47,6 +47,12 @@ fn main() -> Result<()> {
         (world.sent.0 - frames) as f64 / seconds,
         (world.sent.1 - bytes) as f64 / seconds
     );
+    let links: Vec<usize> = (0..nodes).map(|node| world.links(node)).collect();
+    println!(
+        "control links of a node: {:.1} on average, {} at most",
+        links.iter().sum::<usize>() as f64 / nodes as f64,
+        links.iter().max().unwrap_or(&0)
+    );
     let before = world.said(nodes / 2);
     world.say(nodes / 2, |local| {
         local.instances.0.iter_mut().for_each(|instance| instance.weight = 77);

@@ -321,6 +321,12 @@ impl World {
         newest.sequence > above && up.all(|node| head(node) == Some(newest))
     }
 
+    /// How many control links a node has.
+    pub fn links(&self, number: usize) -> usize {
+        let engine = self.nodes.get(number).and_then(|node| node.engine.as_ref());
+        engine.map_or(0, |engine| engine.ready_links().count())
+    }
+
     /// Whether a node runs.
     pub fn is_up(&self, number: usize) -> bool {
         self.nodes.get(number).is_some_and(|node| node.engine.is_some())
