@@ -57,6 +57,8 @@ pub struct InitReport {
     pub root_key: Option<PathBuf>,
     /// An address by which the next host reaches this one, `ip:port`.
     pub address: String,
+    /// The agent's directory.
+    pub dir: PathBuf,
 }
 
 impl std::fmt::Debug for InitReport {
@@ -108,6 +110,8 @@ pub struct JoinReport {
     pub advertises: String,
     /// Files written.
     pub files: Vec<PathBuf>,
+    /// The agent's directory.
+    pub dir: PathBuf,
 }
 
 /// `skein key`.

@@ -239,6 +239,14 @@ impl TokenCreateArgs {
     }
 }
 
+/// How the agent of a directory is started.
+fn start_line(dir: &Path) -> String {
+    match dir.to_str() {
+        None | Some("" | "/var/lib/skein") => "skein agent".to_owned(),
+        Some(dir) => format!("skein agent --dir {}", clean(dir)),
+    }
+}
+
 impl Show for InitReport {
     fn text(&self, _: bool) -> String {
         if self.already {
@@ -246,10 +254,11 @@ impl Show for InitReport {
         }
         let mut text = format!(
             "made mesh {} and its first node {} ({})\n\n\
-             start the agent here:\n  skein agent\n",
+             start the agent here:\n  {}\n",
             clean(&self.mesh),
             clean(&self.node_name),
-            self.node_id
+            self.node_id,
+            start_line(&self.dir)
         );
         if let Some(token) = &self.token {
             text += &format!(
@@ -290,12 +299,13 @@ impl Show for JoinReport {
         };
         format!(
             "{} ({}) is a member of {} until {}; {serves}{issuer}\nit will advertise {}\n\n\
-             start the agent here:\n  skein agent\n",
+             start the agent here:\n  {}\n",
             clean(&self.node_name),
             self.node_id,
             clean(&self.mesh),
             self.not_after,
-            clean(&self.advertises)
+            clean(&self.advertises),
+            start_line(&self.dir)
         )
     }
 

@@ -103,6 +103,7 @@ impl Local for ThisHost {
             operator_key: Some(made.operator_key),
             root_key: Some(made.root_key),
             address: offline::outward_address(),
+            dir: options.dir,
         })
     }
 
@@ -137,6 +138,7 @@ impl Local for ThisHost {
             issuer: joined.issuer,
             advertises,
             files: vec![files.roots(), files.node_key(), files.node_chain()],
+            dir: options.dir,
         })
     }
 
