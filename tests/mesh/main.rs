@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+mod bad_input;
+mod carry;
 mod crash;
 mod harness;
 mod hostile;

@@ -87,9 +87,21 @@ impl From<anyhow::Error> for CliError {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(own) => own,
-            Err(error) => Self::failed(format!("{error:#}")),
+            Err(error) => Self::failed(told_once(&error)),
         }
     }
+}
+
+/// An error and its causes, less those whose words stand in what is said already.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match (said.is_empty(), said.contains(&cause)) {
+            (true, _) => cause,
+            (false, true) => said,
+            (false, false) => format!("{said}: {cause}"),
+        }
+    })
 }
 
 impl std::error::Error for CliError {}
