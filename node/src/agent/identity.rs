@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use skein_protocol::{
     limits,
-    name::{NodeKey, NodeName},
     record::{OwnChain, node::TokenUses},
     trust::{
         ChainClass, Revocations, Roots, VerifiedChain,
@@ -201,9 +200,6 @@ impl Tokens {
     }
 }
 
-/// Names given to hosts whose record has not come yet, in this run.
-const ISSUED_MAX: usize = 1024;
-
 /// The desk at which others join and renew.
 pub(crate) struct AgentDesk(pub(crate) Arc<Agent>);
 
@@ -220,9 +216,6 @@ impl Desk for AgentDesk {
             name: node.name.clone(),
             live: matches!(node.liveness, Liveness::Alive | Liveness::Suspect),
         });
-        let issued = agent.issued.borrow().clone();
-        let unknown = issued.into_iter().filter(|(_, key)| !view.nodes.contains_key(key));
-        let members = members.chain(unknown.map(|(name, key)| Member { key, name, live: true }));
         let peers = view
             .nodes
             .values()
@@ -257,16 +250,6 @@ impl Desk for AgentDesk {
                 Err(Refusal::new(RefusalCode::Trouble, format!("the desk failed: {error}")))
             })
         })
-    }
-
-    fn let_in(&self, key: NodeKey, name: &NodeName) {
-        self.0.issued.send_modify(|issued| {
-            // Who never came is forgotten first when there are too many.
-            if issued.len() >= ISSUED_MAX {
-                issued.pop_first();
-            }
-            issued.insert(name.clone(), key);
-        });
     }
 
     fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>> {

@@ -277,7 +277,6 @@ impl Running {
             roots: keys.roots,
             issuer: keys.issuer,
             tokens,
-            issued: watch::channel(Default::default()).0,
             credentials: Arc::clone(&credentials),
             workload: workload.clone(),
             view: shown.view.clone(),

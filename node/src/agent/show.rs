@@ -9,7 +9,7 @@ use std::{
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
-    name::{NodeKey, NodeName, ServiceName},
+    name::{NodeKey, ServiceName},
     record::node::{Health, NodeState, Protocol, ServicePort},
     trust::Roots,
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
@@ -47,8 +47,6 @@ pub(crate) struct Agent {
     pub(crate) roots: Roots,
     pub(crate) issuer: Option<Arc<IssuingHost>>,
     pub(crate) tokens: Tokens,
-    /// Names that this host's issuer has given away in this run.
-    pub(crate) issued: watch::Sender<BTreeMap<NodeName, NodeKey>>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) workload: WorkloadHandle,
     pub(crate) view: watch::Receiver<Arc<View>>,

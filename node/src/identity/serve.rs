@@ -12,7 +12,6 @@ use std::{io, sync::Arc};
 use rustls_pki_types::UnixTime;
 use skein_protocol::{
     limits,
-    name::{NodeKey, NodeName},
     trust::{
         admit::{Alpn, CloseCode, admit},
         join::{
@@ -52,8 +51,6 @@ pub trait Desk: Send + Sync {
     /// Takes a use of a token and writes it to disk, before it answers. Gives how often the
     /// token was used before ([`desk::take_use`]).
     fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>>;
-    /// A node was let in under this name: from now on it is taken, though no record tells of it.
-    fn let_in(&self, _key: NodeKey, _name: &NodeName) {}
     /// A stream to the agent of an issuer, its kind byte not written yet. Refuses when too many
     /// are open, or none is reached.
     fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>>;
@@ -199,7 +196,6 @@ async fn join(
     let grant = desk::check_join(&request, &peer.key, exporter, &situation)?;
     let body = &request.token.body;
     let used = desk.take_use(body.id, body.uses).await?;
-    desk.let_in(peer.key, &grant.name);
     Ok(desk::grant_join(&issuer, &request, &grant, used, &situation))
 }
 
