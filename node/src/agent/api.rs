@@ -36,6 +36,9 @@ use crate::{
 /// How often it is asked whether all agents show what was changed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long a change is followed at least, so that what is said of it means something.
+const VISIBLE: Duration = Duration::from_secs(1);
+
 fn invalid(text: impl std::fmt::Display) -> ApiError {
     ApiError::new(ApiErrorKind::Invalid, text.to_string())
 }
@@ -88,6 +91,16 @@ impl Agent {
         }
     }
 
+    /// Waits until the engine was told of the documents and the phase of now.
+    async fn told(&self) {
+        let number = self.workload.snapshot.borrow().number;
+        let phase = self.phase.borrow().clone();
+        let mut said = self.said.subscribe();
+        let all = async { drop(said.wait_for(|(n, p)| *n >= number && *p == phase).await) };
+        // A composer that is behind shows as a change that is not visible.
+        let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+    }
+
     /// Waits until the peers this agent is linked to hold this host's newest record. What a peer
     /// further away holds is not known here, and not counted.
     async fn visible(&self, wait: Duration) -> Visible {
@@ -97,8 +110,12 @@ impl Agent {
             let up = view.nodes.values().filter(|node| node.liveness == Liveness::Alive).count();
             u32::try_from(up).unwrap_or(u32::MAX)
         };
+        let wait = wait.max(VISIBLE);
+        self.told().await;
         loop {
-            let on = self.driver.agreeing().await.records;
+            let agreeing = self.driver.agreeing().await;
+            // Until this host's own record has the change, nobody can have it.
+            let on = if agreeing.settled { agreeing.records } else { 0 };
             let of = alive(self);
             let took = self.clock.now().tick.since(start);
             if on >= of || took >= wait {

@@ -94,6 +94,7 @@ impl Composer {
         self.serves.send_replace(Arc::new(serves));
         let said = local::say(&self.base, &phase, snapshot);
         self.agent.driver.input(Input::Local(Box::new(said))).await;
+        self.agent.said.send_replace((snapshot.number, phase));
     }
 
     /// What gossip and metrics need of a view.

@@ -245,6 +245,7 @@ impl Running {
         let range = settings.virtual_range()?;
         let book = Box::new(VirtualBook(Arc::clone(&disk)));
         let virtual_addresses = VirtualAddresses::open(range, book)?;
+        let said = watch::channel((first.number, phase.clone())).0;
         let (phase, phase_changes) = watch::channel(phase);
 
         let (gossip_events, gossip_told) = mpsc::channel(limits::GOSSIP_WAITING);
@@ -288,6 +289,7 @@ impl Running {
             virtual_addresses: tokio::sync::Mutex::new(virtual_addresses),
             bound: watch::channel(Default::default()).0,
             phase,
+            said,
             problems: problems.clone(),
             metrics: Arc::clone(&metrics),
             log,

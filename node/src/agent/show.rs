@@ -60,6 +60,8 @@ pub(crate) struct Agent {
     /// Services whose virtual address is bound.
     pub(crate) bound: watch::Sender<BTreeSet<ServiceName>>,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Up to which snapshot, and in which phase, the engine was told what this host says.
+    pub(crate) said: watch::Sender<(u64, Phase)>,
     pub(crate) problems: Problems,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: LogHandle,

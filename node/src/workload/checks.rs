@@ -178,7 +178,7 @@ impl Checks {
                 .map(|check| {
                     let key = (id.clone(), check.name.clone());
                     let state = self.states.get(&key).cloned();
-                    (check.name.clone(), state.unwrap_or_else(unchecked))
+                    (check.name.clone(), state.unwrap_or_else(CheckState::unchecked))
                 })
                 .collect();
             let worst = checks.values().map(|state| state.health).max();
@@ -188,11 +188,6 @@ impl Checks {
             .map(|(_, instance)| (instance.id.clone(), of(&instance.id, &instance.checks)))
             .collect()
     }
-}
-
-/// Nothing is passing before it was checked.
-pub(crate) fn unchecked() -> CheckState {
-    CheckState { health: Health::Critical, output: "not checked yet".to_owned() }
 }
 
 /// Turns runs into transitions.

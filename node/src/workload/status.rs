@@ -8,8 +8,6 @@ use skein_protocol::{
     record::node::{Health, Instance, InstanceId},
 };
 
-use super::checks::unchecked;
-
 /// All that the workload tells the rest of the agent. A new one for every change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -58,7 +56,7 @@ impl Snapshot {
             planned.checks.iter().any(|check| {
                 let own = !matches!(check.kind, CheckKind::Ttl(_));
                 let state = found.and_then(|found| found.checks.get(&check.name));
-                own && state.is_some_and(|state| *state == unchecked())
+                own && state.is_some_and(|state| *state == CheckState::unchecked())
             })
         })
     }
@@ -86,6 +84,13 @@ pub struct CheckState {
     pub health: Health,
     /// Why, for people.
     pub output: String,
+}
+
+impl CheckState {
+    /// Nothing is passing before it was checked.
+    pub(crate) fn unchecked() -> Self {
+        Self { health: Health::Critical, output: "not checked yet".to_owned() }
+    }
 }
 
 /// A document and who owns it.

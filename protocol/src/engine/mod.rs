@@ -136,6 +136,8 @@ pub struct Agreeing {
     pub records: u32,
     /// On all policy.
     pub policy: u32,
+    /// Whether all that this host wants to say is in its record by now.
+    pub settled: bool,
 }
 
 /// What is written to disk.
@@ -455,7 +457,7 @@ impl Engine {
     /// this one holds: those linked to it say so with each probe. Asks them again.
     pub fn agreeing(&mut self) -> Agreeing {
         let ours = self.stand(0);
-        let mut count = Agreeing { records: 1, policy: 1 };
+        let mut count = Agreeing { records: 1, policy: 1, settled: self.own_settled() };
         for stand in self.links.stands() {
             let one = |same: bool| u32::from(same);
             count.records = count.records.saturating_add(one(stand.records == ours.records));

@@ -91,6 +91,11 @@ impl Engine {
         self.publish_if_due(now);
     }
 
+    /// Whether nothing waits to be signed.
+    pub(super) fn own_settled(&self) -> bool {
+        !self.own.dirty && self.reserving.is_none()
+    }
+
     /// Somebody doubts this host: what is signed anew refutes it.
     pub(super) fn sign_again(&mut self, now: Now) {
         self.own.dirty = true;
