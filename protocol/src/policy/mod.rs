@@ -1,0 +1,51 @@
+//! Policy: what mesh-wide documents say, compiled into what decides.
+//!
+//! In:    the versions of each document that are in force ([`Heads`]).
+//! Out:   immutable snapshots that answer a question, with the name of the rule that did.
+//! Never: knows signatures, operators or how a document came here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    manifest::{
+        Access, DocumentId, Traffic,
+        kinds::{AccessEffect, Destination},
+    },
+    name::Hash,
+};
+
+/// What one version of a document says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// Who may call what.
+    Access(Arc<Access>),
+    /// How traffic behaves.
+    Traffic(Arc<Traffic>),
+    /// It was deleted by this version.
+    Deleted,
+    /// A newer agent wrote it: only what stands in its frozen section is known. An AccessPolicy
+    /// closes what it covers.
+    Unread {
+        /// What it is about.
+        destination: Destination,
+        /// What it does there, for an AccessPolicy.
+        effect: Option<AccessEffect>,
+        /// Whether it decides.
+        enforced: bool,
+    },
+}
+
+/// One version of a document that nothing known supersedes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// 1 + the highest of its parents'.
+    pub generation: u64,
+    /// What names this version: the hash of header and payload.
+    pub version: Hash,
+    /// What it says.
+    pub content: Content,
+}
+
+/// The versions in force of every document, each list sorted by (generation, version), highest
+/// last. More than one: they did not know of each other, and the conflict waits for an edit.
+pub type Heads = BTreeMap<DocumentId, Vec<Head>>;
