@@ -242,20 +242,20 @@ pub const LATENCY_PENALTY: Duration = Duration::from_secs(5);
 pub const PENALTY_LASTS: Duration = Duration::from_secs(5);
 /// Failures in a row that eject an endpoint.
 pub const EJECT_CONSECUTIVE: u32 = 5;
-/// Buckets of [`EJECT_BUCKET`] in the window of the success rate: ten seconds.
+/// Parts of the window of the success rate.
 pub const EJECT_BUCKETS: usize = 10;
-/// See [`EJECT_BUCKETS`].
-pub const EJECT_BUCKET: Duration = Duration::from_secs(1);
+/// The window of the success rate.
+pub const EJECT_WINDOW: Duration = Duration::from_secs(10);
 /// Calls within the window below which the success rate says nothing.
 pub const EJECT_CALLS: u32 = 20;
-/// A success rate below this ejects, in percent.
-pub const EJECT_SUCCESS_PERCENT: u32 = 50;
+/// A success rate below this ejects, in hundredths of a percent.
+pub const EJECT_SUCCESS: u32 = 5_000;
 /// The first ejection's length; it doubles with each that follows.
 pub const EJECT_BASE: Duration = Duration::from_secs(1);
 /// The longest ejection. An endpoint that stays in for as long starts again from the base.
 pub const EJECT_MAX: Duration = Duration::from_secs(60);
-/// The share of a service's endpoints that may be out at one time, in percent.
-pub const EJECT_SHARE_PERCENT: usize = 50;
+/// The share of a service's endpoints that may be out at one time, in hundredths of a percent.
+pub const EJECT_SHARE: u32 = 5_000;
 /// A probe of an ejected endpoint that was not answered for so long is held for lost.
 pub const EJECT_PROBE: Duration = Duration::from_secs(5);
 /// How long an endpoint that said `draining` or `no_service` is last choice: a record that says
@@ -265,7 +265,7 @@ pub const REST: Duration = Duration::from_secs(1);
 /// up to 28 % of a tier may be gone and all calls stay in it.
 pub const OVERPROVISION_PERCENT: u32 = 140;
 
-const _: () = assert!(EJECT_SHARE_PERCENT < 100);
+const _: () = assert!(EJECT_SHARE < 10_000);
 // Gossip (chitchat 0.11.2, which carries hints only).
 
 /// Ids that one chitchat holds. Its digest has 51 bytes an id (2 + 10 short id, 8 generation,
@@ -496,3 +496,46 @@ pub const JOIN_STREAMS: usize = 4;
 pub const RELAY_BYTES: u64 = 64 * 1024;
 /// Tokens whose uses one issuing host counts: 1,024 at 20 bytes are 20 KiB of its record.
 pub const TOKENS_COUNTED: usize = 1024;
+
+/// Targets of one traffic policy: versions of a service that live side by side.
+pub const TARGETS_MAX: usize = 16;
+
+/// A compiled regular expression of a match: about a thousand states, enough for any path.
+pub const REGEX_BYTES: usize = 64 << 10;
+
+/// A method's name: the longest registered one has 17 bytes.
+pub const METHOD_BYTES: usize = 32;
+
+/// A header's name in a document.
+pub const HEADER_NAME_BYTES: usize = 128;
+
+/// A host with its port: 253 bytes of name, a colon, five digits.
+pub const AUTHORITY_BYTES: usize = 259;
+
+/// Headers that frame a message or belong to one hop: no document changes them.
+pub const FRAMING_HEADERS: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Tries of one call after its first.
+pub const RETRY_ATTEMPTS_MAX: u32 = 10;
+
+/// Failures in a row before an endpoint is an outlier, at most.
+pub const EJECT_FAILURES_MAX: u32 = 1_000;
+
+/// The wait before a first retry, at most: a connection within a region takes less.
+pub const RETRY_BACKOFF: Duration = Duration::from_millis(25);
+/// The wait before any retry, at most.
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// Sources or header values that one rate limit counts apart: 24 bytes each, 100 KiB a limit.
+pub const RATE_SOURCES: usize = 4096;

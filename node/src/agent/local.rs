@@ -1,19 +1,23 @@
 //! From the workload's plan to what the engine says and what the proxy does.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use skein_protocol::{
     engine::Local,
     manifest::{
         kinds::{Capture, Listen, Transport},
-        plan::Usage,
-        value::{self, TargetAddress},
+        value::TargetAddress,
     },
     name::ServiceName,
     record::node::{
         Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, TokenUses,
     },
-    route::{self, ImagePattern, PortRef, Subset, ZonePattern},
+    route::Tuning,
     trust::Grant,
     view::View,
     wire::stream::Source,
@@ -53,7 +57,8 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
     host.gossip_generation = phase.gossip_generation;
     let left = phase.state == NodeState::Left;
     let mut instances = if left { Vec::new() } else { snapshot.instances() };
-    instances.retain(|instance| !needs_tls(snapshot, &instance.id));
+    let unserved = needs_tls(snapshot);
+    instances.retain(|instance| !unserved.contains(&instance.id));
     Local {
         host,
         addresses: Addresses(base.addresses.clone()),
@@ -124,11 +129,11 @@ pub fn listeners(
         let spec = ListenerSpec {
             name,
             service: service.clone(),
-            port: port_ref(&listener.port),
-            subset: subset(usage),
+            port: listener.port.clone(),
+            subset: usage.subset.clone(),
             source: usage.source.clone().map_or(Source::Node, Source::Service),
             fallback: usage.fallback.iter().map(|f| target_of(&f.target)).collect(),
-            algorithm: route::Algorithm::default(),
+            tuning: Tuning::default(),
         };
         let place = match &listener.listen {
             Listen::Unix(path) => Bind::Unix(PathBuf::from(path)),
@@ -142,9 +147,11 @@ pub fn listeners(
     (Listeners(wanted), waiting)
 }
 
-fn needs_tls(snapshot: &Snapshot, id: &InstanceId) -> bool {
-    let mut all = snapshot.plan.instances();
-    all.any(|(registration, planned)| planned.id == *id && registration.tls.is_some())
+/// The instances that are to be spoken TLS to, which this version cannot.
+fn needs_tls(snapshot: &Snapshot) -> BTreeSet<InstanceId> {
+    let all = snapshot.plan.instances();
+    let tls = all.filter(|(registration, _)| registration.tls.is_some());
+    tls.map(|(_, planned)| planned.id.clone()).collect()
 }
 
 /// What the documents ask for and this version does not do. Nothing of it is passed over in
@@ -172,23 +179,6 @@ pub fn not_done(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     all
-}
-
-fn port_ref(port: &value::PortRef) -> PortRef {
-    match port {
-        value::PortRef::Number(number) => PortRef::Number(*number),
-        value::PortRef::Name(name) => PortRef::Name(name.clone()),
-    }
-}
-
-fn subset(usage: &Usage) -> Subset {
-    let said = &usage.subset;
-    Subset {
-        version: said.version.as_ref().map(|pattern| pattern.0.clone()),
-        tags: said.tags.clone(),
-        zone: said.zone.as_ref().and_then(|zone| zone.to_string().parse::<ZonePattern>().ok()),
-        image: usage.image.as_ref().map(|image| ImagePattern(image.text.clone())),
-    }
 }
 
 fn target_of(target: &TargetAddress) -> Target {

@@ -31,7 +31,7 @@ use skein_protocol::{
     limits,
     name::{NodeKey, ServiceName},
     record::node::InstanceId,
-    route::{Algorithm, CloseReason, EndpointState, PortRef, Subset},
+    route::{CloseReason, EndpointState, PortRef, Subset, Tuning},
     trust::Grant,
     view::{ServiceView, View},
     wire::stream::{Source, StreamHead},
@@ -198,8 +198,8 @@ pub struct ListenerSpec {
     pub source: Source,
     /// Tried in order while no live instance is known.
     pub fallback: Vec<Target>,
-    /// How endpoints share the calls.
-    pub algorithm: Algorithm,
+    /// What is said about choosing among its endpoints.
+    pub tuning: Tuning,
 }
 
 /// Every listener that this host wants.

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use skein_protocol::{
     limits,
     record::node::ServicePort,
-    route::{Ask, Choice, CloseReason, NoRoute, Outcome, Tried},
+    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, Tried, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
     wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, StreamHead},
 };
@@ -138,8 +138,10 @@ impl<'a> Call<'a> {
                 me: view.me,
                 here: &view.locality,
                 tried: &tried,
+                tuning: &self.spec.tuning,
+                affinity: self.affinity(),
             };
-            let chosen = self.proxy.pool.choose(&ask, self.spec.algorithm);
+            let chosen = self.proxy.pool.choose(&ask);
             let (choice, in_flight) = match (chosen, last) {
                 (Ok(chosen), _) => chosen,
                 (Err(_), Some(failed)) => return Err(failed),
@@ -202,8 +204,18 @@ impl<'a> Call<'a> {
         Err((Failed { reason, detail }, retry))
     }
 
+    /// What ring-hash goes by: who calls, and from where.
+    fn affinity(&self) -> u64 {
+        if self.spec.tuning.algorithm != Algorithm::RingHash {
+            return 0;
+        }
+        let client = self.line.client.map(|client| client.ip().to_string());
+        let who = format!("{} {}", self.spec.source, client.unwrap_or_default());
+        rendezvous::affinity(who.as_bytes())
+    }
+
     fn report(&self, service: &ServiceView, key: &EndpointKey, outcome: Outcome) {
-        if self.proxy.pool.report(service, key, outcome) {
+        if self.proxy.pool.report(service, key, outcome, &self.spec.tuning.eject) {
             tracing::info!(service = %service.name, instance = %key.instance, node = %key.node.short(), "ejected");
         }
     }
@@ -214,7 +226,7 @@ impl<'a> Call<'a> {
         let other = |one: &Endpoint| {
             !matches!(one.usable, Use::No(_))
                 && one.instance.ports.iter().any(|served| served.port == port)
-                && self.spec.subset.covers(one)
+                && self.spec.subset.covers(&one.instance, &one.node.locality)
                 && !tried.endpoints.contains(&one.key())
         };
         let tries = usize::try_from(self.line.tries).unwrap_or(usize::MAX);

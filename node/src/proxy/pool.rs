@@ -8,7 +8,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use skein_protocol::{
     clock::{Now, Tick, Wall, millis},
     name::ServiceName,
-    route::{Algorithm, Ask, Balancer, Choice, EndpointState, NoRoute, Outcome},
+    route::{Ask, Balancer, Choice, Eject, EndpointState, NoRoute, Outcome},
     view::{EndpointKey, ServiceView, View},
 };
 use tokio::time::Instant;
@@ -41,15 +41,11 @@ impl Pool {
         }
     }
 
-    pub(super) fn choose(
-        self: &Arc<Self>,
-        ask: &Ask<'_>,
-        algorithm: Algorithm,
-    ) -> Result<(Choice, InFlight), NoRoute> {
+    pub(super) fn choose(self: &Arc<Self>, ask: &Ask<'_>) -> Result<(Choice, InFlight), NoRoute> {
         let now = self.now();
         let choice = {
             let Inner { balancer, rng } = &mut *self.lock();
-            balancer.choose(now, ask, algorithm, rng)?
+            balancer.choose(now, ask, rng)?
         };
         let in_flight = InFlight {
             pool: Arc::clone(self),
@@ -65,10 +61,11 @@ impl Pool {
         service: &ServiceView,
         key: &EndpointKey,
         outcome: Outcome,
+        rules: &Eject,
     ) -> bool {
         let now = self.now();
         let Inner { balancer, rng } = &mut *self.lock();
-        balancer.report(now, service, key, outcome, rng)
+        balancer.report(now, service, key, outcome, rules, rng)
     }
 
     pub(super) fn states(&self, service: &ServiceView) -> Vec<EndpointState> {

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Mutex};
 use skein_protocol::{
     name::{Hash, Locality},
     record::node::{Health, Instance, Protocol, ServicePort},
+    route::Algorithm,
     trust::Grant,
     view::{Endpoint, Liveness, NodeView, Reason, Use},
     wire::{
@@ -302,7 +303,7 @@ fn spec() -> ListenerSpec {
         subset: Subset::default(),
         source: Source::Node,
         fallback: Vec::new(),
-        algorithm: Algorithm::default(),
+        tuning: Tuning::default(),
     }
 }
 
@@ -618,7 +619,10 @@ async fn five_failures_eject_an_endpoint_and_it_shows() {
     let service = Arc::clone(&one.view.borrow().services[&SERVICE.parse().unwrap()]);
     let ejected = || one.proxy.states(&service)[0].usable == Use::LastChoice(Reason::Ejected);
     // In turn: by peak-EWMA one failure alone keeps the calls away.
-    let spec = ListenerSpec { algorithm: Algorithm::RoundRobin, ..spec() };
+    let spec = ListenerSpec {
+        tuning: Tuning { algorithm: Algorithm::RoundRobin, ..Tuning::default() },
+        ..spec()
+    };
     for _ in 0..20 {
         let call = one.call_as(spec.clone()).await;
         assert_eq!(all_of(call).await.unwrap(), "three");

@@ -17,7 +17,7 @@ use std::{
 use skein_protocol::{
     limits,
     name::{Hash, ServiceName},
-    route::{Algorithm, PortRef, Subset},
+    route::{PortRef, Subset, Tuning},
     view::ServiceView,
     wire::stream::Source,
 };
@@ -194,7 +194,7 @@ pub fn plan(
             subset: Subset::default(),
             source: source.clone(),
             fallback: Vec::new(),
-            algorithm: Algorithm::default(),
+            tuning: Tuning::default(),
         };
         listeners.insert(bind, Arc::new(spec));
     }

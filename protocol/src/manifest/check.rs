@@ -6,8 +6,9 @@ use super::{
     kinds::{Check, CheckKind, RegistryPort},
     reader::{Fields, Item, Sink},
     registry::{command, port_ref, unit},
-    value::{self, PortRef},
+    value,
 };
+use crate::route::PortRef;
 use crate::{limits, name::Label};
 
 /// The checks of a document, names told apart.

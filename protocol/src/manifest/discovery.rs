@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use super::{
-    kinds::{Discovery, DiscoveryPort, Fallback, Listen, Subset},
+    kinds::{Discovery, DiscoveryPort, Fallback, Listen},
     reader::{Item, Sink},
     registry::{address, exposed, port_name, port_ref, process, protocol, service_in, tags},
-    value::{HostAddress, PortRef, VersionPattern},
+    value::HostAddress,
 };
 use crate::{
     limits,
-    name::{Label, Locality},
+    name::Label,
+    route::{PortRef, Subset, ZonePattern},
 };
 
 /// Reads `spec` of a ServiceDiscovery.
@@ -177,17 +178,14 @@ fn fallback(item: &Item<'_>, ports: &[DiscoveryPort], sink: &mut Sink<'_>) -> Op
 /// A subset: a map, or a version as plain text.
 pub(crate) fn subset(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Subset> {
     if !item.is_map() {
-        return Some(Subset {
-            version: Some(VersionPattern(item.parsed(sink)?)),
-            ..Subset::default()
-        });
+        return Some(Subset { version: Some(item.parsed(sink)?), ..Subset::default() });
     }
     let mut fields = item.fields(sink)?;
     let version = fields.take("version").and_then(|item| item.parsed(sink));
     let tags = tags(&mut fields, sink);
     let zone = fields.take("zone").and_then(|item| {
-        (item.text(sink)? != "any").then(|| item.parsed::<Locality>(sink)).flatten()
+        (item.text(sink)? != "any").then(|| item.parsed::<ZonePattern>(sink)).flatten()
     });
     fields.finish(sink);
-    Some(Subset { version: version.map(VersionPattern), tags, zone })
+    Some(Subset { version, tags, zone, ..Subset::default() })
 }

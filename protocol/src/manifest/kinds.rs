@@ -5,10 +5,11 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 pub use super::settings::{Advertised, Capture, Gateway, Mesh, MeshPort, Seed, Transport};
-use super::value::{HostAddress, Image, PortRef, TargetAddress, VersionPattern};
+use super::value::{HostAddress, Image, TargetAddress};
 use crate::{
-    name::{Label, Locality, ServiceName, Tag, VersionText},
-    record::node::{Instance, Protocol},
+    name::{Label, ServiceName, Tag, VersionText},
+    record::node::Protocol,
+    route::{PortRef, Subset},
 };
 
 /// The kinds of documents.
@@ -299,52 +300,6 @@ pub struct Fallback {
     pub name: Label,
     /// Where it is.
     pub target: TargetAddress,
-}
-
-/// Which instances of a service: all must hold.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Subset {
-    /// The version.
-    pub version: Option<VersionPattern>,
-    /// Tags that it has all of.
-    pub tags: Vec<Tag>,
-    /// The zone; `None`: any.
-    pub zone: Option<Locality>,
-}
-
-impl Subset {
-    /// Whether `instance`, on a node at `locality`, is meant.
-    pub fn covers(&self, instance: &Instance, locality: &Locality) -> bool {
-        let version = self.version.as_ref().is_none_or(|pattern| {
-            let version = instance.version.as_ref();
-            version.is_some_and(|version| pattern.covers(version))
-        });
-        // A zone without region means that zone in any region.
-        let zone = self.zone.as_ref().is_none_or(|zone| {
-            zone == locality || (zone.region() == zone.zone() && zone.zone() == locality.zone())
-        });
-        version && zone && self.tags.iter().all(|tag| instance.tags.contains(tag))
-    }
-}
-
-/// A TrafficManagement: validated, in force only once an operator signed it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Traffic {
-    /// Its policies' names and types, in order.
-    pub policies: Vec<TrafficPolicy>,
-}
-
-/// One traffic policy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TrafficPolicy {
-    /// Its name.
-    pub name: Label,
-    /// Its type, `Route` and so on.
-    pub kind: &'static str,
-    /// What it is about.
-    pub destination: Destination,
-    /// The port it is about; `None`: all.
-    pub port: Option<u16>,
 }
 
 /// What a mesh-wide policy is about.

@@ -146,9 +146,7 @@ fn image(item: &Item<'_>, sink: &mut Sink<'_>) {
     };
     // Before version 1 the documents of `skein:1` are what the agent reads.
     let same = version.starts_with("0.") && tag.as_str() == "1";
-    let pattern = value::VersionPattern(tag.clone());
-    let covered = crate::name::VersionText::new(version.clone())
-        .is_ok_and(|version| pattern.covers(&version));
+    let covered = crate::route::subset::version_covers(tag.as_str(), version);
     if !same && !covered {
         item.warn(
             sink,

@@ -15,6 +15,7 @@ mod policy;
 mod reader;
 mod registry;
 mod settings;
+pub mod traffic;
 mod tree;
 pub mod value;
 
@@ -24,9 +25,10 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     fault::{Fault, Faults, Place},
-    kinds::{Access, Discovery, DocumentId, Kind, Mesh, Registry, Traffic},
+    kinds::{Access, Discovery, DocumentId, Kind, Mesh, Registry},
     plan::Plan,
     reader::Inputs,
+    traffic::Traffic,
 };
 use self::{
     fault::{SECRET_KEYS, Source},
@@ -179,7 +181,7 @@ fn body(
         }
         Kind::ServiceDiscovery => discovery::discovery(spec, namespace, sink).map(Body::Discovery),
         Kind::ServiceMesh => mesh::mesh(spec, namespace, sink).map(|mesh| Body::Mesh(mesh.into())),
-        Kind::TrafficManagement => policy::traffic(spec, namespace, sink).map(Body::Traffic),
+        Kind::TrafficManagement => traffic::traffic(spec, namespace, sink).map(Body::Traffic),
         Kind::AccessPolicy => policy::access(spec, namespace, sink).map(Body::Access),
     }
 }

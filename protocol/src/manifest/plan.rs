@@ -9,14 +9,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Body, Document, Fault,
     instances::{endpoints_of, planned, ports_of},
-    kinds::{Check, Discovery, DocumentId, Fallback, Listen, Mesh, Process, Registry, Subset},
+    kinds::{Check, Discovery, DocumentId, Fallback, Listen, Mesh, Process, Registry},
     twice,
-    value::{Image, PortRef, TargetAddress},
+    value::{Image, TargetAddress},
 };
 use crate::{
     limits,
-    name::{Label, Locality, ServiceName, Tag, VersionText},
+    name::{Label, ServiceName, Tag, VersionText},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
+    route::{ImagePattern, PortRef, Subset},
     view::ServiceView,
 };
 
@@ -133,22 +134,10 @@ pub struct Usage {
     pub source: Option<ServiceName>,
     /// Who may connect.
     pub allow: Option<Process>,
-    /// Only instances of this image.
-    pub image: Option<Image>,
     /// Only these instances.
     pub subset: Subset,
     /// What to dial while no live instance is known.
     pub fallback: Vec<Fallback>,
-}
-
-impl Usage {
-    /// Whether `instance`, on a node at `locality`, may be used.
-    pub fn covers(&self, instance: &Instance, locality: &Locality) -> bool {
-        let image = self.image.as_ref().is_none_or(|pattern| {
-            pattern.covers(instance.image.as_deref(), instance.version.as_ref())
-        });
-        image && self.subset.covers(instance, locality)
-    }
 }
 
 /// Which service a ServiceDiscovery means.
@@ -159,7 +148,7 @@ pub struct ServiceTarget {
     /// The service of the document's own name.
     pub own: ServiceName,
     /// Else those of the namespace that run this image.
-    pub image: Option<Image>,
+    pub image: Option<ImagePattern>,
 }
 
 impl ServiceTarget {
@@ -177,7 +166,8 @@ impl ServiceTarget {
         let runs = |service: &ServiceView| {
             service.endpoints.iter().any(|endpoint| {
                 let instance = &endpoint.instance;
-                image.covers(instance.image.as_deref(), instance.version.as_ref())
+                let runs = instance.image.as_deref();
+                runs.is_some_and(|runs| image.covers(runs, instance.version.as_ref()))
             })
         };
         known
@@ -333,12 +323,14 @@ impl Plan {
             target: ServiceTarget {
                 said: discovery.service.clone(),
                 own: ServiceName::new(document.id.namespace.clone(), document.id.name.clone()),
-                image: discovery.image.clone(),
+                image: discovery.image.as_ref().map(Image::pattern),
             },
             source: discovery.source.clone(),
             allow: discovery.allow.clone(),
-            image: discovery.image.clone(),
-            subset: discovery.subset.clone(),
+            subset: Subset {
+                image: discovery.image.as_ref().map(Image::pattern),
+                ..discovery.subset.clone()
+            },
             fallback: discovery.fallback.clone(),
         });
         for port in &discovery.ports {

@@ -6,8 +6,9 @@ use super::{
     check::{checks, default_check, plain_only},
     kinds::{Process, Registry, RegistryEndpoint, RegistryPort, Run},
     reader::{Fields, Item, Sink},
-    value::{self, HostAddress, PortRef},
+    value::{self, HostAddress},
 };
+use crate::route::PortRef;
 use crate::{
     limits,
     name::{Label, ServiceName},

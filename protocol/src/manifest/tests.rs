@@ -195,7 +195,7 @@ fn every_field_of_the_missions_documents_has_its_effect() {
     assert!(plan.listeners[0].exposed);
     let usage = &plan.listeners[0].usage;
     let zone: Locality = "eu-1a".parse().unwrap();
-    assert!(usage.covers(&record, &zone));
+    assert!(usage.subset.covers(&record, &zone));
     assert_eq!(usage.fallback[0].target.to_string(), "127.0.0.1:8080");
     assert_eq!(plan.defaults.as_ref(), Some(usage));
     let mesh = &plan.mesh;
@@ -521,7 +521,7 @@ fn a_discovery_means_its_own_name_or_what_runs_its_image() {
 fn a_subset_is_a_map_or_a_version() {
     let (plan, _) = plan(&discovery("{subset: \"2\"}"));
     let version = plan.usages[0].subset.version.clone().unwrap();
-    assert_eq!(version.0.as_str(), "2");
+    assert_eq!(version.as_str(), "2");
     good(&discovery("{subset: {version: \"2\", tags: [blue], zone: eu-1/eu-1a}}"));
     refused(&discovery("{subset: {zon: any}}"), &["did you mean `zone`?"]);
 }

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     limits,
     name::{Label, VersionText},
+    route::ImagePattern,
 };
 
 /// Why a text is no such value: what it should look like.
@@ -130,20 +131,6 @@ impl FromStr for Rate {
     }
 }
 
-/// Which versions: `2` is 2 and 2.x, not 20.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct VersionPattern(pub VersionText);
-
-impl VersionPattern {
-    /// Whether `version` is meant.
-    pub fn covers(&self, version: &VersionText) -> bool {
-        match version.as_str().strip_prefix(self.0.as_str()) {
-            Some(rest) => rest.is_empty() || rest.starts_with('.'),
-            None => false,
-        }
-    }
-}
-
 /// An image: `registry.example/catalog:1.4.2`. Its tag is a version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Image {
@@ -156,20 +143,9 @@ pub struct Image {
 }
 
 impl Image {
-    /// Whether an instance that says it runs `image` in `version` is meant, this being the
-    /// pattern.
-    pub fn covers(&self, image: Option<&str>, version: Option<&VersionText>) -> bool {
-        let Some(Ok(image)) = image.map(str::parse::<Self>) else {
-            return false;
-        };
-        if image.repository != self.repository {
-            return false;
-        }
-        match (&self.tag, version.or(image.tag.as_ref())) {
-            (None, _) => true,
-            (Some(tag), Some(version)) => VersionPattern(tag.clone()).covers(version),
-            (Some(_), None) => false,
-        }
+    /// The instances that it means.
+    pub fn pattern(&self) -> ImagePattern {
+        ImagePattern(self.text.clone())
     }
 }
 
@@ -444,24 +420,6 @@ impl fmt::Display for Ipv4Range {
     }
 }
 
-/// A port by number or name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum PortRef {
-    /// Its number.
-    Number(u16),
-    /// Its name.
-    Name(Label),
-}
-
-impl fmt::Display for PortRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -497,16 +455,6 @@ mod tests {
     }
 
     #[test]
-    fn a_version_pattern_ends_at_a_dot() {
-        let covers = |version: &str| {
-            VersionPattern(VersionText::new("2").unwrap())
-                .covers(&VersionText::new(version).unwrap())
-        };
-        assert!(covers("2") && covers("2.0") && covers("2.3.1"));
-        assert!(!covers("20") && !covers("1.2") && !covers("2-rc"));
-    }
-
-    #[test]
     fn an_images_tag_is_its_version() {
         let image: Image = "registry.example:5000/shop/catalog:1.4.2".parse().unwrap();
         assert_eq!(image.repository, "registry.example:5000/shop/catalog");
@@ -516,18 +464,6 @@ mod tests {
         let digest: Image = "catalog@sha256:abc".parse().unwrap();
         assert_eq!((digest.repository.as_str(), digest.tag), ("catalog", None));
         assert!("catalog:".parse::<Image>().is_err() && ":1".parse::<Image>().is_err());
-    }
-
-    #[test]
-    fn an_image_pattern_covers_its_repository_and_version_only() {
-        let pattern: Image = "checkout:2".parse().unwrap();
-        let version = VersionText::new("3.0").unwrap();
-        assert!(pattern.covers(Some("checkout:2.3.1"), None));
-        assert!(!pattern.covers(Some("checkout:20"), None));
-        assert!(!pattern.covers(Some("other/checkout:2"), None));
-        assert!(!pattern.covers(Some("checkout"), None));
-        assert!(!pattern.covers(Some("checkout:2.3.1"), Some(&version)));
-        assert!(!pattern.covers(None, None));
     }
 
     #[test]

@@ -16,8 +16,10 @@ use super::{
     choose::{Ask, Candidate, Choice, Rank, field},
     eject::{Breaker, Standing},
     ewma::PeakEwma,
-    locality::{Tier, shares},
+    locality::{Capacity, Tier, shares},
     reason::NoRoute,
+    rendezvous,
+    tuning::{Eject, Spill},
 };
 use crate::{
     clock::{Now, Tick},
@@ -35,6 +37,24 @@ pub enum Algorithm {
     PeakEwma,
     /// In turn, by weight (nginx's smooth form).
     RoundRobin,
+    /// The one of two with fewer calls in flight, by weight.
+    LeastRequest,
+    /// By weight alone.
+    Random,
+    /// Calls that belong together go to one endpoint while it is there (rendezvous hashing with
+    /// weights: what comes or goes moves no more calls than its own share).
+    RingHash,
+}
+
+impl Algorithm {
+    /// The words of documents.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("peak-ewma", Self::PeakEwma),
+        ("round-robin", Self::RoundRobin),
+        ("least-request", Self::LeastRequest),
+        ("random", Self::Random),
+        ("ring-hash", Self::RingHash),
+    ];
 }
 
 /// What became of a try.
@@ -91,11 +111,10 @@ impl Balancer {
         &mut self,
         now: Now,
         ask: &Ask<'_>,
-        algorithm: Algorithm,
         rng: &mut R,
     ) -> Result<Choice, NoRoute> {
         let now = now.tick;
-        self.hold_to_share(now, ask.service);
+        self.hold_to_share(now, ask.service, &ask.tuning.eject);
         let learned = self.services.entry(ask.service.name.clone()).or_default();
         let field = field(ask, |key| learned.get(key).map_or(Rank::Good, |one| one.rank(now)))?;
         let probe = field.candidates.iter().find(|one| {
@@ -106,10 +125,17 @@ impl Balancer {
         let drawn = match probe {
             Some(candidate) => Some(candidate),
             None => {
-                let pool = pool(&field.candidates, draw_tier(shares(field.capacity), rng));
-                match algorithm {
+                let shares = match ask.tuning.spill {
+                    Spill::Proportional => shares(field.capacity),
+                    Spill::Empty | Spill::Never => first_of(field.capacity),
+                };
+                let pool = pool(&field.candidates, draw_tier(shares, rng));
+                match ask.tuning.algorithm {
                     Algorithm::PeakEwma => cheaper_of_two(&pool, learned, now, rng),
                     Algorithm::RoundRobin => next_in_turn(&pool, learned),
+                    Algorithm::LeastRequest => less_busy_of_two(&pool, learned, rng),
+                    Algorithm::Random => draw(&pool, None, rng),
+                    Algorithm::RingHash => belonging(&pool, ask.affinity),
                 }
             }
         };
@@ -136,6 +162,7 @@ impl Balancer {
         service: &ServiceView,
         key: &EndpointKey,
         outcome: Outcome,
+        rules: &Eject,
         rng: &mut R,
     ) -> bool {
         let now = now.tick;
@@ -146,7 +173,7 @@ impl Balancer {
         };
         let wants_out = match outcome {
             Outcome::Connected(latency) => {
-                state.succeeded(now, latency);
+                state.succeeded(now, rules, latency);
                 false
             }
             Outcome::Refused(Refusal::Denied) => false,
@@ -154,14 +181,14 @@ impl Balancer {
                 state.rests_until = now.after(limits::REST);
                 false
             }
-            Outcome::Refused(Refusal::Overload) => state.failed(now, false),
+            Outcome::Refused(Refusal::Overload) => state.failed(now, rules, false),
             Outcome::Refused(Refusal::ConnectFailed) | Outcome::NoReply | Outcome::Unreachable => {
-                state.failed(now, true)
+                state.failed(now, rules, true)
             }
         };
-        let ejected = wants_out && others_out < share(service);
+        let ejected = wants_out && others_out < share(service, rules);
         if ejected {
-            state.breaker.eject(now, rng);
+            state.breaker.eject(now, rules, rng);
         }
         ejected
     }
@@ -235,8 +262,8 @@ impl Balancer {
     }
 
     /// Brings endpoints back early, the next due first, when others went and too many are out.
-    fn hold_to_share(&mut self, now: Tick, service: &ServiceView) {
-        let mut over = self.out_of(service, None).saturating_sub(share(service));
+    fn hold_to_share(&mut self, now: Tick, service: &ServiceView, rules: &Eject) {
+        let mut over = self.out_of(service, None).saturating_sub(share(service, rules));
         while over > 0 {
             over -= 1;
             let Some(learned) = self.services.get_mut(&service.name) else {
@@ -268,19 +295,19 @@ impl Learned {
         }
     }
 
-    fn succeeded(&mut self, now: Tick, latency: Duration) {
+    fn succeeded(&mut self, now: Tick, rules: &Eject, latency: Duration) {
         self.rests_until = Tick(0);
         self.penalised_until = Tick(0);
         match &mut self.latency {
             Some(known) => known.observe(now, latency),
             None => self.latency = Some(PeakEwma::new(now, latency)),
         }
-        self.breaker.succeeded(now);
+        self.breaker.succeeded(now, rules);
     }
 
-    fn failed(&mut self, now: Tick, in_a_row: bool) -> bool {
+    fn failed(&mut self, now: Tick, rules: &Eject, in_a_row: bool) -> bool {
         self.penalised_until = now.after(limits::PENALTY_LASTS);
-        self.breaker.failed(now, in_a_row)
+        self.breaker.failed(now, rules, in_a_row)
     }
 
     /// What its latency is held for, where anything is known of it.
@@ -292,11 +319,12 @@ impl Learned {
     }
 }
 
-/// How many of a service's usable endpoints may be out: half, so never the last.
-fn share(service: &ServiceView) -> usize {
+/// How many of a service's usable endpoints may be out: the policy's share, never the last.
+fn share(service: &ServiceView, rules: &Eject) -> usize {
     let usable = |usable: Use| !matches!(usable, Use::No(_));
-    let count = service.endpoints.iter().filter(|one| usable(one.usable));
-    count.count() * limits::EJECT_SHARE_PERCENT / 100
+    let count = service.endpoints.iter().filter(|one| usable(one.usable)).count();
+    let most = usize::try_from(rules.most).unwrap_or(0).saturating_mul(count) / 10_000;
+    most.min(count.saturating_sub(1))
 }
 
 fn is_usable(service: &ServiceView, key: &EndpointKey) -> bool {
@@ -308,6 +336,12 @@ fn find<'a>(service: &'a ServiceView, key: &EndpointKey) -> Option<&'a Endpoint>
     let found =
         service.endpoints.binary_search_by(|one| (&one.node.key, &one.instance.id).cmp(&wanted));
     service.endpoints.get(found.ok()?)
+}
+
+/// All calls for the nearest tier that has a healthy endpoint.
+fn first_of(capacity: [Capacity; 4]) -> [u32; 4] {
+    let mut left = 1;
+    capacity.map(|tier| if tier.healthy > 0 { std::mem::take(&mut left) } else { 0 })
 }
 
 /// A tier by its share; `None` when none has a healthy endpoint.
@@ -357,6 +391,32 @@ fn cheaper_of_two<'a, 'b, R: Rng + ?Sized>(
         latency * (1.0 + in_flight * mean / f64::from(one.weight.max(1)))
     };
     if cost(second) < cost(first) * CLEARLY_CHEAPER { Some(second) } else { Some(first) }
+}
+
+fn less_busy_of_two<'a, 'b, R: Rng + ?Sized>(
+    pool: &[&'b Candidate<'a>],
+    learned: &Service,
+    rng: &mut R,
+) -> Option<&'b Candidate<'a>> {
+    let first = draw(pool, None, rng)?;
+    let Some(second) = draw(pool, Some(first), rng) else {
+        return Some(first);
+    };
+    // a / weight(a) < b / weight(b), without a division.
+    let busy = |one: &Candidate<'_>, other: &Candidate<'_>| {
+        let in_flight = learned.get(&one.key).map_or(0, |state| state.in_flight);
+        (u64::from(in_flight) + 1) * u64::from(other.weight.max(1))
+    };
+    Some(if busy(second, first) < busy(first, second) { second } else { first })
+}
+
+/// The endpoint that what `affinity` stands for belongs to.
+fn belonging<'a, 'b>(pool: &[&'b Candidate<'a>], affinity: u64) -> Option<&'b Candidate<'a>> {
+    let score = |one: &Candidate<'_>| {
+        let instance = one.key.instance.to_string();
+        rendezvous::score(affinity, &[&one.key.node.0, instance.as_bytes()], one.weight)
+    };
+    pool.iter().copied().max_by(|one, other| score(one).total_cmp(&score(other)))
 }
 
 /// One by weight, other than `except`.

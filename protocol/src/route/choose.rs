@@ -11,6 +11,7 @@ use super::{
     locality::{Capacity, Tier},
     reason::NoRoute,
     subset::Subset,
+    tuning::Tuning,
 };
 use crate::{
     name::{Label, Locality, NodeKey},
@@ -75,6 +76,10 @@ pub struct Ask<'a> {
     pub here: &'a Locality,
     /// What the call has tried.
     pub tried: &'a Tried,
+    /// What policies say about choosing.
+    pub tuning: &'a Tuning,
+    /// What ring-hash hashes: equal for calls that belong together.
+    pub affinity: u64,
 }
 
 /// Where a call goes.
@@ -127,7 +132,10 @@ pub(super) fn field<'a>(
         .service
         .endpoints
         .iter()
-        .filter(|endpoint| serves(endpoint, ask.port) && ask.subset.covers(endpoint))
+        .filter(|endpoint| {
+            serves(endpoint, ask.port)
+                && ask.subset.covers(&endpoint.instance, &endpoint.node.locality)
+        })
         .peekable();
     if meant.peek().is_none() && !ask.subset.is_all() && !ask.service.endpoints.is_empty() {
         return Err(NoRoute::NoMatch {
@@ -157,6 +165,10 @@ impl<'a> Field<'a> {
     ) {
         let weight = endpoint.instance.weight;
         let tier = Tier::of(&endpoint.node, ask.me, ask.here);
+        if !ask.tuning.allows(tier) {
+            sorted.far += 1;
+            return;
+        }
         let rank = match endpoint.usable {
             Use::Yes if weight > 0 => Some(Rank::Good),
             Use::Yes => None,
@@ -195,6 +207,8 @@ impl<'a> Field<'a> {
 struct Sorted {
     of: usize,
     tried: usize,
+    /// In tiers that policy rules out.
+    far: usize,
     reasons: BTreeMap<Reason, usize>,
 }
 
@@ -203,6 +217,8 @@ impl Sorted {
         let service = ask.service.name.clone();
         if self.tried > 0 {
             NoRoute::AllTried { service, tried: self.tried }
+        } else if self.of == 0 && self.far > 0 {
+            NoRoute::TooFar { service, far: self.far }
         } else {
             NoRoute::NoneUsable { service, of: self.of, reasons: self.reasons }
         }

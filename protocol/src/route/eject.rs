@@ -11,6 +11,7 @@ use rand::{Rng, RngExt};
 use crate::{
     clock::{Tick, millis},
     limits,
+    route::Eject,
 };
 
 /// Where an endpoint stands.
@@ -85,9 +86,9 @@ impl Breaker {
     }
 
     /// A call went well. One that went out as a probe brings the endpoint back.
-    pub fn succeeded(&mut self, now: Tick) {
+    pub fn succeeded(&mut self, now: Tick, rules: &Eject) {
         self.failures = 0;
-        self.count(now, 0);
+        self.count(now, rules, 0);
         if self.is_out() {
             self.readmit(now);
         }
@@ -95,26 +96,27 @@ impl Breaker {
 
     /// A call failed. `in_a_row` is false for failures that only count for the rate (overload).
     /// True when the endpoint wants out.
-    pub fn failed(&mut self, now: Tick, in_a_row: bool) -> bool {
+    pub fn failed(&mut self, now: Tick, rules: &Eject, in_a_row: bool) -> bool {
         if in_a_row {
             self.failures = self.failures.saturating_add(1);
         }
-        self.count(now, 1);
+        self.count(now, rules, 1);
         match self.standing {
             Standing::Out { .. } => false,
             Standing::Probed { .. } => true,
-            Standing::In => self.failures >= limits::EJECT_CONSECUTIVE || self.rate_is_low(now),
+            Standing::In => self.failures >= rules.consecutive || self.rate_is_low(now, rules),
         }
     }
 
     /// Puts it out: from the base on, twice as long each time, less a quarter of jitter.
-    pub fn eject<R: Rng + ?Sized>(&mut self, now: Tick, rng: &mut R) {
+    pub fn eject<R: Rng + ?Sized>(&mut self, now: Tick, rules: &Eject, rng: &mut R) {
         if now.since(self.back_since) >= limits::EJECT_MAX && !self.is_out() {
             self.trips = 0;
         }
-        let length = limits::EJECT_BASE
+        let length = rules
+            .base
             .saturating_mul(1u32.checked_shl(self.trips).unwrap_or(u32::MAX))
-            .min(limits::EJECT_MAX);
+            .min(limits::EJECT_MAX.max(rules.base));
         let jitter = rng.random_range(0..=millis(length) / 4);
         let length = length.saturating_sub(Duration::from_millis(jitter));
         self.trips = self.trips.saturating_add(1).min(31);
@@ -130,8 +132,8 @@ impl Breaker {
         self.window = [Bucket::default(); limits::EJECT_BUCKETS];
     }
 
-    fn count(&mut self, now: Tick, failed: u32) {
-        let number = bucket_number(now);
+    fn count(&mut self, now: Tick, rules: &Eject, failed: u32) {
+        let number = bucket_number(now, rules);
         let place = usize::try_from(number).unwrap_or(0) % limits::EJECT_BUCKETS;
         let Some(bucket) = self.window.get_mut(place) else {
             return;
@@ -143,21 +145,20 @@ impl Breaker {
         bucket.failed = bucket.failed.saturating_add(failed);
     }
 
-    fn rate_is_low(&self, now: Tick) -> bool {
-        let newest = bucket_number(now);
+    fn rate_is_low(&self, now: Tick, rules: &Eject) -> bool {
+        let newest = bucket_number(now, rules);
         let oldest = newest.saturating_sub(EJECT_BUCKETS - 1);
         let counted = self.window.iter().filter(|one| one.number >= oldest);
         let (calls, failed) = counted.fold((0u32, 0u32), |(calls, failed), one| {
             (calls.saturating_add(one.calls), failed.saturating_add(one.failed))
         });
-        let well = u64::from(calls.saturating_sub(failed)) * 100;
-        calls >= limits::EJECT_CALLS
-            && well < u64::from(calls) * u64::from(limits::EJECT_SUCCESS_PERCENT)
+        let well = u64::from(calls.saturating_sub(failed)) * 10_000;
+        calls >= limits::EJECT_CALLS && well < u64::from(calls) * u64::from(rules.success)
     }
 }
 
-fn bucket_number(now: Tick) -> u64 {
-    now.0 / millis(limits::EJECT_BUCKET).max(1)
+fn bucket_number(now: Tick, rules: &Eject) -> u64 {
+    now.0 / (millis(rules.window) / EJECT_BUCKETS).max(1)
 }
 
 const EJECT_BUCKETS: u64 = 10;
@@ -170,6 +171,14 @@ mod tests {
 
     use super::*;
 
+    const RULES: Eject = Eject {
+        consecutive: 5,
+        success: 5_000,
+        window: Duration::from_secs(10),
+        base: Duration::from_secs(1),
+        most: 5_000,
+    };
+
     fn until(breaker: &Breaker) -> Tick {
         match breaker.standing() {
             Standing::Out { until } => until,
@@ -180,42 +189,42 @@ mod tests {
     #[test]
     fn five_failures_in_a_row_want_out_and_one_success_starts_the_count_again() {
         let mut breaker = Breaker::default();
-        assert!((0..4).all(|_| !breaker.failed(Tick(0), true)));
-        breaker.succeeded(Tick(0));
-        assert!((0..4).all(|_| !breaker.failed(Tick(0), true)));
-        assert!(breaker.failed(Tick(0), true));
+        assert!((0..4).all(|_| !breaker.failed(Tick(0), &RULES, true)));
+        breaker.succeeded(Tick(0), &RULES);
+        assert!((0..4).all(|_| !breaker.failed(Tick(0), &RULES, true)));
+        assert!(breaker.failed(Tick(0), &RULES, true));
     }
 
     #[test]
     fn a_success_rate_under_half_wants_out_after_twenty_calls_within_ten_seconds() {
         let mut breaker = Breaker::default();
         for _ in 0..9 {
-            breaker.succeeded(Tick(0));
+            breaker.succeeded(Tick(0), &RULES);
         }
-        assert!((0..10).all(|_| !breaker.failed(Tick(5_000), false)));
-        assert!(breaker.failed(Tick(9_000), false));
+        assert!((0..10).all(|_| !breaker.failed(Tick(5_000), &RULES, false)));
+        assert!(breaker.failed(Tick(9_000), &RULES, false));
         let mut slow = Breaker::default();
         for _ in 0..9 {
-            slow.succeeded(Tick(0));
+            slow.succeeded(Tick(0), &RULES);
         }
-        assert!((0..19).all(|_| !slow.failed(Tick(12_000), false)));
+        assert!((0..19).all(|_| !slow.failed(Tick(12_000), &RULES, false)));
     }
 
     #[test]
     fn one_probe_decides() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut breaker = Breaker::default();
-        breaker.eject(Tick(0), &mut rng);
+        breaker.eject(Tick(0), &RULES, &mut rng);
         assert!(!breaker.may_probe(Tick(700)) && breaker.may_probe(Tick(1_000)));
         breaker.probe(Tick(1_000));
         assert!(!breaker.may_probe(Tick(2_000)), "one is out");
         assert!(breaker.may_probe(Tick(6_001)), "it is lost");
-        assert!(breaker.failed(Tick(2_000), false));
-        breaker.eject(Tick(2_000), &mut rng);
+        assert!(breaker.failed(Tick(2_000), &RULES, false));
+        breaker.eject(Tick(2_000), &RULES, &mut rng);
         let second = until(&breaker);
         assert!(second >= Tick(3_500) && second <= Tick(4_000), "{second:?}");
         breaker.probe(Tick(4_000));
-        breaker.succeeded(Tick(4_001));
+        breaker.succeeded(Tick(4_001), &RULES);
         assert_eq!(breaker.standing(), Standing::In);
     }
 
@@ -226,7 +235,7 @@ mod tests {
             let mut breaker = Breaker::default();
             let mut now = Tick(1_000_000);
             for trip in 0..times {
-                breaker.eject(now, &mut rng);
+                breaker.eject(now, &RULES, &mut rng);
                 let out = until(&breaker).since(now);
                 let full = Duration::from_secs(60.min(1u64 << trip.min(10)));
                 prop_assert!(out <= full && out >= full * 3 / 4, "{:?} of {:?}", out, full);
@@ -242,10 +251,10 @@ mod tests {
             for (what, at) in calls {
                 let now = Tick(at);
                 match what {
-                    0 => breaker.succeeded(now),
-                    1 => { breaker.failed(now, true); }
-                    2 => { breaker.failed(now, false); }
-                    3 => breaker.eject(now, &mut rng),
+                    0 => breaker.succeeded(now, &RULES),
+                    1 => { breaker.failed(now, &RULES, true); }
+                    2 => { breaker.failed(now, &RULES, false); }
+                    3 => breaker.eject(now, &RULES, &mut rng),
                     _ => breaker.probe(now),
                 }
                 breaker.may_probe(now);

@@ -14,12 +14,17 @@ pub mod balance;
 pub mod choose;
 pub mod eject;
 pub mod ewma;
+pub mod limit;
 pub mod locality;
 pub mod reason;
+pub mod rendezvous;
+pub mod retry;
 pub mod subset;
+pub mod tuning;
 
 pub use balance::{Algorithm, Balancer, EndpointState, Outcome};
 pub use choose::{Ask, Choice, PortRef, Tried};
 pub use locality::Tier;
 pub use reason::{CloseReason, NoRoute};
 pub use subset::{ImagePattern, Subset, ZonePattern};
+pub use tuning::{Eject, Spill, Tuning};

@@ -153,6 +153,17 @@ pub enum NoRoute {
         /// Why not, and how many each.
         reasons: BTreeMap<Reason, usize>,
     },
+    /// A Locality policy keeps calls away from all that there are.
+    #[error(
+        "no route to `{service}`: all {far} endpoints are in tiers that its Locality policy rules \
+         out: see `skein routes {service}`"
+    )]
+    TooFar {
+        /// The service.
+        service: ServiceName,
+        /// How many there are.
+        far: usize,
+    },
     /// This call has tried all that may be used.
     #[error(
         "no route to `{service}`: all {tried} usable endpoints tried: see `skein why {service}`"
@@ -170,9 +181,10 @@ impl NoRoute {
     pub fn reason(&self) -> CloseReason {
         match self {
             Self::NoService(_) | Self::NoPort { .. } => CloseReason::NoSuchService,
-            Self::NoMatch { .. } | Self::NoneUsable { .. } | Self::AllTried { .. } => {
-                CloseReason::NoEndpoints
-            }
+            Self::NoMatch { .. }
+            | Self::NoneUsable { .. }
+            | Self::TooFar { .. }
+            | Self::AllTried { .. } => CloseReason::NoEndpoints,
         }
     }
 }

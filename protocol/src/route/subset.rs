@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    name::{InvalidName, Locality, Tag, VersionText},
-    view::Endpoint,
+    name::{InvalidName, Label, Locality, Tag, VersionText},
+    record::node::Instance,
 };
 
 /// What an instance must be. What is left out holds for every instance.
@@ -18,6 +18,8 @@ pub struct Subset {
     pub zone: Option<ZonePattern>,
     /// The image that must run there.
     pub image: Option<ImagePattern>,
+    /// The name that its document gives the endpoint.
+    pub endpoint: Option<Label>,
 }
 
 impl Subset {
@@ -26,20 +28,20 @@ impl Subset {
         *self == Self::default()
     }
 
-    /// Whether this endpoint is meant. An instance that says no version has its image's tag.
-    pub fn covers(&self, endpoint: &Endpoint) -> bool {
-        let instance = &endpoint.instance;
+    /// Whether an instance, on a node there, is meant. One that says no version has its image's
+    /// tag.
+    pub fn covers(&self, instance: &Instance, locality: &Locality) -> bool {
         let image = instance.image.as_deref();
         let version = instance.version.as_ref().map(VersionText::as_str);
         let version = version.or_else(|| image.and_then(image_tag));
         self.version.as_ref().is_none_or(|wanted| {
             version.is_some_and(|version| version_covers(wanted.as_str(), version))
         }) && self.tags.iter().all(|tag| instance.tags.contains(tag))
-            && self.zone.as_ref().is_none_or(|zone| zone.covers(&endpoint.node.locality))
-            && self
-                .image
-                .as_ref()
-                .is_none_or(|wanted| image.is_some_and(|image| wanted.covers(image)))
+            && self.zone.as_ref().is_none_or(|zone| zone.covers(locality))
+            && self.image.as_ref().is_none_or(|wanted| {
+                image.is_some_and(|image| wanted.covers(image, instance.version.as_ref()))
+            })
+            && self.endpoint.as_ref().is_none_or(|name| *name == instance.id.endpoint)
     }
 }
 
@@ -50,6 +52,7 @@ impl fmt::Display for Subset {
         parts.extend(self.tags.iter().map(|tag| format!("tag {tag}")));
         parts.extend(self.zone.iter().map(|zone| format!("zone {zone}")));
         parts.extend(self.image.iter().map(|image| format!("image {image}")));
+        parts.extend(self.endpoint.iter().map(|name| format!("endpoint {name}")));
         f.write_str(&parts.join(", "))
     }
 }
@@ -94,11 +97,13 @@ impl fmt::Display for ZonePattern {
 pub struct ImagePattern(pub String);
 
 impl ImagePattern {
-    fn covers(&self, running: &str) -> bool {
+    /// Whether an instance that runs this image is meant. The version that it says outright goes
+    /// before the image's tag.
+    pub fn covers(&self, running: &str, version: Option<&VersionText>) -> bool {
         if self.0.contains('@') {
             return self.0 == running;
         }
-        let tag = image_tag(running);
+        let tag = version.map(VersionText::as_str).or_else(|| image_tag(running));
         image_name(&self.0) == image_name(running)
             && image_tag(&self.0)
                 .is_none_or(|wanted| tag.is_some_and(|tag| version_covers(wanted, tag)))
@@ -145,12 +150,21 @@ mod tests {
 
     #[test]
     fn an_image_pattern_is_a_name_with_the_head_of_a_tag() {
-        let covers = |pattern: &str, image| ImagePattern(pattern.into()).covers(image);
+        let covers = |pattern: &str, image| ImagePattern(pattern.into()).covers(image, None);
         assert!(covers("checkout:2", "checkout:2.3.1") && covers("checkout", "checkout:9"));
         assert!(!covers("checkout:2", "checkout:20") && !covers("checkout:2", "check:2"));
         assert!(!covers("checkout:2", "checkout"));
         assert!(covers("r:5000/a/b:1", "r:5000/a/b:1.1") && covers("r:5000/a/b", "r:5000/a/b:1"));
         assert!(covers("a@sha256:ff", "a@sha256:ff") && !covers("a@sha256:ff", "a@sha256:00"));
+    }
+
+    #[test]
+    fn the_version_that_is_said_outright_goes_before_the_images_tag() {
+        let pattern = ImagePattern("checkout:2".into());
+        let version = |text: &str| Some(VersionText::new(text).unwrap());
+        assert!(pattern.covers("checkout", version("2.1").as_ref()));
+        assert!(!pattern.covers("checkout:2.3.1", version("3.0").as_ref()));
+        assert!(!pattern.covers("other/checkout:2", None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     name::{Hash, Locality, NodeKey},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
-    route::{Subset, Tried},
+    route::{Subset, Tried, Tuning},
     view::{Liveness, NodeView},
 };
 
@@ -75,7 +75,8 @@ struct Bench {
     now: Now,
     here: Locality,
     subset: Subset,
-    algorithm: Algorithm,
+    tuning: Tuning,
+    affinity: u64,
 }
 
 impl Bench {
@@ -86,20 +87,37 @@ impl Bench {
             now: Now { tick: Tick(1_000_000), wall: Default::default() },
             here: "r/z".parse().unwrap(),
             subset: Subset::default(),
-            algorithm: Algorithm::default(),
+            tuning: Tuning::default(),
+            affinity: 0,
         }
     }
 
     fn choose(&mut self, service: &ServiceView, tried: &Tried) -> Result<Choice, NoRoute> {
-        let ask = Ask { service, port: 80, subset: &self.subset, me: ME, here: &self.here, tried };
-        self.balancer.choose(self.now, &ask, self.algorithm, &mut self.rng)
+        let ask = Ask {
+            service,
+            port: 80,
+            subset: &self.subset,
+            me: ME,
+            here: &self.here,
+            tried,
+            tuning: &self.tuning,
+            affinity: self.affinity,
+        };
+        self.balancer.choose(self.now, &ask, &mut self.rng)
     }
 
     /// One call that ends at once with `outcome`.
     fn call(&mut self, service: &ServiceView, outcome: Outcome) -> (u8, bool) {
         let choice = self.choose(service, &Tried::default()).unwrap();
         let key = choice.endpoint.key();
-        let ejected = self.balancer.report(self.now, service, &key, outcome, &mut self.rng);
+        let ejected = self.balancer.report(
+            self.now,
+            service,
+            &key,
+            outcome,
+            &self.tuning.eject,
+            &mut self.rng,
+        );
         self.balancer.release(&service.name, &key);
         (key.node.0[0], ejected)
     }
@@ -108,7 +126,7 @@ impl Bench {
         let key = service.endpoints[usize::from(number - 1)].key();
         let states = self.balancer.services.entry(service.name.clone());
         states.or_default().entry(key.clone()).or_default().boot = 1;
-        self.balancer.report(self.now, service, &key, outcome, &mut self.rng)
+        self.balancer.report(self.now, service, &key, outcome, &self.tuning.eject, &mut self.rng)
     }
 
     fn out(&self, service: &ServiceView) -> usize {
@@ -147,7 +165,7 @@ fn shares_follow_the_weights_within_binomial_bounds() {
 fn round_robin_takes_turns_by_weight() {
     let service = service(vec![endpoint(1, 1, "r/z", Use::Yes), endpoint(2, 2, "r/z", Use::Yes)]);
     let mut bench = Bench::new(1);
-    bench.algorithm = Algorithm::RoundRobin;
+    bench.tuning.algorithm = Algorithm::RoundRobin;
     let turns: Vec<u8> = (0..6).map(|_| bench.call(&service, WELL).0).collect();
     assert_eq!(turns, [2, 1, 2, 2, 1, 2]);
 }
@@ -381,9 +399,10 @@ fn a_port_that_the_service_lacks_and_a_subset_that_nothing_has_are_told_apart() 
         me: ME,
         here: &bench.here,
         tried: &Tried::default(),
+        tuning: &bench.tuning,
+        affinity: 0,
     };
-    let error =
-        bench.balancer.choose(bench.now, &ask, Algorithm::PeakEwma, &mut bench.rng).unwrap_err();
+    let error = bench.balancer.choose(bench.now, &ask, &mut bench.rng).unwrap_err();
     assert!(error.to_string().contains("has no port 81, only 80"));
 }
 
@@ -428,7 +447,7 @@ proptest! {
         let in_use = in_use.count();
         let mut bench = Bench::new(seed);
         if round_robin {
-            bench.algorithm = Algorithm::RoundRobin;
+            bench.tuning.algorithm = Algorithm::RoundRobin;
         }
         let mut tried = Tried::default();
         for (outcome, passed) in history {
@@ -441,7 +460,7 @@ proptest! {
             let key = choice.endpoint.key();
             prop_assert!(usable(&choice.endpoint));
             prop_assert!(tried.endpoints.insert(key.clone()), "twice");
-            bench.balancer.report(bench.now, &service, &key, outcome, &mut bench.rng);
+            bench.balancer.report(bench.now, &service, &key, outcome, &bench.tuning.eject, &mut bench.rng);
             bench.balancer.release(&service.name, &key);
             if matches!(outcome, Outcome::Connected(_)) {
                 tried = Tried::default();
