@@ -4,6 +4,7 @@
 //! Out:   immutable snapshots that answer a question, with the name of the rule that did.
 //! Never: knows signatures, operators or how a document came here.
 
+pub mod legs;
 pub mod traffic;
 
 use std::{collections::BTreeMap, sync::Arc};

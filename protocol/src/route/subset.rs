@@ -28,6 +28,23 @@ impl Subset {
         *self == Self::default()
     }
 
+    /// The instances of this subset that `further` means too. Where both say the same thing
+    /// differently, `further` is asked: it stands nearer to the call.
+    #[must_use]
+    pub fn narrowed(self, further: &Self) -> Self {
+        let mut tags = self.tags;
+        tags.extend(
+            further.tags.iter().filter(|tag| !tags.contains(tag)).cloned().collect::<Vec<_>>(),
+        );
+        Self {
+            version: further.version.clone().or(self.version),
+            tags,
+            zone: further.zone.clone().or(self.zone),
+            image: further.image.clone().or(self.image),
+            endpoint: further.endpoint.clone().or(self.endpoint),
+        }
+    }
+
     /// Whether an instance, on a node there, is meant. One that says no version has its image's
     /// tag.
     pub fn covers(&self, instance: &Instance, locality: &Locality) -> bool {
