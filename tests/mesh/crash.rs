@@ -5,12 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use skein_tests::{
+    host::Host,
     load::{Load, Plan, Report, Stage},
     manifest::{agent, discovery, registry},
     mesh::Mesh,
     server::{Conduct, Server},
     wait::until,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
 };
 
 const HERE: u16 = 9080;
@@ -26,6 +34,11 @@ struct Stand {
 
 impl Stand {
     async fn new() -> Self {
+        Self::of(|_| Conduct::Echo).await
+    }
+
+    /// Two instances that conduct themselves as is said by the name of their host.
+    async fn of(conduct: impl Fn(&str) -> Conduct) -> Self {
         let mut mesh = Mesh::of_hosts(3);
         for host in &mesh.hosts {
             host.manifest("agent.yaml", &agent(&["drain: 5s"]));
@@ -34,7 +47,7 @@ impl Stand {
         mesh[0].manifest("use.yaml", &discovery("echo", HERE, PORT));
         let mut servers = Vec::new();
         for host in &mesh.hosts[1..] {
-            let server = Server::start(host.ip, Conduct::Echo).await;
+            let server = Server::start(host.ip, conduct(&host.name)).await;
             host.manifest("echo.yaml", &registry("echo", PORT, server.address));
             servers.push(server);
         }
@@ -48,7 +61,7 @@ impl Stand {
             let detail = self.mesh[0].try_json(&["service", "shop/echo"]).await?;
             let none = Vec::new();
             let endpoints = detail["endpoints"].as_array().unwrap_or(&none);
-            let usable = |e: &&serde_json::Value| e["status"] == "passing" && e["reason"].is_null();
+            let usable = |e: &&Value| e["status"] == "passing" && e["reason"].is_null();
             let count = endpoints.iter().filter(usable).count();
             (count == 2).then_some(()).ok_or_else(|| detail.to_string())
         })
@@ -86,6 +99,75 @@ impl Stand {
     }
 }
 
+/// How long each call was without an `ok` that had to go on to a second endpoint, as the caller's
+/// access log tells it.
+async fn switched(host: &Host) -> Vec<Duration> {
+    let (found, _) = until(SOON, "a call went on to the other instance", async || {
+        let log = host.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let second = |line: &Value| line["tries"] == 2 && line["end"] == "done";
+        let waited: Vec<Duration> = lines
+            .filter(second)
+            .filter_map(|line| line["connect_us"].as_u64().map(Duration::from_micros))
+            .collect();
+        if waited.is_empty() { Err("none".to_owned()) } else { Ok(waited) }
+    })
+    .await;
+    found
+}
+
+/// Open files of a process.
+fn open_files(id: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{id}/fd")).expect("its files").count()
+}
+
+#[tokio::test]
+async fn a_thousand_tunnels_end_with_the_agent_that_held_them_and_leave_nothing_behind() {
+    let mut stand = Stand::of(|name| Conduct::Named(name.to_owned())).await;
+    let doomed = stand.mesh[2].name.clone();
+    let caller = stand.mesh[0].agent().id().expect("it runs");
+    let before = open_files(caller);
+    let mut open = JoinSet::new();
+    let mut all = 0;
+    for _ in 0..1_000 {
+        let mut stream = BufReader::new(TcpStream::connect(stand.here).await.expect("a listener"));
+        let mut name = String::new();
+        timeout(SOON, stream.read_line(&mut name)).await.expect("in time").expect("its name");
+        all += usize::from(name.trim() == doomed);
+        open.spawn(async move {
+            // Whole until the agent behind it dies: then an end or a reset.
+            let _ = stream.read(&mut [0; 1]).await;
+            Instant::now()
+        });
+    }
+    assert!((100..=900).contains(&all), "the calls were shared: {all}");
+    let killed = Instant::now();
+    stand.mesh[2].kill().await;
+    let mut ended = Vec::new();
+    while ended.len() < all {
+        let next = timeout(Duration::from_secs(20), open.join_next()).await;
+        let at = next.unwrap_or_else(|_| panic!("{} of {all} ended", ended.len()));
+        ended.push(at.expect("a connection").expect("its own task") - killed);
+    }
+    println!("{all} of 1000 tunnels ended, the last after {:?}", ended.iter().max());
+    assert!(open.try_join_next().is_none(), "a tunnel to the other agent ended");
+    // Half of the tunnels stay, each with a socket; those of the dead are given back.
+    let left = open.len();
+    until(SOON, "the sockets of the ended tunnels are given back", async || {
+        let now = open_files(caller);
+        (now <= before + left + 50).then_some(()).ok_or_else(|| format!("{now} files open"))
+    })
+    .await;
+    stand.mesh[2].start(&[]).await;
+    stand.both_serve().await;
+    open.abort_all();
+    until(SOON, "nothing is left open", async || {
+        let now = open_files(caller);
+        (now <= before + 50).then_some(()).ok_or_else(|| format!("{now} files, {before} before"))
+    })
+    .await;
+}
+
 fn summary(report: &Report) -> String {
     let (half, most) = (report.percentile(0.5), report.percentile(1.0));
     format!("{} held ({half:?}, worst {most:?})", report.took.len())
@@ -113,6 +195,11 @@ async fn of_a_killed_agent_only_what_it_had_accepted_fails() {
     // At 100 a second that last 100 ms, half of them there: about five.
     assert!(report.failures.len() <= 25, "{:?}", report.failures);
     println!("dead after {dead:?}; {} failed, {}", report.failures.len(), summary(&report));
+    let switched = switched(&stand.mesh[0]).await;
+    let worst = switched.iter().max().copied().unwrap_or_default();
+    println!("{} calls went on to the other instance, the last after {worst:?}", switched.len());
+    // Five times the 500 ms that a call waits for an `ok` before it goes elsewhere.
+    assert!(worst < Duration::from_millis(2_500), "{switched:?}");
 
     stand.mesh[2].start(&[]).await;
     let alive = stand.seen(2, "alive", Duration::from_secs(20)).await;

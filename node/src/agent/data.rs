@@ -14,14 +14,14 @@ use skein_protocol::{
     name::{Hash, Label, MeshId, NodeKey},
     store::Head,
     trust::{CloseCode, VerifiedChain, admit::Alpn},
-    view::View,
+    view::{Liveness, View},
     wire::{
         frame::{self, Frame, Hello, LinkRole, Speaks},
         kind::{self, StreamKind},
     },
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
     sync::{Mutex, watch},
     time::timeout,
@@ -79,6 +79,8 @@ struct Inner {
 
 /// The Hello of a data connection must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that lives acknowledges within this: many round trips of any path.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 /// A stream says what it is within this.
 const KIND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -137,6 +139,23 @@ impl DataLinks {
             if link.boot < now {
                 link.mux.close(CloseCode::Duplicate.number(), "its node has started again");
             }
+        }
+    }
+
+    /// Closes the links to nodes that the view holds for dead, unless they answer all the same:
+    /// what hangs on them ends within [`ANSWER_TIMEOUT`] of the verdict.
+    pub(crate) fn leave_dead(&self, view: &View) {
+        let dead = |link: &DataLink| {
+            let node = view.nodes.get(&link.chain.key);
+            node.is_some_and(|node| node.liveness == Liveness::Dead && node.boot <= link.boot)
+        };
+        for link in self.open().into_iter().filter(dead) {
+            self.0.runtime.spawn(async move {
+                if !answers(&*link.mux).await {
+                    let code = CloseCode::Timeout.number();
+                    link.mux.close(code, "its node is dead and it does not answer");
+                }
+            });
         }
     }
 
@@ -276,6 +295,9 @@ impl DataLinks {
                     Some(StreamKind::Relay) => {
                         identity::serve_relayed(&agent, (send, receive)).await
                     }
+                    Some(StreamKind::Ping) => {
+                        let _ = send.shutdown().await;
+                    }
                     _ => {
                         send.reset(kind::UNKNOWN_KIND);
                         receive.stop(kind::UNKNOWN_KIND);
@@ -284,6 +306,20 @@ impl DataLinks {
             });
         }
     }
+}
+
+/// Whether anything comes from the peer when it is asked: an acknowledgement is enough.
+async fn answers(mux: &dyn Mux) -> bool {
+    let before = mux.stats().bytes_received;
+    let Ok(Ok((mut send, _receive))) = timeout(ANSWER_TIMEOUT, mux.open()).await else {
+        return false;
+    };
+    if send.write_all(&[StreamKind::Ping.byte()]).await.is_err() {
+        return false;
+    }
+    let _ = send.shutdown().await;
+    tokio::time::sleep(ANSWER_TIMEOUT).await;
+    mux.stats().bytes_received > before
 }
 
 impl Dialer for DataLinks {

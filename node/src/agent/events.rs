@@ -223,7 +223,8 @@ pub(super) async fn watch_gossip(gossip: Gossip, problems: Problems) {
     }
 }
 
-/// Keys that have ended: every handshake is judged by them, and open data links are cut.
+/// Keys that have ended: every handshake is judged by them, and open data links are cut. So are
+/// those that lead to a process or a node that is no more.
 pub(super) async fn revoked(
     credentials: Arc<Credentials>,
     mut revocations: watch::Receiver<Arc<Revocations>>,
@@ -237,7 +238,9 @@ pub(super) async fn revoked(
             credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
         }
         data.cut(CloseCode::Revoked, |chain| ended.judge(chain, true).is_err());
-        data.forget_earlier_boots(&Arc::clone(&view.borrow()));
+        let now = Arc::clone(&view.borrow());
+        data.forget_earlier_boots(&now);
+        data.leave_dead(&now);
         tokio::select! {
             changed = revocations.changed() => if changed.is_err() { return },
             changed = view.changed() => if changed.is_err() { return },

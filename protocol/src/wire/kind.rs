@@ -6,8 +6,8 @@
 pub enum StreamKind {
     /// Control frames: the first stream of a control connection, and the Hello of every one.
     Control = 1,
-    /// One chitchat message.
-    Gossip = 2,
+    /// Nothing: opened to see whether the peer still answers, ended at once.
+    Ping = 2,
     /// One TCP connection of an application, behind a stream head.
     Tcp = 3,
     /// One HTTP exchange.
@@ -24,7 +24,7 @@ impl StreamKind {
     pub fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Control),
-            2 => Some(Self::Gossip),
+            2 => Some(Self::Ping),
             3 => Some(Self::Tcp),
             4 => Some(Self::Http),
             5 => Some(Self::Relay),
@@ -36,7 +36,7 @@ impl StreamKind {
     pub fn byte(self) -> u8 {
         match self {
             Self::Control => 1,
-            Self::Gossip => 2,
+            Self::Ping => 2,
             Self::Tcp => 3,
             Self::Http => 4,
             Self::Relay => 5,
