@@ -456,6 +456,8 @@ pub const STREAMS_PER_PEER: usize = 1024;
 pub const STREAMS_MAX: usize = 8192;
 /// Connections of this host's applications; one more is accepted and reset, and logged.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// Files that an agent has open besides: listeners, checks, its database, API connections.
+pub const OPEN_FILES_OWN: usize = 256;
 /// The first buffer of a direction: an idle connection holds two, 8 KiB.
 pub const BUFFER_START: usize = 4 * 1024;
 /// The buffer after [`BUFFER_MIDDLE_AFTER`] bytes.

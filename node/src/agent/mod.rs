@@ -12,6 +12,7 @@ mod events;
 mod identity;
 pub mod local;
 pub(crate) mod offline;
+mod open_files;
 mod seeds;
 mod settings;
 mod show;
@@ -74,6 +75,9 @@ pub fn run(options: AgentOptions) -> Result<()> {
     let log = log::init(options.log_level.as_deref().unwrap_or("info"))?;
     file::make_directory(&options.dir)?;
     let _lock = lock(&options.dir)?;
+    if let Some(few) = open_files::raise() {
+        tracing::warn!("{few}");
+    }
     let runtime = Builder::new_multi_thread().thread_name("skein").enable_all().build()?;
     let (stop, stopped) = watch::channel(false);
     let control = ControlRuntime::start(stopped.clone())?;
