@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::Value;
 use skein_tests::{
+    figure::figure,
     host::Host,
     load::{Load, Plan, Report, Stage},
     manifest::{agent, discovery, registry},
@@ -149,7 +150,7 @@ async fn a_thousand_tunnels_end_with_the_agent_that_held_them_and_leave_nothing_
         let at = next.unwrap_or_else(|_| panic!("{} of {all} ended", ended.len()));
         ended.push(at.expect("a connection").expect("its own task") - killed);
     }
-    println!("{all} of 1000 tunnels ended, the last after {:?}", ended.iter().max());
+    figure("the last tunnel to a killed agent has ended", ended.into_iter().max().unwrap());
     assert!(open.try_join_next().is_none(), "a tunnel to the other agent ended");
     // Half of the tunnels stay, each with a socket; those of the dead are given back.
     let left = open.len();
@@ -194,17 +195,18 @@ async fn of_a_killed_agent_only_what_it_had_accepted_fails() {
     }
     // At 100 a second that last 100 ms, half of them there: about five.
     assert!(report.failures.len() <= 25, "{:?}", report.failures);
-    println!("dead after {dead:?}; {} failed, {}", report.failures.len(), summary(&report));
+    figure("a killed agent is dead on all others", dead);
+    println!("{} failed, {}", report.failures.len(), summary(&report));
     let switched = switched(&stand.mesh[0]).await;
     let worst = switched.iter().max().copied().unwrap_or_default();
-    println!("{} calls went on to the other instance, the last after {worst:?}", switched.len());
+    figure("a call without an ok goes to the other instance", worst);
     // Five times the 500 ms that a call waits for an `ok` before it goes elsewhere.
     assert!(worst < Duration::from_millis(2_500), "{switched:?}");
 
     stand.mesh[2].start(&[]).await;
     let alive = stand.seen(2, "alive", Duration::from_secs(20)).await;
     stand.both_serve().await;
-    println!("alive again, without a seed, {alive:?} after its start");
+    figure("a restarted agent is alive on all others, without a seed", alive);
 }
 
 #[tokio::test]
@@ -224,7 +226,8 @@ async fn of_an_agent_that_ends_in_order_no_call_fails() {
     assert_eq!(status.code(), Some(0));
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert!(stand.servers[1].accepted() == before, "no call goes to an agent that is out");
-    println!("ended after {ended:?}, seen {seen:?} later; {}", summary(&report));
+    figure("an agent told to end has drained and ended", ended);
+    println!("{}; seen {seen:?} later", summary(&report));
 }
 
 #[tokio::test]
@@ -257,7 +260,9 @@ async fn a_mesh_of_which_all_agents_died_forms_again_without_seeds() {
     let formed = stand.mesh.all_alive(3, Duration::from_secs(20)).await;
     let back = stand.both_serve().await;
     let same = stand.mesh.same_view(SOON).await;
-    println!("formed {formed:?}, registrations back {back:?}, one view {same:?} after that");
+    figure("a mesh of which all died has formed after the last start", formed);
+    figure("its registrations are back after that", back);
+    figure("it holds one view after that", same);
     let load = Load::start(Plan::new(stand.here));
     stand.more(&load, 50).await;
     let report = load.stop().await;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use skein_tests::{
+    figure::figure,
     host::Host,
     manifest::{discovery, registry},
     mesh::{Mesh, token_in},
@@ -78,9 +79,10 @@ async fn a_file_dropped_on_one_host_is_a_service_on_another_within_seconds() {
         Ok(name) => Err(format!("{name} still answers")),
     })
     .await;
-    println!(
-        "all alive {met:?}; reached {reached:?}; by virtual address {by_name:?}; gone {gone:?}"
-    );
+    figure("three agents know each other after the last start", met);
+    figure("a dropped file is reached on another host", reached);
+    figure("a bound virtual address answers", by_name);
+    figure("a removed file is reached no more", gone);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use skein_tests::{
+    figure::figure,
     host::Host,
     manifest::{discovery, registry},
     mesh::Mesh,
@@ -97,7 +98,10 @@ async fn root_both_sides_of_a_partition_serve_what_they_reach_and_agree_soon_aft
     // Five times the five seconds of issue 2.
     let same = mesh.same_view(Duration::from_secs(25)).await;
     let alive = mesh.all_alive(4, Duration::from_secs(25)).await;
-    println!("told {told:?}; {calls} calls held meanwhile; one root {same:?}, all alive {alive:?}");
+    println!("{calls} calls held while the mesh was parted");
+    figure("each side of a partition counts the other dead", told);
+    figure("one root after a partition has healed", same);
+    figure("all are alive again after that", alive);
 }
 
 #[tokio::test]
