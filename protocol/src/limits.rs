@@ -149,6 +149,10 @@ pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const VERIFY_IN_FLIGHT: usize = 256;
 /// Verify jobs of one peer that may be out at one time: the budget of a peer.
 pub const VERIFY_PER_PEER: usize = 64;
+/// Frames of one link that are kept while the keys that its peer says have ended are checked.
+pub const EARLY_FRAMES: usize = 256;
+/// Probes on behalf of others that are remembered at one time.
+pub const PROBES_ASKED: usize = 64;
 /// Outputs that may wait for a write to disk.
 pub const PERSIST_WAITING: usize = 4096;
 /// A dial lasts at most this long.

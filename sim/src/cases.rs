@@ -15,7 +15,7 @@ use skein_protocol::{
 
 use crate::{
     mesh::{self, EPOCH},
-    world::{Options, World},
+    world::{Options, Weather, World},
 };
 
 fn world(nodes: usize, seed: u64) -> World {
@@ -25,15 +25,19 @@ fn world(nodes: usize, seed: u64) -> World {
     world
 }
 
+fn weather(loss: f64, delay: (u64, u64)) -> Weather {
+    Weather { loss, delay, ..Weather::default() }
+}
+
 fn head(world: &World, at: usize, of: usize) -> u64 {
     let engine = world.nodes[at].engine.as_ref().unwrap();
-    engine.store().head(&world.mesh.key(of)).map_or(0, |head| head.sequence)
+    engine.store().head(&world.key(of)).map_or(0, |head| head.sequence)
 }
 
 /// The record that `node` has published.
 fn said(world: &World, node: usize) -> Bundle {
     let engine = world.nodes[node].engine.as_ref().unwrap();
-    Bundle::clone(engine.store().body(&world.mesh.key(node)).unwrap().bundle())
+    Bundle::clone(engine.store().body(&world.key(node)).unwrap().bundle())
 }
 
 /// A record in the name of `node`, signed with its key.
@@ -59,7 +63,7 @@ fn forged_with(
     change(&mut content);
     let not_after = Wall(EPOCH.0 + world.now).after(limits::RECORD_LIFE);
     let signer = world.nodes[node].signer();
-    let record = Verified::sign(content, world.mesh.id, sequence, not_after, own, &signer);
+    let record = Verified::sign(content, world.mesh.id, sequence, not_after, own, signer);
     Bundle::clone(record.unwrap().bundle())
 }
 
@@ -75,13 +79,13 @@ fn inject_everywhere(world: &mut World, from: usize, frame: &Frame) {
 }
 
 fn blamed(world: &World, who: usize) -> bool {
-    let key = world.mesh.key(who);
+    let key = world.key(who);
     world.events.iter().any(|(_, _, event)| matches!(event, Event::Blamed(peer, _) if *peer == key))
 }
 
 #[test]
 fn a_hundred_engines_reach_one_view_and_an_update_is_everywhere() {
-    let options = Options { seed: 7, nodes: 100, loss: 0.05, delay: (1, 20), seeds: 3 };
+    let options = Options { seed: 7, nodes: 100, weather: weather(0.05, (1, 20)), ..Options::default() };
     let mut world = World::new(options).unwrap();
     world.start_all();
     assert!(world.run_until(20_000, World::full_and_equal).is_some());
@@ -95,7 +99,7 @@ fn a_hundred_engines_reach_one_view_and_an_update_is_everywhere() {
 #[test]
 fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let run = |seed| {
-        let options = Options { seed, nodes: 30, loss: 0.05, delay: (1, 30), seeds: 3 };
+        let options = Options { seed, nodes: 30, weather: weather(0.05, (1, 30)), ..Options::default() };
         let mut world = World::new(options).unwrap();
         world.start_all();
         world.run_to(5_000);
@@ -110,7 +114,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 #[test]
 fn case_1_loss_up_to_two_fifths_converges_and_a_little_kills_nobody() {
     for (loss, seconds) in [(0.05, 120), (0.2, 20), (0.4, 20)] {
-        let options = Options { seed: 3, nodes: 20, loss, delay: (1, 20), seeds: 3 };
+        let options = Options { seed: 3, nodes: 20, weather: weather(loss, (1, 20)), ..Options::default() };
         let mut world = World::new(options).unwrap();
         world.start_all();
         assert!(world.run_until(60_000, World::full_and_equal).is_some(), "loss {loss}");
@@ -213,7 +217,7 @@ fn case_18_two_hosts_with_one_key_fence_both_and_say_so() {
     };
     assert!(fenced(3) && fenced(4), "{:?}", world.events);
     let view = world.view(0).unwrap();
-    let twin = world.mesh.key(3);
+    let twin = world.key(3);
     let used = view
         .services
         .values()
@@ -276,7 +280,7 @@ fn case_30_two_contents_at_one_sequence_converge_on_one_and_eject_the_origin() {
         world.inject(2, *to, &Frame::Record(Box::new(bundle.clone())));
     }
     world.run_to(world.now + 6000);
-    let key = world.mesh.key(2);
+    let key = world.key(2);
     let honest = [0, 1, 3, 4, 5];
     let heads: BTreeMap<_, _> = honest
         .iter()
@@ -320,7 +324,7 @@ fn case_32_a_peer_cannot_overwrite_what_a_node_says_of_itself() {
     let nothing = HeadRange { from: NodeKey([0; 32]), to: NodeKey([0xff; 32]), heads: Vec::new() };
     inject_everywhere(&mut world, 1, &Frame::Heads(nothing));
     world.run_to(world.now + 2000);
-    let own = world.nodes[2].engine.as_ref().unwrap().store().body(&world.mesh.key(2)).unwrap();
+    let own = world.nodes[2].engine.as_ref().unwrap().store().body(&world.key(2)).unwrap();
     assert_eq!(own.content().instances.0.len(), 1);
     assert!(head(&world, 2, 2) >= before);
 }
@@ -346,12 +350,12 @@ fn one_liar_alone_kills_nobody() {
         }
         let witness = Witness {
             mesh: world.mesh.id,
-            subject: world.mesh.key(subject),
+            subject: world.key(subject),
             sequence: head(&world, 0, subject),
             boot: 0,
-            watcher: world.mesh.key(3),
+            watcher: world.key(3),
         };
-        let signed = witness.sign(&world.nodes[3].signer());
+        let signed = witness.sign(world.nodes[3].signer());
         inject_everywhere(&mut world, 3, &Frame::Witness(signed));
     }
     world.run_to(world.now + 10_000);
@@ -438,7 +442,7 @@ fn a_revoked_node_is_out_everywhere_and_stays_out() {
         (0..10).filter(|n| *n != 4).all(|n| w.link_between(n, 4).is_none())
             && (0..10).filter(|n| *n != 4).all(|n| {
                 let view = w.view(n).unwrap();
-                let key = w.mesh.key(4);
+                let key = w.key(4);
                 let mut of = view.services.values().flat_map(|s| &s.endpoints);
                 of.all(|e| e.node.key != key || e.usable == Use::No(Reason::Revoked))
             })

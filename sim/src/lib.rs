@@ -5,8 +5,16 @@
 //! kernel, QUIC's inside, TLS, real disks. Loss is what QUIC makes of it: a frame comes later,
 //! in order, or its link ends.
 
+pub mod adversary;
+pub mod campaign;
+pub mod checks;
 pub mod crypto;
 pub mod mesh;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod shrink;
+pub mod story;
 pub mod world;
 
 #[cfg(test)]

@@ -1,12 +1,30 @@
-//! `skein-sim`: runs one seed and says what happened, with the hash by which to compare.
+//! `skein-sim`: the engine that ships, in a world of discrete events.
+
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::Parser;
-use skein_sim::world::{Options, World};
+use clap::{Parser, Subcommand};
+use skein_sim::{
+    campaign::{Campaign, Tally},
+    plan::Plan,
+    report, run,
+    shrink, story,
+    world::{Options, Weather, World},
+};
 
 /// The skein engine in a world of discrete events: one seed, one trace.
 #[derive(Parser, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    one: One,
+}
+
+/// One mesh on a quiet day: how long things take, and the hash of all frames.
+#[derive(clap::Args, Debug)]
+struct One {
     /// Everything random comes from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -24,20 +42,67 @@ struct Arguments {
     delay_to: u64,
 }
 
-fn main() -> Result<()> {
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Many seeds, each with its own faults, adversaries and work; every check after every event.
+    Campaign {
+        /// How many seeds.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// Begin no seed after so many seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Threads; by default as many as cores.
+        #[arg(long)]
+        threads: Option<usize>,
+    },
+    /// One seed of the campaign: its plan, and if it breaks something the shortest such plan.
+    Replay {
+        /// The seed.
+        seed: u64,
+        /// Lines of the story that are printed.
+        #[arg(long, default_value_t = 80)]
+        lines: usize,
+        /// Do not look for a shorter plan.
+        #[arg(long)]
+        whole: bool,
+    },
+}
+
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    match arguments.command {
+        None => one(&arguments.one),
+        Some(Command::Campaign { seeds, first, seconds, threads }) => {
+            let threads = threads
+                .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+                .unwrap_or(1);
+            let limit = seconds.map(Duration::from_secs);
+            campaign(&Campaign { first, seeds, threads, limit, twice: 100 })
+        }
+        Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
+    }
+}
+
+fn one(arguments: &One) -> Result<ExitCode> {
     let options = Options {
         seed: arguments.seed,
         nodes: arguments.nodes,
-        loss: arguments.loss / 100.0,
-        delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
-        seeds: 3,
+        weather: Weather {
+            loss: arguments.loss / 100.0,
+            delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
+            ..Weather::default()
+        },
+        ..Options::default()
     };
     println!("{options:?}");
     let nodes = options.nodes;
     let mut world = World::new(options)?;
     world.start_all();
-    report("one view", world.run_until(120_000, |w| w.full_and_equal()));
+    tell("one view", world.run_until(120_000, |w| w.full_and_equal()));
     world.run_to(world.now + 10_000);
     let (frames, bytes) = world.sent;
     world.run_to(world.now + 30_000);
@@ -58,16 +123,57 @@ fn main() -> Result<()> {
         local.instances.0.iter_mut().for_each(|instance| instance.weight = 77);
     });
     let everywhere = world.run_until(60_000, |w| w.told_everywhere(nodes / 2, before));
-    report("an update everywhere", everywhere);
+    tell("an update everywhere", everywhere);
     world.crash(nodes - 1);
-    report("a crash known everywhere", world.run_until(60_000, |w| w.dead_everywhere(nodes - 1)));
+    tell("a crash known everywhere", world.run_until(60_000, |w| w.dead_everywhere(nodes - 1)));
     println!("trace {}", world.trace_hash());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn report(what: &str, took: Option<u64>) {
+fn tell(what: &str, took: Option<u64>) {
     match took {
         Some(ms) => println!("{what}: {ms} ms"),
         None => println!("{what}: not within the time"),
     }
+}
+
+fn campaign(campaign: &Campaign) -> Result<ExitCode> {
+    println!("{campaign:?}");
+    let start = std::time::Instant::now();
+    let progress = |tally: &Tally| {
+        if tally.seeds.is_multiple_of(50) {
+            eprintln!(
+                "{:>6} seeds, {:.0} node-hours, {} broken, {} s",
+                tally.seeds,
+                tally.node_ms as f64 / 3.6e6,
+                tally.broken.len(),
+                start.elapsed().as_secs()
+            );
+        }
+    };
+    let tally = campaign.run(progress)?;
+    print!("{}", report::tally(&tally, start.elapsed()));
+    Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn replay(seed: u64, lines: usize, whole: bool) -> Result<ExitCode> {
+    let mut plan = Plan::of(seed);
+    println!("{plan}");
+    let outcomes = run::run(&plan)?;
+    let Some(violation) = outcomes.violation else {
+        println!("holds: {outcomes:?}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    println!("{violation}");
+    if !whole {
+        let (shorter, runs) = shrink::shrink(&plan, violation.check)?;
+        println!("shortest plan found in {runs} runs:\n{shorter}");
+        plan = shorter;
+    }
+    print!("{}", story::schedule(&plan.schedule));
+    let mut run = run::Run::new(&plan)?;
+    run.act(&plan)?;
+    run.end(&plan);
+    println!("{}", story::tell(&run, lines));
+    Ok(ExitCode::FAILURE)
 }

@@ -24,7 +24,7 @@ use skein_protocol::{
     },
 };
 
-use crate::crypto::{KeyedHash, SimKey};
+use crate::crypto::Signatures;
 
 /// When simulated time starts: some moment of 2026.
 pub const EPOCH: Wall = Wall(1_790_000_000_000);
@@ -36,27 +36,28 @@ pub struct Mesh {
     pub roots: Arc<Roots>,
     /// Its name.
     pub id: MeshId,
+    /// What it signs with.
+    pub signatures: Signatures,
     operator: Vec<u8>,
     issuer: Vec<u8>,
-    issuer_key: SimKey,
     base: u64,
 }
 
 impl Mesh {
     /// A mesh of its own for each `number`.
-    pub fn new(number: u64) -> Result<Self> {
+    pub fn new(number: u64, signatures: Signatures) -> Result<Self> {
         let base = number.saturating_mul(1_000_000);
-        let (root_key, issuer_key) = (SimKey(base), SimKey(base + 1));
-        let root = issue::root(&root_key, "sim", EPOCH, [1; 16])?;
-        let roots = Roots::first(&root, &KeyedHash)?;
-        let by = Authority::new(&roots.mesh, &root, &root_key)?;
-        let operator = SimKey(base + 2).public_key();
+        let (root_key, issuer_key) = (signatures.key(base)?, signatures.key(base + 1)?);
+        let root = issue::root(&*root_key, "sim", EPOCH, [1; 16])?;
+        let roots = Roots::first(&root, signatures.crypto())?;
+        let by = Authority::new(&roots.mesh, &root, &*root_key)?;
+        let operator = signatures.key(base + 2)?.public_key();
         let operator = issue::operator(&by, &operator, "ann", &Scope::All, EPOCH, [4; 16])?;
-        let host = NodeKey(SimKey(base + 10).public_key());
+        let host = NodeKey(signatures.key(base + 10)?.public_key());
         let validity = Validity::new(EPOCH, limits::ISSUER_LIFE, issue::NEVER_ENDS);
         let issuer = issue::issuer(&by, &issuer_key.public_key(), &host, validity, [2; 16])?;
         let id = roots.mesh;
-        Ok(Self { roots: Arc::new(roots), id, operator, issuer, issuer_key, base })
+        Ok(Self { roots: Arc::new(roots), id, signatures, operator, issuer, base })
     }
 
     /// The operator's statement that a node's key has ended.
@@ -64,33 +65,39 @@ impl Mesh {
         let revocation = Revocation {
             mesh: self.id,
             subject: Subject::Node,
-            key: self.key(node).0,
+            key: self.key(node)?.0,
             by: By::Operator(self.operator.clone()),
             reason: "stolen".to_owned(),
             works: Vec::new(),
         };
-        Ok(revocation.sign(&SimKey(self.base + 2))?)
+        Ok(revocation.sign(&*self.signatures.key(self.base + 2)?)?)
     }
 
     /// The key of a node.
-    pub fn signer(&self, node: usize) -> SimKey {
-        SimKey(self.base + 10 + node as u64)
+    pub fn signer(&self, node: usize) -> Result<Arc<dyn Signer>> {
+        self.signatures.key(self.base + 10 + node as u64)
     }
 
     /// The identity of a node.
-    pub fn key(&self, node: usize) -> NodeKey {
-        NodeKey(self.signer(node).public_key())
+    pub fn key(&self, node: usize) -> Result<NodeKey> {
+        Ok(NodeKey(self.signer(node)?.public_key()))
     }
 
     /// The chain of a node whose grant names `services`.
     pub fn chain(&self, node: usize, services: &str) -> Result<OwnChain> {
+        self.chain_from(node, services, EPOCH)
+    }
+
+    /// As [`Self::chain`], issued at `now`.
+    pub fn chain_from(&self, node: usize, services: &str, now: Wall) -> Result<OwnChain> {
         let name = format!("node-{node}").parse()?;
         let grant = Grant::new(name, vec![services.parse()?], vec![], None)?;
-        let by = Authority::new(&self.id, &self.issuer, &self.issuer_key)?;
-        let validity = Validity::new(EPOCH, limits::LEAF_LIFE, issue::NEVER_ENDS);
-        let leaf = issue::node(&by, &self.key(node), &grant, validity, [3; 16])?;
+        let issuer_key = self.signatures.key(self.base + 1)?;
+        let by = Authority::new(&self.id, &self.issuer, &*issuer_key)?;
+        let validity = Validity::new(now, limits::LEAF_LIFE, issue::NEVER_ENDS);
+        let leaf = issue::node(&by, &self.key(node)?, &grant, validity, [3; 16])?;
         let chain = Chain { leaf, issuer: self.issuer.clone() };
-        let verified = verify_chain(&chain, &self.roots, EPOCH, &KeyedHash)?;
+        let verified = verify_chain(&chain, &self.roots, now, self.signatures.crypto())?;
         Ok(OwnChain { chain, verified })
     }
 }

@@ -82,6 +82,16 @@ impl Links {
         self.links.get(&link).map(|link| link.peer)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The most frames that one link keeps until its revocations are reconciled.
+    pub(super) fn early(&self) -> usize {
+        let kept = |link: &Link| link.awaits.as_ref().map_or(0, |awaits| awaits.early.len());
+        self.links.values().map(kept).max().unwrap_or_default()
+    }
+
     pub(super) fn is_ready(&self, link: LinkId) -> bool {
         self.links.get(&link).is_some_and(|known| {
             known.awaits.is_none() && self.ready.get(&known.peer) == Some(&link)

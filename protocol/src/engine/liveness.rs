@@ -49,8 +49,6 @@ pub(super) struct Asked {
 const RETRY: Duration = Duration::from_millis(600);
 /// A single witness whom no second one joins is forgotten after this.
 const LONE_WITNESS: Duration = Duration::from_secs(5);
-/// Requests to probe that are remembered at one time.
-const ASKED_MAX: usize = 64;
 
 impl Engine {
     /// A newer record of a node is believed.
@@ -276,7 +274,7 @@ impl Engine {
             self.send(link, &Frame::Heard(probe));
             return;
         }
-        if self.spread.asked.len() >= ASKED_MAX {
+        if self.spread.asked.len() >= limits::PROBES_ASKED {
             return;
         }
         self.spread.asked.push(Asked { link, probe, until: now.tick.after(limits::DIAL_TIMEOUT) });

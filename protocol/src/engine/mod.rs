@@ -140,6 +140,45 @@ pub struct Agreeing {
     pub settled: bool,
 }
 
+/// How much an engine holds of everything that has a bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// Origins with a head: [`limits::NODES_MAX`].
+    pub origins: usize,
+    /// Members: [`limits::NODES_MAX`].
+    pub members: usize,
+    /// Control links: [`limits::CONTROL_PEERS_MAX`].
+    pub links: usize,
+    /// Frames of one link that wait for its revocations, at most: [`limits::EARLY_FRAMES`].
+    pub early: usize,
+    /// Checks of records and witnesses that are out: [`limits::VERIFY_IN_FLIGHT`]. Revocations
+    /// have no budget but the number of them that is ever held.
+    pub jobs: usize,
+    /// Records that were asked for: [`limits::NODES_MAX`].
+    pub pulling: usize,
+    /// Probes on behalf of others: [`limits::PROBES_ASKED`].
+    pub asked: usize,
+    /// Deaths that are remembered: [`limits::NODES_MAX`].
+    pub deaths: usize,
+}
+
+impl Held {
+    /// What is over its bound, if anything is.
+    pub fn over(&self) -> Option<&'static str> {
+        let bounds = [
+            ("origins", self.origins, limits::NODES_MAX),
+            ("members", self.members, limits::NODES_MAX),
+            ("links", self.links, limits::CONTROL_PEERS_MAX),
+            ("early", self.early, limits::EARLY_FRAMES),
+            ("jobs", self.jobs, limits::VERIFY_IN_FLIGHT + limits::REVOCATIONS_MAX),
+            ("pulling", self.pulling, limits::NODES_MAX),
+            ("asked", self.asked, limits::PROBES_ASKED),
+            ("deaths", self.deaths, limits::NODES_MAX),
+        ];
+        bounds.into_iter().find(|(_, held, bound)| held > bound).map(|(name, ..)| name)
+    }
+}
+
 /// What is written to disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
@@ -468,6 +507,20 @@ impl Engine {
             self.probe(link);
         }
         count
+    }
+
+    /// How much is held of everything that has a bound.
+    pub fn held(&self) -> Held {
+        Held {
+            origins: self.store.len(),
+            members: self.members.len(),
+            links: self.links.len(),
+            early: self.links.early(),
+            jobs: self.spread.jobs(),
+            pulling: self.spread.pulling(),
+            asked: self.spread.asked.len(),
+            deaths: self.deaths.len(),
+        }
     }
 
     /// Everything that is believed, for checks.

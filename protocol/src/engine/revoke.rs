@@ -14,9 +14,6 @@ use crate::{
     wire::frame::{Frame, RevocationRun, Stand},
 };
 
-/// Frames of a peer that are kept while its revocations are checked.
-const EARLY_MAX: usize = 256;
-
 impl Engine {
     /// Tells a peer all statements that are held.
     pub(super) fn tell_revocations(&mut self, link: LinkId) {
@@ -169,7 +166,7 @@ impl Engine {
     /// A frame on a link that is not ready: kept while revocations are reconciled, else blamed.
     pub(super) fn early(&mut self, now: Now, link: LinkId, peer: NodeKey, frame: Frame) {
         match self.links.awaits(link) {
-            Some(Some(awaits)) if awaits.early.len() < EARLY_MAX => awaits.early.push(frame),
+            Some(Some(awaits)) if awaits.early.len() < limits::EARLY_FRAMES => awaits.early.push(frame),
             _ => self.blame(now, peer, Blame::OutOfTurn),
         }
     }

@@ -39,6 +39,14 @@ impl Spread {
         self.jobs.remove(&job).map(|pending| pending.source)
     }
 
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn pulling(&self) -> usize {
+        self.pulling.len()
+    }
+
     fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
         self.jobs.values().any(|pending| pending.head == Some((*origin, head)))
     }

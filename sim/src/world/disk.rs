@@ -1,4 +1,5 @@
-//! A disk: keeps what was written, fails when it is full, can be set back or copied.
+//! A disk: keeps what was written, fails when it is full, loses what it said it had written, can
+//! be set back or copied.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,6 +22,8 @@ pub struct Disk {
     pub revocations: BTreeMap<Hash, Vec<u8>>,
     /// Whether writes fail.
     pub full: bool,
+    /// What is really on it, while it lies about what it has written.
+    safe: Option<Box<Self>>,
 }
 
 impl Disk {
@@ -44,5 +47,23 @@ impl Disk {
             }
         }
         Input::Persisted(id)
+    }
+
+    /// From now on what is written is gone after a crash, though the disk says it is there.
+    pub fn lose_writes(&mut self) {
+        if self.safe.is_none() {
+            self.safe = Some(Box::new(self.clone()));
+        }
+    }
+
+    /// The machine ends. True when something that was called written is lost.
+    pub(super) fn crash(&mut self) -> bool {
+        match self.safe.take() {
+            Some(safe) => {
+                *self = *safe;
+                true
+            }
+            None => false,
+        }
     }
 }

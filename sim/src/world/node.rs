@@ -1,18 +1,18 @@
-//! A node: an engine while it is up, and what it keeps while it is not.
+//! A node: an engine while it is up, what it keeps while it is not, and what is wrong with it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use skein_protocol::{
-    clock::Now,
+    clock::{Now, Tick, Wall},
     engine::{Engine, Local, Start},
-    name::{MeshId, NodeKey},
+    name::NodeKey,
     record::OwnChain,
-    trust::{Revocations, Roots, Signer, VerifiedChain, revocation::Statement},
+    trust::{Revocations, Signer, VerifiedChain, revocation::Statement},
     view::View,
 };
 
 use super::Disk;
-use crate::crypto::{KeyedHash, SimKey};
+use crate::mesh::{EPOCH, Mesh};
 
 /// See the module.
 pub struct Node {
@@ -26,18 +26,33 @@ pub struct Node {
     pub disk: Disk,
     /// The last view that it showed.
     pub view: Option<Arc<View>>,
-    /// By how many milliseconds its clock is ahead.
+    /// By how many milliseconds its wall clock is ahead.
     pub skew: i64,
+    /// By how many millionths its clocks run fast.
+    pub drift: i64,
+    /// Milliseconds for which its monotonic clock stood still.
+    pub stalled: u64,
+    /// Until when it runs nothing; what comes meanwhile waits.
+    pub paused_until: u64,
+    /// Whether its engine keeps back what others said: what a silent relay does.
+    pub silent: bool,
+    /// Whether it lost what it had written, so that it may say something twice in two ways.
+    pub forgot: bool,
+    /// The keys that it knows to have ended.
+    pub ended: Option<Arc<Revocations>>,
+    /// Since when it is up.
+    pub up_since: u64,
     /// Seeds that it had a link to in this run.
     pub(super) met: BTreeSet<usize>,
     pub(super) epoch: u64,
+    /// When it is woken next, in the world's time.
     pub(super) wake: u64,
-    signer: SimKey,
+    signer: Arc<dyn Signer>,
     own: OwnChain,
 }
 
 impl Node {
-    pub(super) fn new(signer: SimKey, own: OwnChain, local: Local) -> Self {
+    pub(super) fn new(signer: Arc<dyn Signer>, own: OwnChain, local: Local) -> Self {
         Self {
             key: NodeKey(signer.public_key()),
             engine: None,
@@ -45,6 +60,13 @@ impl Node {
             disk: Disk::default(),
             view: None,
             skew: 0,
+            drift: 0,
+            stalled: 0,
+            paused_until: 0,
+            silent: false,
+            forgot: false,
+            ended: None,
+            up_since: 0,
             met: BTreeSet::new(),
             epoch: 0,
             wake: u64::MAX,
@@ -55,7 +77,7 @@ impl Node {
 
     /// A host with the same key, certificate and disk.
     pub(super) fn twin(&self) -> Self {
-        let mut twin = Self::new(self.signer, self.own.clone(), self.local.clone());
+        let mut twin = Self::new(Arc::clone(&self.signer), self.own.clone(), self.local.clone());
         twin.disk = self.disk.clone();
         twin
     }
@@ -75,37 +97,53 @@ impl Node {
     }
 
     /// Its key.
-    pub fn signer(&self) -> SimKey {
-        self.signer
+    pub fn signer(&self) -> &dyn Signer {
+        &*self.signer
     }
 
-    pub(super) fn start(&mut self, mesh: (MeshId, Arc<Roots>), now: Now, seed: u64) -> u64 {
+    /// What its clocks show at `now` of the world.
+    pub fn clock(&self, now: u64) -> Now {
+        let scaled = |ms: u64| {
+            let fast = i128::from(ms) * i128::from(self.drift) / 1_000_000;
+            ms.saturating_add_signed(i64::try_from(fast).unwrap_or_default())
+        };
+        let wall = EPOCH.0.saturating_add(scaled(now)).saturating_add_signed(self.skew);
+        let tick = scaled(now).saturating_sub(self.stalled);
+        Now { tick: Tick(tick), wall: Wall(wall) }
+    }
+
+    pub(super) fn start(&mut self, mesh: &Mesh, at: u64, seed: u64) -> u64 {
+        let now = self.clock(at);
         self.epoch += 1;
         self.met.clear();
         self.wake = u64::MAX;
+        self.up_since = at;
         self.disk.boot = (self.disk.boot + 1).max(now.wall.0);
+        let revocations = self.revocations(mesh);
+        self.ended = Some(Arc::new(revocations.clone()));
         let start = Start {
-            mesh: mesh.0,
-            roots: Arc::clone(&mesh.1),
+            mesh: mesh.id,
+            roots: Arc::clone(&mesh.roots),
             own: self.own.clone(),
-            signer: Arc::new(self.signer),
+            signer: Arc::clone(&self.signer),
             local: self.local.clone(),
             boot: self.disk.boot,
             reserved: self.disk.reserved,
             peers: self.disk.peers.values().cloned().collect(),
-            revocations: self.revocations(&mesh.1),
+            revocations,
             seed,
         };
         self.engine = Some(Engine::new(start, now));
         self.epoch
     }
 
-    fn revocations(&self, roots: &Roots) -> Revocations {
+    fn revocations(&self, mesh: &Mesh) -> Revocations {
         let mut revocations = Revocations::default();
+        let crypto = mesh.signatures.crypto();
         let statements = self.disk.revocations.values().filter_map(|b| Statement::decode(b).ok());
-        for verified in statements.filter_map(|s| s.verify(roots, &KeyedHash).ok()) {
+        for verified in statements.filter_map(|s| s.verify(&mesh.roots, crypto).ok()) {
             // It was taken once, so there is room for it.
-            let _ = revocations.insert(verified, roots);
+            let _ = revocations.insert(verified, &mesh.roots);
         }
         revocations
     }
@@ -114,5 +152,7 @@ impl Node {
         self.engine = None;
         self.view = None;
         self.epoch += 1;
+        self.paused_until = 0;
+        self.forgot |= self.disk.crash();
     }
 }

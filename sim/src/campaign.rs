@@ -1,0 +1,141 @@
+//! A campaign: many seeds, each with its plan, until one breaks or all have passed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    checks::{Check, Violation},
+    plan::{Family, Plan},
+    run::{self, Outcomes},
+};
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// The first seed.
+    pub first: u64,
+    /// How many.
+    pub seeds: u64,
+    /// Threads.
+    pub threads: usize,
+    /// No seed is begun after this.
+    pub limit: Option<Duration>,
+    /// Every so many seeds one is run twice, and traces compared.
+    pub twice: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Seeds run twice with one trace.
+    pub repeated: u64,
+    /// Milliseconds of the world, times nodes.
+    pub node_ms: u64,
+    /// Checks made.
+    pub checks: u64,
+    /// What was done, by kind.
+    pub done: BTreeMap<&'static str, u64>,
+    /// Seeds in which each family was on.
+    pub families: BTreeMap<Family, u64>,
+    /// Calls, and those that found nobody while faults were done.
+    pub calls: (u64, u64),
+    /// Milliseconds from the last fault to one view.
+    pub healed: Vec<u64>,
+    /// Seeds that broke something.
+    pub broken: Vec<(u64, Violation)>,
+    /// Seeds of which two runs differed.
+    pub differed: Vec<u64>,
+}
+
+impl Tally {
+    fn add(&mut self, plan: &Plan, outcomes: &Outcomes) {
+        self.seeds += 1;
+        self.node_ms += outcomes.node_ms;
+        self.checks += outcomes.checks;
+        for (kind, count) in plan.counts() {
+            *self.done.entry(kind).or_default() += count;
+        }
+        for family in &plan.families {
+            *self.families.entry(*family).or_default() += 1;
+        }
+        self.calls.0 += outcomes.calls.0;
+        self.calls.1 += outcomes.calls.1;
+        self.healed.extend(outcomes.healed);
+        if let Some(violation) = &outcomes.violation {
+            self.broken.push((plan.options.seed, violation.clone()));
+        }
+    }
+
+    /// Whether nothing broke.
+    pub fn holds(&self) -> bool {
+        self.broken.is_empty() && self.differed.is_empty()
+    }
+
+    /// How often each check broke.
+    pub fn by_check(&self) -> BTreeMap<Check, u64> {
+        let mut by = BTreeMap::new();
+        for (_, violation) in &self.broken {
+            *by.entry(violation.check).or_default() += 1;
+        }
+        by
+    }
+}
+
+impl Campaign {
+    /// Runs it. `progress` is called after each seed.
+    pub fn run(&self, progress: impl Fn(&Tally) + Sync) -> Result<Tally> {
+        let next = AtomicU64::new(self.first);
+        let tally = Mutex::new(Tally::default());
+        let start = Instant::now();
+        let end = self.first.saturating_add(self.seeds);
+        std::thread::scope(|scope| -> Result<()> {
+            let mut threads = Vec::new();
+            for _ in 0..self.threads.max(1) {
+                threads.push(scope.spawn(|| -> Result<()> {
+                    loop {
+                        let over = self.limit.is_some_and(|limit| start.elapsed() > limit);
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if over || seed >= end {
+                            return Ok(());
+                        }
+                        self.one(seed, &tally, &progress)?;
+                    }
+                }));
+            }
+            for thread in threads {
+                thread.join().ok().context("a thread of the campaign panicked")??;
+            }
+            Ok(())
+        })?;
+        let mut tally = tally.into_inner().ok().context("a thread of the campaign panicked")?;
+        tally.broken.sort_by_key(|(seed, _)| *seed);
+        tally.healed.sort_unstable();
+        Ok(tally)
+    }
+
+    fn one(&self, seed: u64, tally: &Mutex<Tally>, progress: &impl Fn(&Tally)) -> Result<()> {
+        let plan = Plan::of(seed);
+        let outcomes = run::run(&plan)?;
+        let again = seed.is_multiple_of(self.twice.max(1));
+        let differs = again && run::run(&plan)?.trace != outcomes.trace;
+        if let Ok(mut tally) = tally.lock() {
+            tally.add(&plan, &outcomes);
+            tally.repeated += u64::from(again && !differs);
+            if differs {
+                tally.differed.push(seed);
+            }
+            progress(&tally);
+        }
+        Ok(())
+    }
+}

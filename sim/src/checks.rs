@@ -1,0 +1,429 @@
+//! Checks: what must hold after every event, whatever was done to the world.
+//!
+//! In:    the world after an event, and what a node is about to send, write or tell
+//! Out:   the first [`Violation`]
+//! Never: changes the world; counts a node to the honest that is not
+//!
+//! S1 to S10 are those of the design. S3 and S5 speak of policy, which the engine does not have
+//! yet. S10 is looked at once a second, the others at each event of the node concerned.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use skein_protocol::{
+    engine::{Blame, Event, Write},
+    limits,
+    name::{Hash, NodeKey},
+    record::{
+        Bundle, Signed,
+        node::{Health, NodeState},
+    },
+    view::{Endpoint, Liveness, Use},
+    wire::frame::Frame,
+};
+
+use crate::world::{Node, World};
+
+/// Which check.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Check {
+    /// A node believes a record that does not verify, or that its honest origin never said.
+    S1,
+    /// A sequence fell, or an origin used one twice.
+    S2,
+    /// A node deals with a key that it knows to have ended.
+    S4,
+    /// A node keeps something of a key that nobody certified.
+    S6,
+    /// A node holds more than its bounds allow.
+    S7,
+    /// A panic, or more steps than one event may cost.
+    S8,
+    /// An honest node blames an honest one.
+    S9,
+    /// A view lost a service whose endpoints live on its own side.
+    S10,
+    /// The core does not come to one view in time.
+    L1,
+    /// A service of the core cannot be called from the core.
+    L2,
+    /// A dead endpoint is still in use.
+    L3,
+    /// An honest node that lives is held for dead.
+    L4,
+    /// A revocation does not reach the core.
+    L5,
+    /// The core's idle bytes grow beyond what its links cost.
+    L6,
+}
+
+/// Something that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which check.
+    pub check: Check,
+    /// When, in milliseconds of the world.
+    pub at: u64,
+    /// At which node.
+    pub node: usize,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {} ms, node {}: {}", self.check, self.at, self.node, self.what)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The first thing that did not hold.
+    pub violation: Option<Violation>,
+    /// How many checks were made.
+    pub made: u64,
+    /// Nodes that do not do what they should: adversaries, twins. Their word proves nothing.
+    pub dishonest: BTreeSet<usize>,
+    /// Nodes that have seen a disk of theirs go back: they may say a thing in two ways once.
+    pub forgetful: BTreeSet<usize>,
+    /// Handshakes that each node had to do, within the running second.
+    pub handshakes: BTreeMap<usize, (u64, u64)>,
+    /// The most handshakes in a second at one node.
+    pub most_handshakes: u64,
+    /// What each honest origin has said: sequence and hash.
+    spoken: BTreeMap<NodeKey, BTreeMap<u64, Hash>>,
+    /// What each node believed last of each origin.
+    floors: BTreeMap<(usize, NodeKey), u64>,
+    /// Sequences that stood on a node's disk when it started.
+    restored: BTreeMap<(usize, NodeKey), u64>,
+    /// The first that each origin said: what a replayer digs out.
+    first: BTreeMap<NodeKey, Arc<Bundle>>,
+    touched: Vec<(NodeKey, Arc<Bundle>)>,
+    /// Nodes whose keys have ended.
+    pub revoked: BTreeSet<usize>,
+    /// Since when two nodes can reach each other.
+    settled: BTreeMap<(usize, usize), u64>,
+}
+
+/// Outputs that one event may cause: a pull answered, a view, and a flood to every link.
+const STEPS_MAX: usize = 8 * limits::CONTROL_PEERS_MAX + limits::NODES_MAX;
+/// Endpoints that were well for so long must not be missing from a view of their own side.
+const SETTLED: u64 = 5_000;
+
+impl Checks {
+    fn fail(&mut self, world: &World, check: Check, node: usize, what: impl Into<String>) {
+        let at = world.now;
+        self.violation.get_or_insert_with(|| Violation { check, at, node, what: what.into() });
+    }
+
+    /// A check that does not hold for a reason that the caller knows.
+    pub fn found(&mut self, world: &World, check: Check, node: usize, what: String) {
+        self.fail(world, check, node, what);
+    }
+
+    fn honest(&self, node: usize) -> bool {
+        !self.dishonest.contains(&node)
+    }
+
+    /// The oldest record of a node that was ever sent.
+    pub fn oldest(&self, world: &World, node: usize) -> Option<Arc<Bundle>> {
+        self.first.get(&world.key(node)).map(Arc::clone)
+    }
+
+    /// A dial reached `node`.
+    pub fn handshake(&mut self, world: &World, node: usize) {
+        let second = world.now / 1000;
+        let entry = self.handshakes.entry(node).or_insert((second, 0));
+        if entry.0 != second {
+            *entry = (second, 0);
+        }
+        entry.1 += 1;
+        self.most_handshakes = self.most_handshakes.max(entry.1);
+    }
+
+    /// A node's engine panicked.
+    pub fn panicked(&mut self, world: &World, node: usize) {
+        self.fail(world, Check::S8, node, "the engine panicked");
+    }
+
+    /// A node started from its disk.
+    pub fn started(&mut self, world: &World, number: usize) {
+        let Some(node) = world.nodes.get(number) else { return };
+        self.floors.retain(|(at, _), _| *at != number);
+        self.restored.retain(|(at, _), _| *at != number);
+        for (key, bundle) in &node.disk.peers {
+            if let Ok(signed) = Signed::parse(Arc::clone(bundle), world.mesh.id) {
+                self.restored.insert((number, *key), signed.header().sequence);
+            }
+        }
+    }
+
+    /// A node is about to write.
+    pub fn persisting(&mut self, world: &World, number: usize, writes: &[Write]) {
+        let Some(me) = world.nodes.get(number).map(|node| node.key) else { return };
+        for write in writes {
+            let Write::Peer(key, bundle) = write else { continue };
+            if *key == me {
+                self.said(world, number, key, bundle);
+            }
+            self.touched.push((*key, Arc::clone(bundle)));
+        }
+    }
+
+    /// An origin said something new.
+    fn said(&mut self, world: &World, number: usize, key: &NodeKey, bundle: &Arc<Bundle>) {
+        let Ok(signed) = Signed::parse(Arc::clone(bundle), world.mesh.id) else {
+            return self.fail(world, Check::S1, number, "published what does not parse");
+        };
+        let (sequence, hash) = (signed.header().sequence, signed.hash());
+        let forgot = world.nodes.get(number).is_some_and(|node| node.forgot);
+        self.first.entry(*key).or_insert_with(|| Arc::clone(bundle));
+        let before = self.spoken.entry(*key).or_default().insert(sequence, hash);
+        let twice = before.is_some_and(|before| before != hash);
+        if twice && !forgot && self.honest(number) && !self.forgetful.contains(&number) {
+            self.fail(world, Check::S2, number, format!("used sequence {sequence} twice"));
+        }
+    }
+
+    /// A node sends a frame.
+    pub fn sending(&mut self, world: &World, number: usize, bytes: &[u8]) {
+        let Some(ended) = world.nodes.get(number).and_then(|node| node.ended.as_ref()) else {
+            return;
+        };
+        if ended.is_empty() || !self.honest(number) {
+            return;
+        }
+        self.made += 1;
+        if let Ok(Frame::Record(bundle)) = Frame::decode(bytes)
+            && let Ok(signed) = Signed::parse(Arc::new(*bundle), world.mesh.id)
+            && ended.is_revoked(&signed.header().origin)
+        {
+            let of = world.number(&signed.header().origin);
+            self.fail(world, Check::S4, number, format!("passes on a record of {of:?}, revoked"));
+        }
+    }
+
+    /// A node tells people something.
+    pub fn told(&mut self, world: &World, number: usize, event: &Event) {
+        let Event::Blamed(peer, blame) = event else { return };
+        let Some(peer) = world.number(peer) else { return };
+        let excused = matches!(blame, Blame::Fork)
+            && (self.forgetful.contains(&peer) || world.nodes.get(peer).is_some_and(|n| n.forgot));
+        self.made += 1;
+        if self.honest(number) && self.honest(peer) && !excused {
+            self.fail(world, Check::S9, number, format!("blames {peer}, which is honest: {blame}"));
+        }
+    }
+
+    /// A node has dealt with an event in so many steps.
+    pub fn after(&mut self, world: &World, number: usize, steps: usize) {
+        let touched = std::mem::take(&mut self.touched);
+        if !self.honest(number) {
+            return;
+        }
+        self.made += 1;
+        if steps > STEPS_MAX {
+            self.fail(world, Check::S8, number, format!("{steps} steps for one event"));
+        }
+        let Some(node) = world.nodes.get(number) else { return };
+        for (key, bundle) in touched {
+            self.believed(world, number, node, &key, &bundle);
+        }
+        self.ended(world, number, node);
+    }
+
+    fn believed(
+        &mut self,
+        world: &World,
+        number: usize,
+        node: &Node,
+        key: &NodeKey,
+        bundle: &Arc<Bundle>,
+    ) {
+        self.made += 4;
+        let Some(origin) = world.number(key) else {
+            return self.fail(world, Check::S6, number, format!("keeps a record of {key}"));
+        };
+        let signed = Signed::parse(Arc::clone(bundle), world.mesh.id);
+        let wall = node.clock(world.now).wall;
+        let roots = &world.mesh.roots;
+        let verified = signed.and_then(|s| s.verify(roots, wall, world.mesh.signatures.crypto()));
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(error) => {
+                let what = format!("believes a record of {origin} that does not hold: {error}");
+                return self.fail(world, Check::S1, number, what);
+            }
+        };
+        let sequence = verified.header().sequence;
+        let spoken = self.spoken.get(key).and_then(|all| all.get(&sequence)).copied();
+        let forgot = world.nodes.get(origin).is_some_and(|node| node.forgot)
+            || self.forgetful.contains(&origin);
+        if self.honest(origin) && spoken != Some(verified.hash()) && !forgot {
+            let what = format!("believes sequence {sequence} of {origin}, which never said it");
+            self.fail(world, Check::S1, number, what);
+        }
+        let head = node.engine.as_ref().and_then(|engine| engine.store().head(key));
+        let held = head.map_or(0, |head| head.sequence);
+        let floor = self.floors.get(&(number, *key)).copied().unwrap_or_default();
+        if held < floor {
+            let what = format!("holds sequence {held} of {origin}, and held {floor}");
+            self.fail(world, Check::S2, number, what);
+        }
+        self.floors.insert((number, *key), held);
+    }
+
+    /// What a node does with keys that it knows to have ended.
+    fn ended(&mut self, world: &World, number: usize, node: &Node) {
+        let (Some(ended), Some(engine)) = (&node.ended, &node.engine) else { return };
+        if ended.is_empty() {
+            return;
+        }
+        self.made += 1;
+        if let Some((_, key)) = engine.ready_links().find(|(_, key)| ended.is_revoked(key)) {
+            let of = world.number(&key);
+            self.fail(world, Check::S4, number, format!("has a link to {of:?}, revoked"));
+        }
+    }
+
+    /// Looks at every node whole: once a second.
+    pub fn sweep(&mut self, world: &World) {
+        self.note_reach(world);
+        for (number, node) in world.up() {
+            if !self.honest(number) {
+                continue;
+            }
+            self.held(world, number, node);
+            self.in_use(world, number, node);
+            if world.now.saturating_sub(node.up_since) > 2 * SETTLED {
+                self.own_side(world, number, node);
+            }
+        }
+    }
+
+    fn held(&mut self, world: &World, number: usize, node: &Node) {
+        let Some(engine) = &node.engine else { return };
+        self.made += 3;
+        let held = engine.held();
+        if let Some(over) = held.over() {
+            self.fail(world, Check::S7, number, format!("{over} is over its bound: {held:?}"));
+        }
+        if engine.store().len() > world.nodes.len() {
+            self.fail(world, Check::S6, number, format!("{} origins", engine.store().len()));
+        }
+        let settled = world.now.saturating_sub(node.up_since) > SETTLED;
+        for (origin, head) in engine.store().heads_from(NodeKey([0; 32]), usize::MAX) {
+            let floor = self.floors.get(&(number, origin)).copied().unwrap_or_default();
+            let disk = self.restored.get(&(number, origin)).copied().unwrap_or_default();
+            let floor = floor.max(if settled { disk } else { 0 });
+            let of = world.number(&origin);
+            if of.is_none() {
+                self.fail(world, Check::S6, number, format!("holds a head of {origin}"));
+            }
+            if head.sequence < floor {
+                let what = format!("holds {} of {of:?}, and held {floor}", head.sequence);
+                self.fail(world, Check::S2, number, what);
+            }
+            self.floors.insert((number, origin), head.sequence);
+        }
+    }
+
+    /// No endpoint of a key that has ended is in use.
+    fn in_use(&mut self, world: &World, number: usize, node: &Node) {
+        let (Some(ended), Some(view)) = (&node.ended, &node.view) else { return };
+        if ended.is_empty() {
+            return;
+        }
+        self.made += 1;
+        let mut all = view.services.values().flat_map(|service| &service.endpoints);
+        let used = all.find(|e| ended.is_revoked(&e.node.key) && !matches!(e.usable, Use::No(_)));
+        if let Some(endpoint) = used {
+            let of = world.number(&endpoint.node.key);
+            self.fail(world, Check::S4, number, format!("routes to {of:?}, revoked"));
+        }
+    }
+
+    /// Since when each pair of nodes can reach each other.
+    fn note_reach(&mut self, world: &World) {
+        let awake = |n: usize| {
+            world.is_up(n)
+                && world.nodes.get(n).is_some_and(|node| node.paused_until <= world.now)
+        };
+        for a in 0..world.nodes.len() {
+            for b in 0..world.nodes.len() {
+                let clear = !world.network.is_cut(a, b) && !world.network.is_clogged(a, b);
+                if awake(a) && awake(b) && clear {
+                    self.settled.entry((a, b)).or_insert(world.now);
+                } else {
+                    self.settled.remove(&(a, b));
+                }
+            }
+        }
+    }
+
+    /// A service with an endpoint that lives, passes and is reachable for long has one in use.
+    fn own_side(&mut self, world: &World, number: usize, node: &Node) {
+        let Some(view) = &node.view else { return };
+        for (name, service) in &view.services {
+            self.made += 1;
+            let used = service.endpoints.iter().any(|e| !matches!(e.usable, Use::No(_)));
+            if used {
+                continue;
+            }
+            let alive = service.endpoints.iter().find(|endpoint| {
+                let of = world.number(&endpoint.node.key);
+                of.is_some_and(|of| self.is_well(world, number, of, endpoint))
+            });
+            if let Some(endpoint) = alive {
+                let of = world.number(&endpoint.node.key);
+                let what = format!(
+                    "has no endpoint of {name} in use ({:?}), though {of:?} is there and well",
+                    endpoint.usable
+                );
+                self.fail(world, Check::S10, number, what);
+            }
+        }
+    }
+
+    fn is_well(
+        &self,
+        world: &World,
+        at: usize,
+        of: usize,
+        endpoint: &Endpoint,
+    ) -> bool {
+        let Some(node) = world.nodes.get(of) else { return false };
+        let since = self.settled.get(&(at, of)).copied();
+        let serves = node.local.instances.0.iter().any(|instance| {
+            instance.id == endpoint.instance.id
+                && instance.health == Health::Passing
+                && instance.weight > 0
+        });
+        let revoked = self.revoked.contains(&of);
+        serves
+            && !revoked
+            && self.honest(of)
+            && !self.forgetful.contains(&of)
+            && node.local.host.state == NodeState::Up
+            && since.is_some_and(|since| world.now.saturating_sub(since) > 3 * SETTLED)
+    }
+
+    /// Honest nodes that run and that an honest node holds for dead.
+    pub fn wrongly_dead(&self, world: &World) -> Vec<(usize, usize)> {
+        let mut wrong = Vec::new();
+        for (at, node) in world.up().filter(|(at, _)| self.honest(*at)) {
+            let Some(view) = &node.view else { continue };
+            for (of, other) in world.up().filter(|(of, _)| self.honest(*of)) {
+                let seen = view.nodes.get(&other.key).map(|seen| seen.liveness);
+                if seen == Some(Liveness::Dead) {
+                    wrong.push((at, of));
+                }
+            }
+        }
+        wrong
+    }
+}

@@ -1,0 +1,64 @@
+//! Reports: what a campaign came to, in a table.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::{
+    campaign::Tally,
+    plan::{Action, Plan},
+};
+
+/// The value below which `percent` of sorted values lie.
+pub fn quantile(sorted: &[u64], percent: usize) -> u64 {
+    let at = (sorted.len().saturating_sub(1) * percent).div_ceil(100);
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+/// A campaign in words.
+pub fn tally(tally: &Tally, took: Duration) -> String {
+    let mut text = String::new();
+    let hours = tally.node_ms as f64 / 3.6e6;
+    let _ = writeln!(
+        text,
+        "{} seeds in {} s: {:.1} simulated node-hours, {} checks, {} seeds run twice alike",
+        tally.seeds,
+        took.as_secs(),
+        hours,
+        tally.checks,
+        tally.repeated
+    );
+    let _ = writeln!(
+        text,
+        "from the last fault to one view: median {} ms, p99 {} ms, worst {} ms",
+        quantile(&tally.healed, 50),
+        quantile(&tally.healed, 99),
+        quantile(&tally.healed, 100)
+    );
+    let (calls, lost) = tally.calls;
+    let _ = writeln!(text, "{calls} calls, {lost} found nobody while faults were done");
+    let _ = writeln!(text, "\n{:<32} {:>8}", "done to the mesh", "times");
+    for (kind, count) in &tally.done {
+        let _ = writeln!(text, "{kind:<32} {count:>8}");
+    }
+    let _ = writeln!(text, "\n{:<32} {:>8}", "family", "seeds");
+    for (family, count) in &tally.families {
+        let _ = writeln!(text, "{:<32} {count:>8}", format!("{family:?}"));
+    }
+    for seed in &tally.differed {
+        let _ = writeln!(text, "BROKEN seed {seed}: two runs of it differ");
+    }
+    for (seed, violation) in &tally.broken {
+        let _ = writeln!(text, "BROKEN seed {seed}: {violation}");
+    }
+    if tally.holds() {
+        let _ = writeln!(text, "\nno check broke");
+    } else {
+        let _ = writeln!(text, "\nbroken by check: {:?}", tally.by_check());
+        let _ = writeln!(text, "look closer with: skein-sim replay SEED");
+    }
+    text
+}
+
+/// Faults of a plan.
+pub fn faults(plan: &Plan) -> usize {
+    plan.schedule.iter().filter(|(_, action): &&(u64, Action)| action.is_fault()).count()
+}
