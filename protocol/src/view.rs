@@ -56,7 +56,7 @@ pub enum Reason {
     Left,
     /// Its node's key was revoked.
     Revoked,
-    /// Its record has expired and its agent does not authenticate to us.
+    /// Its record has expired, or this host's clock is far ahead: last choice.
     Stale,
     /// Its node's key is in use twice.
     Cloned,

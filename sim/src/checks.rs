@@ -14,6 +14,7 @@ use std::{
 };
 
 use skein_protocol::{
+    clock::Wall,
     engine::{Blame, Event, Write},
     limits,
     name::{Hash, NodeKey},
@@ -25,7 +26,10 @@ use skein_protocol::{
     wire::frame::Frame,
 };
 
-use crate::world::{Node, World};
+use crate::{
+    mesh::EPOCH,
+    world::{Node, World},
+};
 
 /// Which check.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -167,7 +171,7 @@ impl Checks {
         let Some(me) = world.nodes.get(number).map(|node| node.key) else { return };
         for write in writes {
             let Write::Peer(key, bundle) = write else { continue };
-            if *key == me {
+            if *key == me && self.honest(number) {
                 self.said(world, number, key, bundle);
             }
             self.touched.push((*key, Arc::clone(bundle)));
@@ -194,7 +198,7 @@ impl Checks {
         let Some(ended) = world.nodes.get(number).and_then(|node| node.ended.as_ref()) else {
             return;
         };
-        if ended.is_empty() || !self.honest(number) {
+        if ended.is_empty() || !self.honest(number) || self.revoked.contains(&number) {
             return;
         }
         self.made += 1;
@@ -249,7 +253,8 @@ impl Checks {
             return self.fail(world, Check::S6, number, format!("keeps a record of {key}"));
         };
         let signed = Signed::parse(Arc::clone(bundle), world.mesh.id);
-        let wall = node.clock(world.now).wall;
+        // By the true time: a node whose clock is off believes no less than others do.
+        let wall = Wall(EPOCH.0.saturating_add(world.now));
         let roots = &world.mesh.roots;
         let verified = signed.and_then(|s| s.verify(roots, wall, world.mesh.signatures.crypto()));
         let verified = match verified {
@@ -299,7 +304,8 @@ impl Checks {
             }
             self.held(world, number, node);
             self.in_use(world, number, node);
-            if world.now.saturating_sub(node.up_since) > 2 * SETTLED {
+            let settled = world.now.saturating_sub(node.up_since) > 2 * SETTLED;
+            if settled && !self.revoked.contains(&number) {
                 self.own_side(world, number, node);
             }
         }
@@ -335,7 +341,7 @@ impl Checks {
     /// No endpoint of a key that has ended is in use.
     fn in_use(&mut self, world: &World, number: usize, node: &Node) {
         let (Some(ended), Some(view)) = (&node.ended, &node.view) else { return };
-        if ended.is_empty() {
+        if ended.is_empty() || self.revoked.contains(&number) {
             return;
         }
         self.made += 1;
@@ -389,6 +395,22 @@ impl Checks {
         }
     }
 
+    /// Whether two who can be heard of at `of`'s place cannot reach it themselves: then their word
+    /// that it is dead is honest, and a path of our own does not change it.
+    fn is_doubted(&self, world: &World, of: usize) -> bool {
+        let clear = |a, b| self.settled.contains_key(&(a, b)) && self.settled.contains_key(&(b, a));
+        let mut near = BTreeSet::from([of]);
+        let mut edge = vec![of];
+        while let Some(at) = edge.pop() {
+            for next in 0..world.nodes.len() {
+                if clear(at, next) && near.insert(next) {
+                    edge.push(next);
+                }
+            }
+        }
+        near.iter().filter(|n| **n != of && !clear(of, **n)).count() >= 2
+    }
+
     fn is_well(
         &self,
         world: &World,
@@ -406,8 +428,10 @@ impl Checks {
         let revoked = self.revoked.contains(&of);
         serves
             && !revoked
+            && world.now.saturating_sub(node.changed) > SETTLED
             && self.honest(of)
             && !self.forgetful.contains(&of)
+            && !self.is_doubted(world, of)
             && node.local.host.state == NodeState::Up
             && since.is_some_and(|since| world.now.saturating_sub(since) > 3 * SETTLED)
     }

@@ -15,7 +15,7 @@ use crate::{
     name::NodeKey,
     record::node::NodeState,
     view::Liveness,
-    wire::frame::{Frame, ProbeFor, Stand},
+    wire::frame::{Brief, Frame, ProbeFor, Stand},
 };
 
 /// What is known of a node's life.
@@ -102,7 +102,17 @@ impl Engine {
         member.probed = None;
         member.probes = 0;
         member.asked_until = None;
-        member.witnesses.clear();
+        let doubts = std::mem::take(&mut member.witnesses);
+        if let Some(link) = self.links.of(&node) {
+            // It may not have heard that it is doubted, and only a newer record of it convinces
+            // those whom it does not speak to.
+            for witness in doubts.into_values().take(2) {
+                self.send(link, &Frame::Witness(witness));
+            }
+        }
+        let Some(member) = self.members.get(&node) else {
+            return;
+        };
         if matches!(member.liveness, Liveness::Suspect | Liveness::Dead) {
             self.set_liveness(now, node, Liveness::Alive);
         }
@@ -223,20 +233,30 @@ impl Engine {
 
     pub(super) fn probe(&mut self, link: LinkId) {
         let id = self.rng.random();
-        let stand = self.stand(id);
-        self.send(link, &Frame::Probe(stand));
+        let brief = self.stand().brief(id);
+        self.send(link, &Frame::Probe(brief));
     }
 
-    pub(super) fn stand(&mut self, id: u64) -> Stand {
+    pub(super) fn stand(&mut self) -> Stand {
         let policy = crate::name::Hash::of(&[]);
         let revocations = self.revocations.root();
-        Stand { id, records: self.store.root(), revocations, policy }
+        Stand { records: self.store.root(), revocations, policy }
     }
 
-    pub(super) fn probed(&mut self, now: Now, link: LinkId, stand: Stand) {
-        let answer = self.stand(stand.id);
-        self.send(link, &Frame::Answer(answer));
-        self.compare_stand(now, link, stand);
+    pub(super) fn probed(&mut self, now: Now, link: LinkId, theirs: Brief) {
+        let ours = self.stand().brief(theirs.id);
+        self.send(link, &Frame::Answer(ours));
+        self.answered(now, link, theirs);
+    }
+
+    /// A peer said in brief where it stands. One that stands elsewhere is told where we do.
+    pub(super) fn answered(&mut self, now: Now, link: LinkId, theirs: Brief) {
+        let ours = self.stand();
+        if ours.brief(theirs.id) == theirs {
+            self.compare_stand(now, link, ours);
+        } else {
+            self.send(link, &Frame::Stand(ours));
+        }
     }
 
     /// Our own probes of a node failed: suspect it, and ask others.

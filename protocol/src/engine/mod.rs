@@ -495,7 +495,7 @@ impl Engine {
     /// How many agents, this one among them, are known to hold the very records and policy that
     /// this one holds: those linked to it say so with each probe. Asks them again.
     pub fn agreeing(&mut self) -> Agreeing {
-        let ours = self.stand(0);
+        let ours = self.stand();
         let mut count = Agreeing { records: 1, policy: 1, settled: self.own_settled() };
         for stand in self.links.stands() {
             let one = |same: bool| u32::from(same);
@@ -582,8 +582,9 @@ impl Engine {
     /// A frame on a link that is ready.
     fn spoken(&mut self, now: Now, link: LinkId, frame: Frame) {
         match frame {
-            Frame::Probe(stand) => self.probed(now, link, stand),
-            Frame::Answer(stand) => self.compare_stand(now, link, stand),
+            Frame::Probe(brief) => self.probed(now, link, brief),
+            Frame::Answer(brief) => self.answered(now, link, brief),
+            Frame::Stand(stand) => self.compare_stand(now, link, stand),
             Frame::Record(bundle) => self.record_came(now, Some(link), Arc::new(*bundle)),
             Frame::Heads(range) => self.heads_came(now, link, &range),
             Frame::Pull(origins) => self.pulled(now, link, &origins),

@@ -121,6 +121,12 @@ impl Engine {
 
     fn publish(&mut self, now: Now) {
         let sequence = self.own.next;
+        if sequence >= limits::SEQUENCE_MAX {
+            self.own.dirty = false;
+            let why = "the sequences of this key are used up: somebody signed one near the end \
+                       with it; revoke the key and join this host again";
+            return self.event(Event::NotPublished(why.to_owned()));
+        }
         let (content, whole) = self.own_content();
         let not_after = now.wall.after(limits::RECORD_LIFE);
         let signer = std::sync::Arc::clone(&self.signer);

@@ -78,7 +78,6 @@ impl Engine {
     /// What a node's state makes of all its endpoints.
     fn node_use(&self, now: Now, node: &NodeView, record: &Verified, mass: bool) -> Use {
         let expired = record.header().not_after.after(limits::CLOCK_SKEW) < now.wall;
-        let linked = node.key == self.me || self.links.of(&node.key).is_some();
         if self.revocations.judge(record.chain(), true).is_err() {
             return Use::No(Reason::Revoked);
         }
@@ -92,7 +91,8 @@ impl Engine {
             (Liveness::Dead, _) => Use::No(Reason::Dead),
             (_, NodeState::Draining) => Use::No(Reason::Draining),
             (Liveness::Suspect, _) => Use::LastChoice(Reason::Suspect),
-            (Liveness::Alive, NodeState::Up) if expired && !linked => Use::No(Reason::Stale),
+            // It lives, and a call authenticates it: an expired record is no reason to lose it.
+            (Liveness::Alive, NodeState::Up) if expired => Use::LastChoice(Reason::Stale),
             (Liveness::Alive, NodeState::Up) => Use::Yes,
         }
     }

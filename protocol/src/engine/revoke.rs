@@ -122,6 +122,8 @@ impl Engine {
             self.event(Event::Revoked(NodeKey(revocation.key), reason));
         }
         // An issuer's end may end many nodes: judge everybody again.
+        let judge = Arc::clone(&self.revocations);
+        self.store.end(|record| judge.judge(record.chain(), true).is_err());
         let ended: Vec<NodeKey> = self
             .store
             .bodies()
@@ -173,7 +175,11 @@ impl Engine {
 
     pub(super) fn compare_stand(&mut self, now: Now, link: LinkId, stand: Stand) {
         self.links.told(link, stand);
-        if stand.revocations != self.revocations.root() {
+        if stand.revocations == self.revocations.root() {
+            if let Some(exchange) = self.links.exchange(link) {
+                exchange.revocations = None;
+            }
+        } else {
             let due = self.links.exchange(link).is_some_and(|exchange| {
                 let at = exchange.revocations.get_or_insert(now.tick);
                 let due = now.tick.since(*at) >= limits::ROOT_PATIENCE;

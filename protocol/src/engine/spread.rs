@@ -296,7 +296,7 @@ impl Engine {
         let mut bytes = 0usize;
         let mut frames = Vec::new();
         for origin in origins {
-            let Some(record) = self.store.body(origin) else {
+            let Some(record) = self.store.told(origin) else {
                 continue;
             };
             bytes = bytes.saturating_add(record.bundle().record.len());

@@ -51,6 +51,8 @@ struct Entry {
     /// Until when the head stays as a floor when its body is gone.
     floor_until: Wall,
     fork: Option<ForkProof>,
+    /// Its key has ended: it is kept for people and as a floor, and told to nobody.
+    ended: bool,
 }
 
 /// See the module.
@@ -94,7 +96,25 @@ impl Store {
     /// Heads from `from` on, by origin, at most `count`.
     pub fn heads_from(&self, from: NodeKey, count: usize) -> Vec<(NodeKey, Head)> {
         let range = (Bound::Included(from), Bound::Unbounded);
-        self.entries.range(range).take(count).map(|(key, entry)| (*key, entry.head)).collect()
+        let told = self.entries.range(range).filter(|(_, entry)| !entry.ended);
+        told.take(count).map(|(key, entry)| (*key, entry.head)).collect()
+    }
+
+    /// Judges every origin again: what has ended is in no root and told to nobody, so that nodes
+    /// that agree on which keys have ended agree on the rest.
+    pub fn end(&mut self, has_ended: impl Fn(&Verified) -> bool) {
+        for entry in self.entries.values_mut() {
+            if let Some(body) = &entry.body {
+                entry.ended = has_ended(body);
+            }
+        }
+        self.root = None;
+    }
+
+    /// What is held of an origin and may be told to others.
+    pub fn told(&self, origin: &NodeKey) -> Option<&Verified> {
+        let entry = self.entries.get(origin).filter(|entry| !entry.ended)?;
+        entry.body.as_ref()
     }
 
     /// Heads within a range of origins, both ends included.
@@ -107,7 +127,7 @@ impl Store {
         let range = if known { (from, to) } else { (to, to) };
         self.entries
             .range((Bound::Included(range.0), Bound::Included(range.1)))
-            .filter(move |_| known)
+            .filter(move |(_, entry)| known && !entry.ended)
             .map(|(key, entry)| (*key, entry.head))
     }
 
@@ -121,11 +141,12 @@ impl Store {
         self.entries.is_empty()
     }
 
-    /// The hash over all heads.
+    /// The hash over all heads whose keys have not ended.
     pub fn root(&mut self) -> Hash {
         let entries = &self.entries;
         *self.root.get_or_insert_with(|| {
-            heads::root(entries.iter().map(|(key, entry)| (key, &entry.head)))
+            let told = entries.iter().filter(|(_, entry)| !entry.ended);
+            heads::root(told.map(|(key, entry)| (key, &entry.head)))
         })
     }
 
@@ -164,7 +185,8 @@ impl Store {
         }
         let floor_until = record.chain().not_after.after(limits::FLOOR_KEEP);
         let fork = self.entries.remove(&origin).and_then(|entry| entry.fork);
-        self.entries.insert(origin, Entry { head, body: Some(record), floor_until, fork });
+        let entry = Entry { head, body: Some(record), floor_until, fork, ended: false };
+        self.entries.insert(origin, entry);
         self.root = None;
         Stored::New
     }

@@ -95,6 +95,9 @@ const SEED_EVERY: u64 = 2000;
 /// A link over which nothing comes ends after this.
 pub const IDLE_TIMEOUT: u64 = 10_000;
 
+/// What the link puts in front of each frame.
+const LENGTH_BYTES: u64 = 4;
+
 impl World {
     /// A world at time zero with all nodes down.
     pub fn new(options: Options) -> Result<Self> {
@@ -206,6 +209,7 @@ impl World {
             return;
         };
         change(&mut node.local);
+        node.changed = self.now;
         let local = Box::new(node.local.clone());
         if let Some(engine) = &mut node.engine {
             engine.handle(now, Input::Local(local));
@@ -386,7 +390,12 @@ impl World {
     }
 
     fn send(&mut self, from: usize, link: LinkId, bytes: Vec<u8>) {
-        self.sent = (self.sent.0 + 1, self.sent.1 + bytes.len() as u64);
+        let size = bytes.len() as u64 + LENGTH_BYTES;
+        self.sent = (self.sent.0 + 1, self.sent.1 + size);
+        let kind = bytes.first().copied().unwrap_or_default();
+        if let Some(node) = self.nodes.get_mut(from) {
+            *node.sent.entry(kind).or_default() += size;
+        }
         for (to, far, at, bytes) in self.network.send(self.now, from, link, bytes, &mut self.rng) {
             self.push(at.saturating_sub(self.now), to, Happening::Frame(far, bytes));
         }

@@ -1,6 +1,9 @@
 //! A node: an engine while it is up, what it keeps while it is not, and what is wrong with it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skein_protocol::{
     clock::{Now, Tick, Wall},
@@ -40,6 +43,10 @@ pub struct Node {
     pub forgot: bool,
     /// The keys that it knows to have ended.
     pub ended: Option<Arc<Revocations>>,
+    /// Bytes that it sent, by kind of frame.
+    pub sent: BTreeMap<u8, u64>,
+    /// When what it says of itself changed last.
+    pub changed: u64,
     /// Since when it is up.
     pub up_since: u64,
     /// Seeds that it had a link to in this run.
@@ -66,6 +73,8 @@ impl Node {
             silent: false,
             forgot: false,
             ended: None,
+            sent: BTreeMap::new(),
+            changed: 0,
             up_since: 0,
             met: BTreeSet::new(),
             epoch: 0,
