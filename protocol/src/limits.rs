@@ -155,6 +155,25 @@ pub const EARLY_FRAMES: usize = 256;
 pub const PROBES_ASKED: usize = 64;
 /// Outputs that may wait for a write to disk.
 pub const PERSIST_WAITING: usize = 4096;
+/// Records of one origin that are taken in a burst. An agent signs at most as fast as it may.
+pub const RECORD_BURST: u32 = 20;
+/// Beyond the burst one record of an origin is taken this often; what comes sooner is left to
+/// the next exchange, without blame. An admitted host that signs as fast as it can costs each
+/// link four records a second.
+pub const RECORD_EVERY: Duration = Duration::from_millis(250);
+/// Beyond the burst this host signs a record this often: half as fast as others take it.
+pub const RECORD_OWN_EVERY: Duration = Duration::from_millis(500);
+/// How soon a host that is doubted signs again; doubled each time up to [`REFUTE_MAX`], so that
+/// one that cannot be reached does not keep the mesh busy.
+pub const REFUTE_MIN: Duration = Duration::from_millis(100);
+/// See [`REFUTE_MIN`].
+pub const REFUTE_MAX: Duration = Duration::from_secs(8);
+/// A host that was not doubted for so long refutes at once again.
+pub const REFUTE_CALM: Duration = Duration::from_secs(60);
+/// Starts of one agent within [`RESTARTS_WITHIN`] from which on its endpoints are last choice.
+pub const RESTARTS_MAX: u32 = 3;
+/// See [`RESTARTS_MAX`]: as long as this without a further start, and all is well again.
+pub const RESTARTS_WITHIN: Duration = Duration::from_secs(30);
 /// A dial lasts at most this long.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A neighbour is dialled again at most this often, with jitter.

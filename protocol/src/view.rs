@@ -58,6 +58,8 @@ pub enum Reason {
     Revoked,
     /// Its record has expired, or this host's clock is far ahead: last choice.
     Stale,
+    /// Its agent started again and again of late: last choice until it is stable.
+    Restarting,
     /// Its node's key is in use twice.
     Cloned,
     /// Its ports do not agree with the service's other instances.
@@ -80,6 +82,7 @@ impl Reason {
             Self::Left => "left",
             Self::Revoked => "revoked",
             Self::Stale => "stale",
+            Self::Restarting => "restarting",
             Self::Cloned => "cloned",
             Self::PortsDiffer => "ports_differ",
             Self::Ejected => "ejected",

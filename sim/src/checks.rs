@@ -408,7 +408,11 @@ impl Checks {
                 }
             }
         }
-        near.iter().filter(|n| **n != of && !clear(of, **n)).count() >= 2
+        let long = |n: usize| {
+            let since = self.settled.get(&(of, n)).copied();
+            since.is_some_and(|since| world.now.saturating_sub(since) > 3 * SETTLED)
+        };
+        near.iter().filter(|n| **n != of && !long(**n)).count() >= 2
     }
 
     fn is_well(

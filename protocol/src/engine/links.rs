@@ -314,7 +314,8 @@ impl Engine {
         if let Some(gone) = self.links.remove(link) {
             let delay = self.rng.random_range(50..500);
             let peer = self.links.peers.entry(gone.peer).or_default();
-            peer.dial_at = now.tick.after(Duration::from_millis(delay));
+            // At once after a long life; never sooner than two dials may follow each other.
+            peer.dial_at = peer.dial_at.max(now.tick.after(Duration::from_millis(delay)));
             self.changed(now);
         }
     }

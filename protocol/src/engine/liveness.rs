@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rand::RngExt;
 
-use super::{Engine, Event, LinkId, Subject, Write};
+use super::{Engine, Event, LinkId, Subject, Write, own::Pace};
 use crate::{
     clock::{Now, Tick},
     limits,
@@ -35,6 +35,27 @@ pub(super) struct Member {
     since: Tick,
     sequence: u64,
     boot: u64,
+    /// Its records that may be taken at once.
+    pub(super) pace: Pace,
+    /// How often it started, and when last.
+    starts: (u32, Tick),
+}
+
+impl Member {
+    /// Whether it started so often of late that it may be gone again in a moment.
+    pub(super) fn is_restarting(&self, now: Tick) -> bool {
+        let (starts, last) = self.starts;
+        starts >= limits::RESTARTS_MAX && now.since(last) < limits::RESTARTS_WITHIN
+    }
+
+    fn started(&mut self, now: Tick, boot: u64) {
+        if boot > self.boot {
+            let (starts, last) = self.starts;
+            let again = now.since(last) < limits::RESTARTS_WITHIN;
+            self.starts = (if again { starts.saturating_add(1) } else { 1 }, now);
+        }
+        self.boot = boot;
+    }
 }
 
 /// Who asked us to probe a node.
@@ -47,6 +68,8 @@ pub(super) struct Asked {
 
 /// A probe is held for lost after this.
 const RETRY: Duration = Duration::from_millis(600);
+/// Members are looked at for what is over, all of them, this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A single witness whom no second one joins is forgotten after this.
 const LONE_WITNESS: Duration = Duration::from_secs(5);
 
@@ -67,9 +90,11 @@ impl Engine {
             since: now.tick,
             sequence,
             boot: host.boot,
+            pace: Pace::default(),
+            starts: (0, now.tick),
         });
         member.sequence = sequence;
-        member.boot = host.boot;
+        member.started(now.tick, host.boot);
         member.witnesses.retain(|_, witness| witness.witness.sequence >= sequence);
         let before = member.liveness;
         if host.state == NodeState::Left {
@@ -394,6 +419,9 @@ impl Engine {
     }
 
     fn forget_lone_witnesses(&mut self, now: Now) {
+        if now.tick.since(self.swept) < SWEEP_EVERY {
+            return;
+        }
         let lone: Vec<NodeKey> = self
             .members
             .iter()
@@ -435,6 +463,15 @@ impl Engine {
 
     /// Forgets who has been dead for long. The floor stays.
     pub(super) fn forget(&mut self, now: Now) {
+        if now.tick.since(self.swept) < SWEEP_EVERY {
+            return;
+        }
+        self.swept = now.tick;
+        let restarting = self.members.values().any(|m| m.is_restarting(now.tick));
+        if restarting || self.restarting {
+            self.restarting = restarting;
+            self.changed(now);
+        }
         let gone: Vec<NodeKey> = self
             .members
             .iter()

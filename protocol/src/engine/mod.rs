@@ -378,6 +378,10 @@ pub struct Engine {
     spread: Spread,
     deaths: VecDeque<(Tick, NodeKey)>,
     quiet_until: Tick,
+    /// When members were last looked at, all of them.
+    swept: Tick,
+    /// Whether any member was restarting then.
+    restarting: bool,
     timer: Tick,
     view_number: u64,
     view_due: Option<Tick>,
@@ -424,6 +428,8 @@ impl Engine {
             spread: Spread::default(),
             deaths: VecDeque::new(),
             quiet_until: now.tick,
+            swept: now.tick,
+            restarting: false,
             timer: now.tick.after(Duration::from_millis(phase)),
             view_number: 0,
             view_due: Some(now.tick),

@@ -45,6 +45,38 @@ pub(super) struct Own {
     resign_at: Tick,
     leapt: bool,
     pub(super) fenced: bool,
+    /// Records that may be signed at once.
+    pace: Pace,
+    /// When this host refuted last, and how long it waits before it does again.
+    refuted: Option<(Tick, Duration)>,
+}
+
+/// A token bucket over records of one origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    left: u32,
+    at: Tick,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { left: limits::RECORD_BURST, at: Tick(0) }
+    }
+}
+
+impl Pace {
+    /// Takes one, if one is left at `now`. One comes back every `every`.
+    pub(super) fn take(&mut self, now: Tick, every: Duration) -> bool {
+        let back = now.since(self.at).as_millis() / every.as_millis().max(1);
+        if back > 0 {
+            let back = u32::try_from(back).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(back).min(limits::RECORD_BURST);
+            self.at = now;
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
 }
 
 /// Own records are signed at most this often; changes in between go together.
@@ -64,6 +96,8 @@ impl Own {
             resign_at: Tick(0),
             leapt: false,
             fenced: false,
+            pace: Pace::default(),
+            refuted: None,
         }
     }
 
@@ -98,6 +132,14 @@ impl Engine {
 
     /// Somebody doubts this host: what is signed anew refutes it.
     pub(super) fn sign_again(&mut self, now: Now) {
+        let wait = match self.own.refuted {
+            Some((at, wait)) if now.tick.since(at) < wait => return,
+            Some((at, wait)) if now.tick.since(at) < limits::REFUTE_CALM => {
+                wait.saturating_mul(2).min(limits::REFUTE_MAX)
+            }
+            _ => limits::REFUTE_MIN,
+        };
+        self.own.refuted = Some((now.tick, wait));
         self.own.dirty = true;
         self.publish_if_due(now);
     }
@@ -114,6 +156,10 @@ impl Engine {
             let upto = self.own.next.saturating_add(limits::SEQUENCE_BLOCK);
             let id = self.persist(vec![Write::Reserve(upto)]);
             self.reserving = Some((id, upto));
+            return;
+        }
+        if !self.own.pace.take(now.tick, limits::RECORD_OWN_EVERY) {
+            self.own.not_before = now.tick.after(PUBLISH_EVERY);
             return;
         }
         self.publish(now);

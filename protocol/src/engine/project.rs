@@ -91,6 +91,11 @@ impl Engine {
             (Liveness::Dead, _) => Use::No(Reason::Dead),
             (_, NodeState::Draining) => Use::No(Reason::Draining),
             (Liveness::Suspect, _) => Use::LastChoice(Reason::Suspect),
+            (Liveness::Alive, NodeState::Up)
+                if self.members.get(&node.key).is_some_and(|m| m.is_restarting(now.tick)) =>
+            {
+                Use::LastChoice(Reason::Restarting)
+            }
             // It lives, and a call authenticates it: an expired record is no reason to lose it.
             (Liveness::Alive, NodeState::Up) if expired => Use::LastChoice(Reason::Stale),
             (Liveness::Alive, NodeState::Up) => Use::Yes,

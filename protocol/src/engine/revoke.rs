@@ -106,7 +106,8 @@ impl Engine {
                 let run = RevocationRun { statements: vec![told.clone()], whole: false };
                 self.flood(&Frame::Revocations(run), source);
                 self.cut_revoked(now, &told);
-                self.changed(now);
+                // Not even for a moment more is anything routed to it.
+                self.show_view(now);
             }
             Ok(false) => {}
             Err(error) => self.event(Event::RevocationRefused(error.to_string())),

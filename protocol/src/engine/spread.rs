@@ -105,11 +105,17 @@ impl Engine {
             || self.spread.of_link(source) >= limits::VERIFY_PER_PEER && source.is_some();
         // What is known, stale or above the budget costs no blame: the next exchange mends it.
         if worth && !full && !(stale && source.is_some()) {
-            if self.spread.under_way(&header.origin, head) {
+            if self.spread.under_way(&header.origin, head) || !self.within_pace(now, &header.origin) {
                 return;
             }
             self.verify(now, source, Some((header.origin, head)), Subject::Record(signed));
         }
+    }
+
+    /// Whether a further record of that origin is within what one host may say.
+    fn within_pace(&mut self, now: Now, origin: &NodeKey) -> bool {
+        let member = self.members.get_mut(origin);
+        member.is_none_or(|member| member.pace.take(now.tick, limits::RECORD_EVERY))
     }
 
     pub(super) fn verify(

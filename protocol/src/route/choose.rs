@@ -242,6 +242,7 @@ fn is_capacity(usable: Use) -> bool {
             | Reason::Dead
             | Reason::MassLoss
             | Reason::Stale
+            | Reason::Restarting
             | Reason::Ejected,
         ) => true,
         Some(

@@ -284,20 +284,20 @@ impl World {
     /// Mends all paths.
     pub fn heal(&mut self) {
         let delay = self.network.weather.delay.1;
-        let held = self.network.heal(self.now + delay);
-        self.deliver(delay, held);
+        let arrivals = self.network.heal(self.now + delay);
+        self.deliver(arrivals);
     }
 
     /// Opens a path on which everything waited.
     pub fn unclog(&mut self, from: usize, to: usize) {
         let delay = self.network.weather.delay.1;
-        let held = self.network.unclog(from, to, self.now + delay);
-        self.deliver(delay, held);
+        let arrivals = self.network.unclog(from, to, self.now + delay);
+        self.deliver(arrivals);
     }
 
-    fn deliver(&mut self, delay: u64, held: Vec<network::Held>) {
-        for (to, link, bytes) in held {
-            self.push(delay, to, Happening::Frame(link, bytes));
+    fn deliver(&mut self, arrivals: Vec<network::Arrival>) {
+        for (to, link, at, bytes) in arrivals {
+            self.push(at.saturating_sub(self.now), to, Happening::Frame(link, bytes));
         }
     }
 
@@ -396,9 +396,8 @@ impl World {
         if let Some(node) = self.nodes.get_mut(from) {
             *node.sent.entry(kind).or_default() += size;
         }
-        for (to, far, at, bytes) in self.network.send(self.now, from, link, bytes, &mut self.rng) {
-            self.push(at.saturating_sub(self.now), to, Happening::Frame(far, bytes));
-        }
+        let arrivals = self.network.send(self.now, from, link, bytes, &mut self.rng);
+        self.deliver(arrivals);
     }
 
     fn drain(&mut self, number: usize) {

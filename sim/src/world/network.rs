@@ -18,7 +18,7 @@ struct End {
 }
 
 /// A frame that waits for its path: receiving node, its link, bytes.
-pub(super) type Held = (usize, LinkId, Vec<u8>);
+type Held = (usize, LinkId, Vec<u8>);
 
 /// A frame on its way: receiving node, its link, when it arrives, bytes.
 pub(super) type Arrival = (usize, LinkId, u64, Vec<u8>);
@@ -244,20 +244,20 @@ impl Network {
     }
 
     /// Opens one clogged path. What waited on it arrives at `at`, in order.
-    pub(super) fn unclog(&mut self, from: usize, to: usize, at: u64) -> Vec<Held> {
+    pub(super) fn unclog(&mut self, from: usize, to: usize, at: u64) -> Vec<Arrival> {
         self.clogged.remove(&(from, to));
         self.release(at)
     }
 
     /// Mends all paths. What was held arrives at `at`, in order, and nothing overtakes it.
-    pub(super) fn heal(&mut self, at: u64) -> Vec<Held> {
+    pub(super) fn heal(&mut self, at: u64) -> Vec<Arrival> {
         self.cut.clear();
         self.clogged.clear();
         self.release(at)
     }
 
     /// Lets go of what is held for paths that are open again.
-    pub(super) fn release(&mut self, at: u64) -> Vec<Held> {
+    fn release(&mut self, at: u64) -> Vec<Arrival> {
         let held = std::mem::take(&mut self.held);
         let (free, stuck): (Vec<_>, Vec<_>) = held.into_iter().partition(|(to, far, _)| {
             let from = self.ends.get(far).map(|end| end.far_node);
@@ -266,12 +266,14 @@ impl Network {
             })
         });
         self.held = stuck;
-        for (_, far, _) in &free {
-            let back = self.ends.get(far).map(|end| end.far);
-            if let Some(end) = back.and_then(|back| self.ends.get_mut(&back)) {
-                end.last = end.last.max(at);
-            }
+        let mut arrivals = Vec::with_capacity(free.len());
+        for (to, far, bytes) in free {
+            let back = self.ends.get(&far).map(|end| end.far);
+            let Some(end) = back.and_then(|back| self.ends.get_mut(&back)) else { continue };
+            end.last = end.last.max(at);
+            end.first.get_or_insert(end.last);
+            arrivals.push((to, far, end.last, bytes));
         }
-        free
+        arrivals
     }
 }
