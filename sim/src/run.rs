@@ -72,7 +72,7 @@ const REST: u64 = 10_000;
 const LINK_BYTES: u64 = 60;
 
 /// By how much hosts that do not do what they should may raise that.
-const LIARS_COST: u64 = 10;
+const LIARS_COST: u64 = 30;
 
 /// Does a plan. Without `checks` nothing is looked at but the end.
 pub fn run(plan: &Plan) -> Result<Outcomes> {

@@ -127,18 +127,16 @@ impl Engine {
         member.probed = None;
         member.probes = 0;
         member.asked_until = None;
-        let doubts = std::mem::take(&mut member.witnesses);
-        if let Some(link) = self.links.of(&node) {
-            // It may not have heard that it is doubted, and only a newer record of it convinces
-            // those whom it does not speak to.
-            for witness in doubts.into_values().take(2) {
-                self.send(link, &Frame::Witness(witness));
-            }
-        }
-        let Some(member) = self.members.get(&node) else {
-            return;
-        };
+        // The word of others stays until a newer record of it makes it void: whoever comes to
+        // speak to it tells it, and it signs again.
+        member.witnesses.remove(&self.me);
         if matches!(member.liveness, Liveness::Suspect | Liveness::Dead) {
+            let doubts: Vec<SignedWitness> = member.witnesses.values().copied().collect();
+            if let Some(link) = self.links.of(&node) {
+                for witness in doubts.into_iter().take(2) {
+                    self.send(link, &Frame::Witness(witness));
+                }
+            }
             self.set_liveness(now, node, Liveness::Alive);
         }
         self.answer_askers(now, node);

@@ -49,6 +49,8 @@ pub(super) struct Own {
     pace: Pace,
     /// When this host refuted last, and how long it waits before it does again.
     refuted: Option<(Tick, Duration)>,
+    /// When it is to sign again because it is doubted.
+    refute_at: Option<Tick>,
 }
 
 /// A token bucket over records of one origin.
@@ -98,6 +100,7 @@ impl Own {
             fenced: false,
             pace: Pace::default(),
             refuted: None,
+            refute_at: None,
         }
     }
 
@@ -130,22 +133,26 @@ impl Engine {
         !self.own.dirty && self.reserving.is_none()
     }
 
-    /// Somebody doubts this host: what is signed anew refutes it.
+    /// Somebody doubts this host: what is signed anew refutes it, at once or when it is time.
     pub(super) fn sign_again(&mut self, now: Now) {
-        let wait = match self.own.refuted {
-            Some((at, wait)) if now.tick.since(at) < wait => return,
+        if self.own.refute_at.is_some() {
+            return;
+        }
+        let (at, wait) = match self.own.refuted {
             Some((at, wait)) if now.tick.since(at) < limits::REFUTE_CALM => {
-                wait.saturating_mul(2).min(limits::REFUTE_MAX)
+                (at, wait.saturating_mul(2).min(limits::REFUTE_MAX))
             }
-            _ => limits::REFUTE_MIN,
+            _ => (Tick(0), limits::REFUTE_MIN),
         };
-        self.own.refuted = Some((now.tick, wait));
-        self.own.dirty = true;
+        let due = at.after(wait).max(now.tick);
+        self.own.refuted = Some((due, wait));
+        self.own.refute_at = Some(due);
         self.publish_if_due(now);
     }
 
     pub(super) fn publish_if_due(&mut self, now: Now) {
-        let due = self.own.dirty || now.tick >= self.own.resign_at;
+        let refutes = self.own.refute_at.is_some_and(|at| now.tick >= at);
+        let due = self.own.dirty || refutes || now.tick >= self.own.resign_at;
         if !due || now.tick < self.own.not_before || self.reserving.is_some() {
             return;
         }
@@ -179,6 +186,7 @@ impl Engine {
         let signed =
             Verified::sign(content, self.mesh, sequence, not_after, &self.own.chain, &*signer);
         self.own.dirty = false;
+        self.own.refute_at = None;
         self.own.not_before = now.tick.after(PUBLISH_EVERY);
         let jitter = self.rng.random_range(0..limits::RECORD_RESIGN.as_secs() / 4);
         let resign = limits::RECORD_RESIGN.saturating_sub(Duration::from_secs(jitter));
