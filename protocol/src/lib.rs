@@ -19,6 +19,7 @@ pub mod limits;
 pub mod manifest;
 pub mod membership;
 pub mod name;
+pub mod planted;
 pub mod policy;
 pub mod record;
 pub mod route;

@@ -85,7 +85,8 @@ fn blamed(world: &World, who: usize) -> bool {
 
 #[test]
 fn a_hundred_engines_reach_one_view_and_an_update_is_everywhere() {
-    let options = Options { seed: 7, nodes: 100, weather: weather(0.05, (1, 20)), ..Options::default() };
+    let options =
+        Options { seed: 7, nodes: 100, weather: weather(0.05, (1, 20)), ..Options::default() };
     let mut world = World::new(options).unwrap();
     world.start_all();
     assert!(world.run_until(20_000, World::full_and_equal).is_some());
@@ -99,7 +100,8 @@ fn a_hundred_engines_reach_one_view_and_an_update_is_everywhere() {
 #[test]
 fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let run = |seed| {
-        let options = Options { seed, nodes: 30, weather: weather(0.05, (1, 30)), ..Options::default() };
+        let options =
+            Options { seed, nodes: 30, weather: weather(0.05, (1, 30)), ..Options::default() };
         let mut world = World::new(options).unwrap();
         world.start_all();
         world.run_to(5_000);
@@ -114,7 +116,8 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 #[test]
 fn case_1_loss_up_to_two_fifths_converges_and_a_little_kills_nobody() {
     for (loss, seconds) in [(0.05, 120), (0.2, 20), (0.4, 20)] {
-        let options = Options { seed: 3, nodes: 20, weather: weather(loss, (1, 20)), ..Options::default() };
+        let options =
+            Options { seed: 3, nodes: 20, weather: weather(loss, (1, 20)), ..Options::default() };
         let mut world = World::new(options).unwrap();
         world.start_all();
         assert!(world.run_until(60_000, World::full_and_equal).is_some(), "loss {loss}");
@@ -188,7 +191,7 @@ fn case_16_a_disk_that_went_back_leaps_over_what_peers_have_seen() {
     let old = world.nodes[2].disk.clone();
     for _ in 0..(limits::SEQUENCE_BLOCK + 5) {
         world.say(2, |local| local.instances.0[0].weight += 1);
-        world.run_to(world.now + 120);
+        world.run_to(world.now + 520);
     }
     world.crash(2);
     world.nodes[2].disk = old;
@@ -406,7 +409,7 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_is() {
     world.nodes[1].disk.full = true;
     for _ in 0..(limits::SEQUENCE_BLOCK + 2) {
         world.say(1, |local| local.instances.0[0].weight += 1);
-        world.run_to(world.now + 120);
+        world.run_to(world.now + 520);
     }
     let stuck = head(&world, 1, 1);
     assert!(world.events.iter().any(|(_, at, e)| *at == 1 && matches!(e, Event::DiskFailed(_))));

@@ -104,6 +104,8 @@ pub struct Checks {
     floors: BTreeMap<(usize, NodeKey), u64>,
     /// Sequences that stood on a node's disk when it started.
     restored: BTreeMap<(usize, NodeKey), u64>,
+    /// How many keys each node knew to have ended.
+    knew_ended: BTreeMap<usize, usize>,
     /// The first that each origin said: what a replayer digs out.
     first: BTreeMap<NodeKey, Arc<Bundle>>,
     touched: Vec<(NodeKey, Arc<Bundle>)>,
@@ -115,6 +117,8 @@ pub struct Checks {
 
 /// Outputs that one event may cause: a pull answered, a view, and a flood to every link.
 const STEPS_MAX: usize = 8 * limits::CONTROL_PEERS_MAX + limits::NODES_MAX;
+/// Frames, checks and timers under way at one time: a flood of every record over every link.
+const UNDER_WAY_MAX: usize = 200_000;
 /// Endpoints that were well for so long must not be missing from a view of their own side.
 const SETTLED: u64 = 5_000;
 
@@ -157,6 +161,13 @@ impl Checks {
     /// A node started from its disk.
     pub fn started(&mut self, world: &World, number: usize) {
         let Some(node) = world.nodes.get(number) else { return };
+        let knew = self.knew_ended.get(&number).copied().unwrap_or_default();
+        let knows = node.ended.as_ref().map_or(0, |ended| ended.len());
+        let excused = node.forgot || self.forgetful.contains(&number) || !self.honest(number);
+        if knows < knew && !excused {
+            let what = format!("knew {knew} keys to have ended, and after a restart {knows}");
+            self.fail(world, Check::S4, number, what);
+        }
         self.floors.retain(|(at, _), _| *at != number);
         self.restored.retain(|(at, _), _| *at != number);
         for (key, bundle) in &node.disk.peers {
@@ -225,6 +236,10 @@ impl Checks {
 
     /// A node has dealt with an event in so many steps.
     pub fn after(&mut self, world: &World, number: usize, steps: usize) {
+        if world.under_way() > UNDER_WAY_MAX {
+            let what = format!("{} things under way", world.under_way());
+            self.fail(world, Check::S7, number, what);
+        }
         let touched = std::mem::take(&mut self.touched);
         if !self.honest(number) {
             return;
@@ -272,6 +287,12 @@ impl Checks {
             let what = format!("believes sequence {sequence} of {origin}, which never said it");
             self.fail(world, Check::S1, number, what);
         }
+        let grant = &verified.chain().grant;
+        let stranger = verified.content().instances.0.iter().find(|i| !grant.covers(&i.service));
+        if let Some(stranger) = stranger {
+            let what = format!("believes that {origin} serves {}", stranger.service);
+            self.fail(world, Check::S1, number, what);
+        }
         let head = node.engine.as_ref().and_then(|engine| engine.store().head(key));
         let held = head.map_or(0, |head| head.sequence);
         let floor = self.floors.get(&(number, *key)).copied().unwrap_or_default();
@@ -288,6 +309,7 @@ impl Checks {
         if ended.is_empty() {
             return;
         }
+        self.knew_ended.insert(number, ended.len());
         self.made += 1;
         if let Some((_, key)) = engine.ready_links().find(|(_, key)| ended.is_revoked(key)) {
             let of = world.number(&key);
@@ -356,8 +378,7 @@ impl Checks {
     /// Since when each pair of nodes can reach each other.
     fn note_reach(&mut self, world: &World) {
         let awake = |n: usize| {
-            world.is_up(n)
-                && world.nodes.get(n).is_some_and(|node| node.paused_until <= world.now)
+            world.is_up(n) && world.nodes.get(n).is_some_and(|node| node.paused_until <= world.now)
         };
         for a in 0..world.nodes.len() {
             for b in 0..world.nodes.len() {
@@ -415,13 +436,7 @@ impl Checks {
         near.iter().filter(|n| **n != of && !long(**n)).count() >= 2
     }
 
-    fn is_well(
-        &self,
-        world: &World,
-        at: usize,
-        of: usize,
-        endpoint: &Endpoint,
-    ) -> bool {
+    fn is_well(&self, world: &World, at: usize, of: usize, endpoint: &Endpoint) -> bool {
         let Some(node) = world.nodes.get(of) else { return false };
         let since = self.settled.get(&(at, of)).copied();
         let serves = node.local.instances.0.iter().any(|instance| {
@@ -440,14 +455,23 @@ impl Checks {
             && since.is_some_and(|since| world.now.saturating_sub(since) > 3 * SETTLED)
     }
 
+    /// Honest nodes that run and that an honest node doubts.
+    pub fn wrongly_doubted(&self, world: &World) -> Vec<(usize, usize)> {
+        self.wrongly(world, |seen| seen != Liveness::Alive)
+    }
+
     /// Honest nodes that run and that an honest node holds for dead.
     pub fn wrongly_dead(&self, world: &World) -> Vec<(usize, usize)> {
+        self.wrongly(world, |seen| seen == Liveness::Dead)
+    }
+
+    fn wrongly(&self, world: &World, wrong_if: impl Fn(Liveness) -> bool) -> Vec<(usize, usize)> {
         let mut wrong = Vec::new();
         for (at, node) in world.up().filter(|(at, _)| self.honest(*at)) {
             let Some(view) = &node.view else { continue };
             for (of, other) in world.up().filter(|(of, _)| self.honest(*of)) {
                 let seen = view.nodes.get(&other.key).map(|seen| seen.liveness);
-                if seen == Some(Liveness::Dead) {
+                if at != of && seen.is_some_and(&wrong_if) {
                     wrong.push((at, of));
                 }
             }

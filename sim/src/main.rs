@@ -7,8 +7,7 @@ use clap::{Parser, Subcommand};
 use skein_sim::{
     campaign::{Campaign, Tally},
     plan::Plan,
-    report, run,
-    shrink, story,
+    report, run, shrink, story,
     world::{Options, Weather, World},
 };
 
@@ -59,6 +58,13 @@ enum Command {
         #[arg(long)]
         threads: Option<usize>,
     },
+    /// The engine with one deliberate fault at a time: which check finds it, after how many seeds.
+    #[cfg(feature = "planted")]
+    Planted {
+        /// Seeds within which each has to be found.
+        #[arg(long, default_value_t = 300)]
+        within: u64,
+    },
     /// One seed of the campaign: its plan, and if it breaks something the shortest such plan.
     Replay {
         /// The seed.
@@ -83,6 +89,8 @@ fn main() -> Result<ExitCode> {
             let limit = seconds.map(Duration::from_secs);
             campaign(&Campaign { first, seeds, threads, limit, twice: 100 })
         }
+        #[cfg(feature = "planted")]
+        Some(Command::Planted { within }) => planted(within),
         Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
     }
 }
@@ -176,4 +184,35 @@ fn replay(seed: u64, lines: usize, whole: bool) -> Result<ExitCode> {
     run.end(&plan);
     println!("{}", story::tell(&run, lines));
     Ok(ExitCode::FAILURE)
+}
+
+#[cfg(feature = "planted")]
+fn planted(within: u64) -> Result<ExitCode> {
+    use skein_protocol::planted::{Planted, plant};
+    let mut missed = 0;
+    println!("{:<18} {:>6}  {:<6} what was seen", "fault", "seeds", "check");
+    for fault in Planted::ALL {
+        plant(Some(fault));
+        let mut found = None;
+        for seed in 1..=within {
+            if let Some(violation) = run::run(&Plan::of(seed))?.violation {
+                found = Some((seed, violation));
+                break;
+            }
+        }
+        let name = format!("{fault:?}");
+        match found {
+            Some((seed, violation)) => {
+                let check = format!("{:?}", violation.check);
+                println!("{name:<18} {seed:>6}  {check:<6} {}", violation.what);
+            }
+            None => {
+                missed += 1;
+                println!("{name:<18} {within:>6}  -      not found");
+            }
+        }
+    }
+    plant(None);
+    println!("{} of {} found", Planted::ALL.len() - missed, Planted::ALL.len());
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

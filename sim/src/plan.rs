@@ -35,7 +35,7 @@ pub enum Family {
     OneWay,
     /// Paths on which everything waits.
     Clogs,
-    /// Lines of a few kilobytes a second.
+    /// Lines of a few tens of kilobytes a second.
     Capacity,
     /// Processes end and come again.
     Crashes,
@@ -107,17 +107,18 @@ pub enum Shape {
 impl Shape {
     /// Whether `a` cannot reach `b` among `count` nodes.
     pub fn apart(self, count: usize, a: usize, b: usize) -> bool {
-        match self {
-            Self::Halves => a % 2 != b % 2,
-            Self::Ring => {
-                let gap = a.abs_diff(b);
-                gap > 1 && gap + 1 != count
+        a != b
+            && match self {
+                Self::Halves => a % 2 != b % 2,
+                Self::Ring => {
+                    let gap = a.abs_diff(b);
+                    gap > 1 && gap + 1 != count
+                }
+                Self::Star(hub) => a != hub && b != hub,
+                Self::Bridge(over) => a != over && b != over && a % 2 != b % 2,
+                Self::Zones => a % 3 != b % 3,
+                Self::Alone(node) => (a == node) != (b == node),
             }
-            Self::Star(hub) => a != hub && b != hub,
-            Self::Bridge(over) => a != over && b != over && a % 2 != b % 2,
-            Self::Zones => a % 3 != b % 3,
-            Self::Alone(node) => (a == node) != (b == node),
-        }
     }
 }
 
@@ -235,7 +236,8 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x706c_616e);
-        let nodes = *[3, 5, 8, 8, 12, 12, 16, 20, 24, 32].get(rng.random_range(0..10)).unwrap_or(&8);
+        let nodes =
+            *[3, 5, 8, 8, 12, 12, 16, 20, 24, 32].get(rng.random_range(0..10)).unwrap_or(&8);
         let families: BTreeSet<Family> =
             Family::ALL.into_iter().filter(|_| rng.random_bool(SWITCHED_ON)).collect();
         let on = |family| families.contains(&family);
@@ -404,7 +406,7 @@ impl Draft {
             Family::Clogs => self.clogs(),
             Family::Capacity => {
                 let (at, node) = (self.at(), self.node());
-                let rate = self.rng.random_range(4_000..20_000);
+                let rate = self.rng.random_range(20_000..100_000);
                 let lasts = self.rng.random_range(5_000..20_000);
                 self.put(at, Action::Throttle(node, Some(rate)));
                 self.put(at + lasts, Action::Throttle(node, None));

@@ -71,6 +71,8 @@ const REST: u64 = 10_000;
 /// exchange now and then.
 const LINK_BYTES: u64 = 60;
 
+/// A change at rest is everywhere within this, on any continent.
+const SPREAD_LIMIT: u64 = 1_200;
 /// By how much hosts that do not do what they should may raise that.
 const LIARS_COST: u64 = 30;
 
@@ -141,6 +143,8 @@ impl Run {
         let healed = self.heal();
         if healed.is_some() {
             self.rest();
+            self.undoubted();
+            self.spread();
             self.callable();
         }
         healed
@@ -494,6 +498,47 @@ impl Run {
         }
     }
 
+    /// At rest nobody of the core doubts another.
+    fn undoubted(&mut self) {
+        let core = self.core();
+        let Some(checks) = &self.world.checks else { return };
+        let mut doubts = checks.wrongly_doubted(&self.world);
+        doubts.retain(|(at, of)| core.contains(at) && core.contains(of));
+        if let Some((at, of)) = doubts.first().copied() {
+            let what = format!("doubts {of}, and nobody has a reason to");
+            self.world.check(|checks, world| checks.found(world, Check::L4, at, what));
+        }
+    }
+
+    /// A change at rest is everywhere at once.
+    fn spread(&mut self) {
+        let core = self.core();
+        let Some(teller) = core.first().copied() else { return };
+        let key = self.world.key(teller);
+        let (before, start) = (self.world.said(teller), self.world.now);
+        self.world.say(teller, |local| {
+            local.instances.0.iter_mut().for_each(|instance| instance.weight = 101);
+            if local.instances.0.is_empty() {
+                local.host.state = NodeState::Draining;
+            }
+        });
+        let told = |run: &Self| {
+            core.iter().all(|at| {
+                let engine = run.world.nodes.get(*at).and_then(|node| node.engine.as_ref());
+                let head = engine.and_then(|engine| engine.store().head(&key));
+                head.is_some_and(|head| head.sequence > before)
+            })
+        };
+        while self.world.now < start + SPREAD_LIMIT && self.world.violation().is_none() {
+            if told(self) {
+                return;
+            }
+            self.pass(self.world.now + 20);
+        }
+        let what = format!("a change at rest is not everywhere after {SPREAD_LIMIT} ms");
+        self.world.check(|checks, world| checks.found(world, Check::L1, teller, what));
+    }
+
     /// Bytes that those nodes have sent, by kind of frame.
     fn sent_by(&self, core: &[usize]) -> BTreeMap<u8, u64> {
         let mut by = BTreeMap::new();
@@ -551,9 +596,11 @@ fn answers(world: &World, from: usize, endpoint: &skein_protocol::view::Endpoint
     let Some(node) = world.nodes.get(to).filter(|node| node.engine.is_some()) else {
         return false;
     };
-    let open = from == to || !(world.network.is_cut(from, to) || world.network.is_clogged(from, to));
-    let serves = node.local.instances.0.iter().any(|instance| {
-        instance.id == endpoint.instance.id && instance.health == Health::Passing
-    });
+    let open =
+        from == to || !(world.network.is_cut(from, to) || world.network.is_clogged(from, to));
+    let serves =
+        node.local.instances.0.iter().any(|instance| {
+            instance.id == endpoint.instance.id && instance.health == Health::Passing
+        });
     open && serves && node.paused_until <= world.now
 }

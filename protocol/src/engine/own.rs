@@ -8,6 +8,7 @@ use super::{Engine, Event, Write};
 use crate::{
     clock::{Now, Tick},
     limits,
+    planted::{Planted, planted},
     record::{
         OwnChain, Signed, Verified,
         node::{Addresses, HeldIssuer, Host, Instances, NodeRecord, NodeState, TokenUses},
@@ -135,7 +136,7 @@ impl Engine {
 
     /// Somebody doubts this host: what is signed anew refutes it, at once or when it is time.
     pub(super) fn sign_again(&mut self, now: Now) {
-        if self.own.refute_at.is_some() {
+        if self.own.refute_at.is_some() || planted(Planted::NoRefute) {
             return;
         }
         let (at, wait) = match self.own.refuted {
@@ -159,7 +160,7 @@ impl Engine {
         if self.own.fenced && self.own.published.is_some() && !self.own.dirty {
             return;
         }
-        if self.own.next >= self.own.limit {
+        if self.own.next >= self.own.limit && !planted(Planted::SkipReserve) {
             let upto = self.own.next.saturating_add(limits::SEQUENCE_BLOCK);
             let id = self.persist(vec![Write::Reserve(upto)]);
             self.reserving = Some((id, upto));
@@ -248,7 +249,7 @@ impl Engine {
         let fork = !echo && self.own.published == Some(sequence);
         // Below the next sequence stands only what this host may have said itself.
         let ours = !fork && sequence < self.own.next;
-        if echo || ours || self.own.fenced {
+        if echo || ours || self.own.fenced || planted(Planted::NoLeap) {
             return;
         }
         let twin = host.boot >= self.own.boot || host.state == NodeState::Fenced;

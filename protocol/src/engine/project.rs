@@ -7,6 +7,7 @@ use crate::{
     clock::Now,
     limits,
     name::{Hash, NodeKey, ServiceName},
+    planted::{Planted, planted},
     record::{
         Verified,
         node::{Health, Instance, NodeState, ServicePort},
@@ -85,6 +86,9 @@ impl Engine {
             return Use::No(Reason::Cloned);
         }
         match (node.liveness, record.content().host.state) {
+            (Liveness::Left, _) | (_, NodeState::Left) if planted(Planted::LeftUsable) => Use::Yes,
+            (Liveness::Dead, _) if planted(Planted::DeadUsable) => Use::Yes,
+            (Liveness::Suspect, _) if planted(Planted::SuspectUnusable) => Use::No(Reason::Suspect),
             (Liveness::Left, _) | (_, NodeState::Left) => Use::No(Reason::Left),
             (_, NodeState::Fenced) => Use::No(Reason::Cloned),
             (Liveness::Dead, _) if mass => Use::LastChoice(Reason::MassLoss),

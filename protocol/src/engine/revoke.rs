@@ -7,6 +7,7 @@ use crate::{
     clock::Now,
     limits,
     name::NodeKey,
+    planted::{Planted, planted},
     trust::{
         CloseCode, Revocations,
         revocation::{RevocationError, Statement, VerifiedStatement},
@@ -86,6 +87,9 @@ impl Engine {
         if self.revocations.contains(&id) {
             return self.reconciled_one(now, source);
         }
+        if planted(Planted::RevokeUnwritten) {
+            return self.end_key(now, statement, source);
+        }
         let write = self.persist(vec![Write::Revocation(id, bytes)]);
         self.ending.insert(write, (statement, source));
     }
@@ -135,6 +139,9 @@ impl Engine {
             self.live.remove(&node);
             self.known.remove(&node);
         }
+        if planted(Planted::KeepLinks) {
+            return;
+        }
         let revocations = Arc::clone(&self.revocations);
         for link in self.links.whose(|chain| revocations.judge(chain, true).is_err()) {
             self.close(now, link, CloseCode::Revoked);
@@ -169,7 +176,9 @@ impl Engine {
     /// A frame on a link that is not ready: kept while revocations are reconciled, else blamed.
     pub(super) fn early(&mut self, now: Now, link: LinkId, peer: NodeKey, frame: Frame) {
         match self.links.awaits(link) {
-            Some(Some(awaits)) if awaits.early.len() < limits::EARLY_FRAMES => awaits.early.push(frame),
+            Some(Some(awaits)) if awaits.early.len() < limits::EARLY_FRAMES => {
+                awaits.early.push(frame)
+            }
             _ => self.blame(now, peer, Blame::OutOfTurn),
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     clock::{Now, Tick},
     limits,
     name::{Hash, NodeKey},
+    planted::{Planted, planted},
     record::{Bundle, RecordError, Signed, Verified},
     store::{Head, Standing, Stored},
     trust::ChainError,
@@ -96,16 +97,23 @@ impl Engine {
             match standing {
                 Standing::Newer => true,
                 Standing::Fork { .. } => !self.store.proven(&header.origin, head),
-                Standing::Same => lacks_body,
-                Standing::Older => false,
+                Standing::Same => lacks_body || planted(Planted::ResendKnown),
+                Standing::Older => planted(Planted::SkipFloor),
             }
         };
+        if planted(Planted::BlameLaggards)
+            && standing == Standing::Older
+            && let Some(peer) = source.and_then(|link| self.links.peer(link))
+        {
+            self.blame(now, peer, Blame::OutOfTurn);
+        }
         let stale = header.not_after.after(limits::CLOCK_SKEW) < now.wall;
         let full = self.spread.jobs.len() >= limits::VERIFY_IN_FLIGHT
             || self.spread.of_link(source) >= limits::VERIFY_PER_PEER && source.is_some();
         // What is known, stale or above the budget costs no blame: the next exchange mends it.
         if worth && !full && !(stale && source.is_some()) {
-            if self.spread.under_way(&header.origin, head) || !self.within_pace(now, &header.origin) {
+            if self.spread.under_way(&header.origin, head) || !self.within_pace(now, &header.origin)
+            {
                 return;
             }
             self.verify(now, source, Some((header.origin, head)), Subject::Record(signed));
@@ -160,7 +168,8 @@ impl Engine {
             return self.own_from_outside(now, &record);
         }
         let known = self.members.contains_key(&origin);
-        if self.revocations.judge(record.chain(), known).is_err() {
+        let ended = self.revocations.judge(record.chain(), known).is_err();
+        if ended && !planted(Planted::BelieveEnded) {
             // No blame: who offers it may not have heard.
             return;
         }
@@ -175,6 +184,7 @@ impl Engine {
                 self.member_spoke(now, origin, sequence);
             }
             Stored::Fork { wins } => self.forked(now, origin, &bundle, source, wins),
+            Stored::Known if planted(Planted::ResendKnown) => self.flood_record(&bundle, source),
             Stored::Known | Stored::Full => {}
         }
         if self.spread.pulling.get(&origin).is_some_and(|(asked, _)| *asked <= sequence) {
@@ -206,7 +216,13 @@ impl Engine {
     }
 
     pub(super) fn flood(&mut self, frame: &Frame, except: Option<LinkId>) {
-        let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
+        let mut links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
+        if planted(Planted::FloodToTwo) {
+            links.truncate(2);
+        }
+        if planted(Planted::NoFlood) && matches!(frame, Frame::Record(_)) {
+            return;
+        }
         for link in links.into_iter().filter(|link| Some(*link) != except) {
             self.send(link, frame);
         }
@@ -218,7 +234,7 @@ impl Engine {
         let Some(exchange) = self.links.exchange(link) else {
             return;
         };
-        if ours == theirs {
+        if ours == theirs || planted(Planted::NoExchange) {
             exchange.differs_since = None;
             return;
         }
@@ -302,7 +318,11 @@ impl Engine {
         let mut bytes = 0usize;
         let mut frames = Vec::new();
         for origin in origins {
-            let Some(record) = self.store.told(origin) else {
+            let told = match planted(Planted::PassEnded) {
+                true => self.store.body(origin),
+                false => self.store.told(origin),
+            };
+            let Some(record) = told else {
                 continue;
             };
             bytes = bytes.saturating_add(record.bundle().record.len());

@@ -15,6 +15,7 @@ use crate::{
     clock::Wall,
     limits,
     name::{Hash, MeshId, NodeKey, ServiceName},
+    planted::{Planted, planted},
     trust::{Chain, ChainError, Crypto, Roots, Signature, Signer, VerifiedChain, verify_chain},
     wire::{
         codec::{self, CodecError},
@@ -151,7 +152,8 @@ impl Signed {
         }
         let parts = Header::split(&self.bundle.record)?;
         let message = [SIGNATURE_DOMAIN, parts.signed].concat();
-        if !crypto.verify(&chain.key.0, &message, &Signature(parts.signature)) {
+        let holds = crypto.verify(&chain.key.0, &message, &Signature(parts.signature));
+        if !holds && !planted(Planted::SkipSignature) {
             return Err(RecordError::BadSignature);
         }
         let content = read(parts.payload)?;
@@ -237,6 +239,7 @@ fn check_grant(content: &NodeRecord, chain: &VerifiedChain) -> Result<(), Record
         return Err(RecordError::NotGranted("zone"));
     }
     let stranger = content.instances.0.iter().find(|i| !grant.covers(&i.service));
+    let stranger = stranger.filter(|_| !planted(Planted::SkipGrant));
     stranger.map_or(Ok(()), |i| Err(RecordError::NotNamed(i.service.clone())))
 }
 

@@ -261,7 +261,9 @@ mod tests {
         let golden = [vec![11], vec![1; 32], vec![2; 32], vec![3; 32]];
         assert_eq!(bytes, golden.concat());
         let bytes = Frame::Probe(stand().brief(7)).encode().unwrap();
-        assert_eq!(bytes, [GOLDEN_PROBE]);
+        // The first eight bytes of the hash as a number, little-endian.
+        let golden = [2, 7, 0, 0, 0, 0x57, 0x20, 0x6d, 0xc9, 0x94, 0xa0, 0xa3, 0xe4];
+        assert_eq!(bytes, golden);
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl World {
         newest.sequence > above && self.up().all(|(_, node)| head(node) == Some(newest))
     }
 
+    /// How many things are under way: frames, checks, writes, timers.
+    pub fn under_way(&self) -> usize {
+        self.queue.len()
+    }
+
     /// How many control links a node has.
     pub fn links(&self, number: usize) -> usize {
         let engine = self.nodes.get(number).and_then(|node| node.engine.as_ref());

@@ -108,9 +108,9 @@ impl World {
             Happening::DialFailed(peer) => Some(Input::DialFailed(peer)),
             Happening::TimedOut(link) => {
                 let far = self.network.far_end(number, link).map(|(far, _)| far);
-                let sleeps = far.and_then(|far| self.nodes.get(far)).is_some_and(|far| {
-                    far.paused_until > self.now
-                });
+                let sleeps = far
+                    .and_then(|far| self.nodes.get(far))
+                    .is_some_and(|far| far.paused_until > self.now);
                 let ended = sleeps || self.network.is_torn(number, link);
                 (ended && self.network.close(number, link)).then_some(Input::Disconnected(link))
             }
