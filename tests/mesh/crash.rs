@@ -80,6 +80,23 @@ impl Stand {
         .await;
     }
 
+    /// Removes what `join` wrote: it is not what agents find each other by after a restart.
+    fn forget_seeds(&self) {
+        for host in &self.mesh.hosts {
+            let _ = std::fs::remove_file(host.dir.join("peers"));
+        }
+    }
+
+    /// Starts all agents in an order, and waits until the mesh is whole: how long after the last
+    /// start all were alive, how long then until both instances serve, then until one view holds.
+    async fn forms_again(&mut self, order: [usize; 3]) -> [Duration; 3] {
+        for n in order {
+            self.mesh[n].start(&[]).await;
+        }
+        let formed = self.mesh.all_alive(3, Duration::from_secs(20)).await;
+        [formed, self.both_serve().await, self.mesh.same_view(SOON).await]
+    }
+
     /// How long until every other agent shows the state of host `n`.
     async fn seen(&self, n: usize, state: &str, limit: Duration) -> Duration {
         let name = &self.mesh[n].name;
@@ -218,8 +235,8 @@ async fn of_an_agent_that_ends_in_order_no_call_fails() {
     let start = Instant::now();
     let status = stand.mesh[2].stop(Duration::from_secs(15)).await;
     let ended = start.elapsed();
-    // To end is not to leave the mesh: it is missed until it comes back.
-    let seen = stand.seen(2, "dead", Duration::from_secs(20)).await;
+    // It said so itself: nobody has to miss it first. Five times the second of a last word.
+    let seen = stand.seen(2, "left", Duration::from_secs(5)).await;
     let before = stand.servers[1].accepted();
     stand.more(&load, 100).await;
     let report = load.stop().await;
@@ -227,7 +244,15 @@ async fn of_an_agent_that_ends_in_order_no_call_fails() {
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert!(stand.servers[1].accepted() == before, "no call goes to an agent that is out");
     figure("an agent told to end has drained and ended", ended);
-    println!("{}; seen {seen:?} later", summary(&report));
+    figure("it has left on all others after that", seen);
+    println!("{}", summary(&report));
+    let never = |host: &Host| !host.log().contains("dead: its watchers agree");
+    assert!(stand.mesh.hosts.iter().all(never), "it was missed");
+
+    stand.mesh[2].start(&[]).await;
+    let alive = stand.seen(2, "alive", Duration::from_secs(20)).await;
+    stand.both_serve().await;
+    figure("an agent that had left is alive on all others after its start", alive);
 }
 
 #[tokio::test]
@@ -249,17 +274,11 @@ async fn a_restarted_agent_takes_the_same_ports_at_once() {
 #[tokio::test]
 async fn a_mesh_of_which_all_agents_died_forms_again_without_seeds() {
     let mut stand = Stand::new().await;
+    stand.forget_seeds();
     for host in &mut stand.mesh.hosts {
-        // What `join` wrote is not what they find each other by.
-        let _ = std::fs::remove_file(host.dir.join("peers"));
         host.kill().await;
     }
-    for n in [2, 0, 1] {
-        stand.mesh[n].start(&[]).await;
-    }
-    let formed = stand.mesh.all_alive(3, Duration::from_secs(20)).await;
-    let back = stand.both_serve().await;
-    let same = stand.mesh.same_view(SOON).await;
+    let [formed, back, same] = stand.forms_again([2, 0, 1]).await;
     figure("a mesh of which all died has formed after the last start", formed);
     figure("its registrations are back after that", back);
     figure("it holds one view after that", same);
@@ -267,4 +286,27 @@ async fn a_mesh_of_which_all_agents_died_forms_again_without_seeds() {
     stand.more(&load, 50).await;
     let report = load.stop().await;
     assert!(report.failures.is_empty(), "{:?}", report.failures);
+}
+
+#[tokio::test]
+async fn a_mesh_of_which_all_agents_ended_in_order_forms_again_without_seeds() {
+    let mut stand = Stand::new().await;
+    stand.forget_seeds();
+    // All at once, so that each knows the others for left.
+    for host in &mut stand.mesh.hosts {
+        host.agent().terminate();
+    }
+    for host in &mut stand.mesh.hosts {
+        let status = host.agent().wait(Duration::from_secs(15)).await;
+        assert_eq!(status.code(), Some(0));
+    }
+    let [formed, back, _] = stand.forms_again([1, 2, 0]).await;
+    figure("a mesh of which all ended in order has formed after the last start", formed);
+    figure("its registrations are back after that", back);
+
+    // One after the other, so that the last has nobody else.
+    for n in [0, 1, 2] {
+        stand.mesh[n].stop(Duration::from_secs(15)).await;
+    }
+    stand.forms_again([2, 0, 1]).await;
 }

@@ -364,6 +364,12 @@ impl Running {
             _ = interrupt.recv() => tracing::warn!("told twice: stopping now"),
             () = self.agent.drain_all(self.drain) => {}
         }
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = self.agent.say_left() => {}
+        }
         self.stop.send_replace(true);
         self.endpoint.close(CloseCode::Shutdown);
         let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
@@ -452,6 +458,24 @@ impl Agent {
         });
         let drained = self.proxy.drain(patience).await;
         tracing::info!(open = drained.open, cut = drained.cut, "drained");
+    }
+
+    /// Says that this agent is gone, so that nobody waits for it to be missed, and gives those
+    /// linked to it a moment to take that in.
+    async fn say_left(&self) {
+        self.phase.send_modify(|phase| phase.state = NodeState::Left);
+        let taken = async {
+            self.told().await;
+            loop {
+                let agreeing = self.driver.agreeing().await;
+                if agreeing.settled && agreeing.records >= agreeing.of {
+                    return;
+                }
+                tokio::time::sleep(api::LOOK_EVERY).await;
+            }
+        };
+        // Who did not take it in by then finds out as if this agent had died.
+        let _ = tokio::time::timeout(FAREWELL, taken).await;
     }
 }
 

@@ -53,8 +53,14 @@ const LONE_WITNESS: Duration = Duration::from_secs(5);
 const ASKED_MAX: usize = 64;
 
 impl Engine {
-    /// A newer record of a node is believed.
-    pub(super) fn member_spoke(&mut self, now: Now, node: NodeKey, sequence: u64) {
+    /// A newer record of a node is believed: one that came, or one that stood on this disk.
+    pub(super) fn member_spoke(
+        &mut self,
+        now: Now,
+        node: NodeKey,
+        sequence: u64,
+        remembered: bool,
+    ) {
         let Some(host) = self.body(&node).map(|record| record.host.clone()) else {
             return;
         };
@@ -76,6 +82,11 @@ impl Engine {
         let before = member.liveness;
         if host.state == NodeState::Left {
             self.set_liveness(now, node, Liveness::Left);
+            if remembered && self.known.insert(node) {
+                // It may have come back while this agent was out, and know this one for left too:
+                // of a mesh that was stopped in order each finds the others by this alone.
+                self.rings_changed(now);
+            }
             return;
         }
         if before != Liveness::Alive {
@@ -204,6 +215,10 @@ impl Engine {
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
+        if member.liveness == Liveness::Left {
+            // It is dialled, not missed.
+            return;
+        }
         let quiet = now.tick.since(member.heard);
         if quiet < limits::PROBE_EVERY {
             return;

@@ -136,6 +136,8 @@ pub struct Agreeing {
     pub records: u32,
     /// On all policy.
     pub policy: u32,
+    /// How many could agree: this one, and those linked to it.
+    pub of: u32,
     /// Whether all that this host wants to say is in its record by now.
     pub settled: bool,
 }
@@ -329,7 +331,8 @@ pub struct Engine {
     members: BTreeMap<NodeKey, Member>,
     /// Members that live or are suspect, this node too.
     live: Rings,
-    /// Members that did not leave, the dead too: they are dialled until they come back.
+    /// Members that did not leave, the dead too: they are dialled until they come back. Those
+    /// that had left when this agent started are among them.
     known: Rings,
     /// Neighbours of this node over `live`.
     watched: BTreeSet<NodeKey>,
@@ -457,7 +460,7 @@ impl Engine {
     /// this one holds: those linked to it say so with each probe. Asks them again.
     pub fn agreeing(&mut self) -> Agreeing {
         let ours = self.stand(0);
-        let mut count = Agreeing { records: 1, policy: 1, settled: self.own_settled() };
+        let mut count = Agreeing { records: 1, policy: 1, of: 1, settled: self.own_settled() };
         for stand in self.links.stands() {
             let one = |same: bool| u32::from(same);
             count.records = count.records.saturating_add(one(stand.records == ours.records));
@@ -465,6 +468,7 @@ impl Engine {
         }
         let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
         for link in links {
+            count.of = count.of.saturating_add(1);
             self.probe(link);
         }
         count

@@ -158,7 +158,7 @@ impl Engine {
                     self.persist(vec![Write::Peer(origin, Arc::clone(&bundle))]);
                 }
                 self.flood_record(&bundle, source);
-                self.member_spoke(now, origin, sequence);
+                self.member_spoke(now, origin, sequence, source.is_none());
             }
             Stored::Fork { wins } => self.forked(now, origin, &bundle, source, wins),
             Stored::Known | Stored::Full => {}

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     limits,
+    record::node::NodeState,
     view::{Liveness, Reason, Use},
     wire::frame::Frame,
 };
@@ -92,6 +93,58 @@ fn silence_is_suspected_then_held_for_dead_and_one_word_heals_it() {
     bench.run(1500);
     assert_eq!(liveness(&bench, 0), Some(Liveness::Alive));
     assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::Yes));
+}
+
+/// Side 0 says that it has left, and its link ends.
+fn leaves(bench: &mut Bench) {
+    let mut said = local(1, "shop/svc-1");
+    said.host.state = NodeState::Left;
+    bench.put(0, Input::Local(Box::new(said)));
+    bench.run(200);
+    bench.put(1, Input::Disconnected(LINK));
+}
+
+#[test]
+fn who_left_is_neither_missed_nor_dialled() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    leaves(&mut bench);
+    bench.lost = true;
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left));
+    bench.sides[1].dials.clear();
+    bench.run(10_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left));
+    assert_eq!(bench.sides[1].dials, []);
+    let missed = |event: &Event| matches!(event, Event::Suspect(_) | Event::Dead(_));
+    assert!(!bench.sides[1].events.iter().any(missed), "{:?}", bench.sides[1].events);
+}
+
+#[test]
+fn who_starts_dials_those_that_left_before_and_one_record_brings_them_back() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    leaves(&mut bench);
+    bench.restart(1);
+    bench.lost = true;
+    bench.run(10_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left), "it is not missed");
+    let other = bench.key(0);
+    assert!(bench.sides[1].dials.contains(&other), "it is dialled");
+    // A dial of a node that is out comes to nothing, and is tried again.
+    let dials = bench.sides[1].dials.len();
+    bench.put(1, Input::DialFailed(other));
+    bench.run(5_000);
+    assert!(bench.sides[1].dials.len() > dials);
+    bench.lost = false;
+    bench.restart(0);
+    bench.run(200);
+    bench.connect();
+    bench.run(200);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
+    assert_eq!(liveness(&bench, 0), Some(Liveness::Alive));
 }
 
 #[test]
