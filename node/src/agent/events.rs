@@ -143,6 +143,18 @@ fn tell(agent: &Agent, event: Event) {
         Event::Forked(node) => {
             tracing::error!(node = name(&node), "signed two records with one sequence: not used");
         }
+        Event::Unread(node, newer) => {
+            let name = name(&node);
+            agent.problems.set(
+                &format!("record of {name}"),
+                newer.then(|| {
+                    format!(
+                        "{name} runs a newer skein, and its record needs one to be read: it is \
+                         passed on, and none of its services is used here; upgrade this agent"
+                    )
+                }),
+            );
+        }
         Event::Revoked(node, reason) => {
             tracing::warn!(node = name(&node), reason, "revoked: its connections are cut");
         }

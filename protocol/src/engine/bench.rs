@@ -31,6 +31,8 @@ pub(super) struct Side {
     pub(super) events: Vec<Event>,
     /// Writes that were asked for, in order.
     pub(super) writes: Vec<Write>,
+    /// Frames that it sent, lost ones too.
+    pub(super) sent: Vec<Vec<u8>>,
     /// Whom it dialled, in order.
     pub(super) dials: Vec<NodeKey>,
     /// Writes that are not answered while the disk hangs.
@@ -186,11 +188,14 @@ impl Bench {
     fn drain(&mut self, side: usize) {
         while let Some(output) = self.sides[side].engine.poll_output() {
             match output {
-                Output::Send(_, bytes) if !self.lost => {
-                    self.flying.push_back((self.now + self.delay, 1 - side, bytes));
+                Output::Send(_, bytes) => {
+                    self.sides[side].sent.push(bytes.clone());
+                    if !self.lost {
+                        self.flying.push_back((self.now + self.delay, 1 - side, bytes));
+                    }
                 }
                 Output::Dial(node, _) => self.sides[side].dials.push(node),
-                Output::Send(..) | Output::Close(..) | Output::Revoked(_) => {}
+                Output::Close(..) | Output::Revoked(_) => {}
                 Output::Verify(id, job) => {
                     let checked = Box::new(job.run(&Keyed));
                     self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
@@ -233,6 +238,7 @@ impl Side {
             view: None,
             events: Vec::new(),
             writes: Vec::new(),
+            sent: Vec::new(),
             dials: Vec::new(),
             waiting: Vec::new(),
             chain: shared,

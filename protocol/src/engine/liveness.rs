@@ -62,6 +62,11 @@ impl Engine {
         remembered: bool,
     ) {
         let Some(host) = self.body(&node).map(|record| record.host.clone()) else {
+            // Of a newer agent, not read: who was known stays watched, by the newest sequence.
+            if let Some(member) = self.members.get_mut(&node) {
+                member.sequence = sequence;
+                member.witnesses.retain(|_, witness| witness.witness.sequence >= sequence);
+            }
             return;
         };
         let fresh = !self.members.contains_key(&node);

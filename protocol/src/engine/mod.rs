@@ -279,6 +279,8 @@ pub enum Event {
     RevocationRefused(String),
     /// A node signed two contents at one sequence.
     Forked(NodeKey),
+    /// Whether a newer agent made the node's record, so that it is carried and not read.
+    Unread(NodeKey, bool),
     /// This host's record cannot be published, and why.
     NotPublished(String),
     /// A write failed: what depends on it waits.
@@ -503,6 +505,7 @@ impl Engine {
             self.links_in_time(now);
             self.publish_if_due(now);
             self.forget(now);
+            self.forget_unread(now);
         }
         if self.view_due.is_some_and(|due| due <= now.tick) {
             self.show_view(now);
@@ -618,6 +621,6 @@ impl Engine {
     }
 
     fn body(&self, node: &NodeKey) -> Option<&Arc<NodeRecord>> {
-        self.store.body(node).map(Verified::content)
+        self.store.body(node).and_then(Verified::content)
     }
 }

@@ -6,9 +6,14 @@ use super::{
 };
 use crate::{
     limits,
-    record::node::NodeState,
+    record::{
+        Bundle,
+        header::{Header, SIGNATURE_DOMAIN},
+        node::NodeState,
+    },
+    trust::{Signer, testing::Mesh},
     view::{Liveness, Reason, Use},
-    wire::frame::Frame,
+    wire::{frame::Frame, section::Sections},
 };
 
 fn sees(bench: &Bench, side: usize, service: &str) -> Option<Use> {
@@ -211,4 +216,54 @@ fn an_instance_that_the_grant_does_not_name_is_said_and_the_rest_is_published() 
     assert!(bench.sides[0].events.iter().any(told));
     assert_eq!(sees(&bench, 0, "shop/svc-1"), Some(Use::Yes));
     assert_eq!(sees(&bench, 0, "bank/vault"), None);
+}
+
+/// The record of side 0, and the same as a newer agent would say it, two sequences on.
+fn of_a_newer_agent(bench: &Bench) -> Bundle {
+    let held = bench.sides[0].engine.store().body(&bench.key(0)).unwrap();
+    let header = Header { sequence: held.header().sequence + 2, ..*held.header() };
+    let parts = Header::split(&held.bundle().record).unwrap();
+    let mut sections = Sections::decode(parts.payload).unwrap();
+    sections.put(6, vec![1, 2, 3]);
+    let mut record = header.with_payload(&sections.encode());
+    let signature = Mesh::new(7).node_signer(1).sign(&[SIGNATURE_DOMAIN, &record].concat());
+    record.extend_from_slice(&signature.0);
+    Bundle { chain: held.bundle().chain.clone(), record }
+}
+
+#[test]
+fn a_record_of_a_newer_agent_is_carried_and_not_read() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let other = bench.key(0);
+    let newer = of_a_newer_agent(&bench);
+    let frame = Frame::Record(Box::new(newer.clone())).encode().unwrap();
+    bench.put(1, Input::Frame { link: LINK, bytes: frame });
+    bench.run(50);
+    let held = bench.sides[1].engine.store().body(&other).unwrap();
+    assert_eq!((&**held.bundle(), held.content()), (&newer, None));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), None, "nothing of it is shown");
+    assert_eq!(liveness(&bench, 1), None);
+    let blamed = |event: &Event| matches!(event, Event::Blamed(..));
+    assert!(!bench.sides[1].events.iter().any(blamed), "{:?}", bench.sides[1].events);
+    assert!(bench.sides[1].events.contains(&Event::Unread(other, true)));
+    let kept =
+        |write: &Write| matches!(write, Write::Peer(key, b) if *key == other && **b == newer);
+    assert!(bench.sides[1].writes.iter().any(kept), "it is on disk for who can read it later");
+
+    // Who asks gets it, byte for byte.
+    bench.lost = true;
+    let pull = Frame::Pull(vec![other]).encode().unwrap();
+    bench.sides[1].sent.clear();
+    bench.put(1, Input::Frame { link: LINK, bytes: pull });
+    let wanted = Frame::Record(Box::new(newer)).encode().unwrap();
+    assert!(bench.sides[1].sent.contains(&wanted));
+
+    // What can be read again is.
+    bench.lost = false;
+    bench.run(3_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
+    assert!(bench.sides[1].events.contains(&Event::Unread(other, false)));
 }
