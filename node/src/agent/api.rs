@@ -10,10 +10,7 @@ use skein_protocol::{
     view::Liveness,
 };
 
-use super::{
-    VERSION,
-    show::{Agent, rfc3339},
-};
+use super::{VERSION, show::Agent};
 use crate::{
     api::{
         AgentApi, ApiError, ApiErrorKind, Reply,
@@ -26,7 +23,7 @@ use crate::{
             ValidateReport, Visible,
         },
     },
-    clock::wall,
+    clock::{rfc3339, wall},
     identity::{IssuerError, TokenScope},
     keys::pem,
     proxy::Bind,

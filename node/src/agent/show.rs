@@ -29,7 +29,7 @@ use crate::{
             ViewStatus,
         },
     },
-    clock::{Clock, wall},
+    clock::{Clock, rfc3339, wall},
     driver::{DriverHandle, LinkView},
     identity::{Files, IssuingHost},
     keys::Credentials,
@@ -159,9 +159,10 @@ impl Agent {
         }
         if issuers < 2 {
             all.push(Problem {
-                fix: "join another host with the token that `skein init` printed, or run `skein \
-                      issuer add` on one"
-                    .to_owned(),
+                fix:
+                    "bring back a host that holds one, or join a further host with the token that \
+                      `skein init` printed, while it lasts: this version makes no issuer later"
+                        .to_owned(),
                 ..problem(
                     "issuers",
                     "error",
@@ -356,15 +357,6 @@ fn certificate(kind: &str, der: &[u8], name: &str, path: &std::path::Path) -> Ce
 fn seconds_left(end: Wall, now: Wall) -> i64 {
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     if end >= now { seconds(end.since(now)) } else { -seconds(now.since(end)) }
-}
-
-/// A moment as RFC 3339, for people.
-pub(crate) fn rfc3339(at: Wall) -> String {
-    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
 }
 
 fn usable(node: &NodeView) -> bool {
