@@ -203,6 +203,9 @@ async fn of_a_killed_agent_only_what_it_had_accepted_fails() {
     stand.mesh[2].kill().await;
     // Five times the four seconds of issue 2.
     let dead = stand.seen(2, "dead", Duration::from_secs(20)).await;
+    let status = stand.mesh[0].run(&["status"]).await;
+    assert_eq!(status.code(), 3, "a member is missed: {}", status.out);
+    assert!(status.out.contains("c is dead"), "{}", status.out);
     stand.more(&load, 100).await;
     let report = load.stop().await;
 
@@ -237,6 +240,8 @@ async fn of_an_agent_that_ends_in_order_no_call_fails() {
     let ended = start.elapsed();
     // It said so itself: nobody has to miss it first. Five times the second of a last word.
     let seen = stand.seen(2, "left", Duration::from_secs(5)).await;
+    let said = stand.mesh[0].run(&["status"]).await;
+    assert_eq!(said.code(), 0, "who left is not missed: {}", said.out);
     let before = stand.servers[1].accepted();
     stand.more(&load, 100).await;
     let report = load.stop().await;
