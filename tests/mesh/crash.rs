@@ -16,7 +16,7 @@ use skein_tests::{
     wait::until,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     task::JoinSet,
     time::timeout,
@@ -134,6 +134,23 @@ async fn switched(host: &Host) -> Vec<Duration> {
     found
 }
 
+/// What a host's agent counts as open calls of its own programs.
+async fn open_calls(host: &Host) -> Result<u64, String> {
+    let http = SocketAddr::new(host.ip, skein_tests::address::PORTS[1]);
+    let get = async {
+        let mut stream = TcpStream::connect(http).await?;
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let text = get.await.map_err(|error| error.to_string())?;
+    let series = "skein_connections_open{side=\"outbound\",service=\"shop/echo\"} ";
+    let count = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+    count.ok_or(text)
+}
+
 /// Open files of a process.
 fn open_files(id: u32) -> usize {
     std::fs::read_dir(format!("/proc/{id}/fd")).expect("its files").count()
@@ -159,6 +176,7 @@ async fn a_thousand_tunnels_end_with_the_agent_that_held_them_and_leave_nothing_
         });
     }
     assert!((100..=900).contains(&all), "the calls were shared: {all}");
+    assert_eq!(open_calls(&stand.mesh[0]).await, Ok(1_000));
     let killed = Instant::now();
     stand.mesh[2].kill().await;
     let mut ended = Vec::new();
@@ -182,6 +200,11 @@ async fn a_thousand_tunnels_end_with_the_agent_that_held_them_and_leave_nothing_
     until(SOON, "nothing is left open", async || {
         let now = open_files(caller);
         (now <= before + 50).then_some(()).ok_or_else(|| format!("{now} files, {before} before"))
+    })
+    .await;
+    until(SOON, "nothing is counted as open", async || {
+        let open = open_calls(&stand.mesh[0]).await?;
+        (open == 0).then_some(()).ok_or_else(|| open.to_string())
     })
     .await;
 }
