@@ -34,3 +34,12 @@ impl Clock {
 pub fn wall() -> Wall {
     Wall(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis))
 }
+
+/// A moment as RFC 3339, for people.
+pub fn rfc3339(at: Wall) -> String {
+    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}

@@ -27,3 +27,4 @@ pub mod store;
 pub mod trust;
 pub mod view;
 pub mod wire;
+pub mod words;

@@ -450,6 +450,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HANDSHAKES_MAX: usize = 256;
 /// From so many on, an address must prove itself first (Retry, RFC 9000 8.1.2).
 pub const HANDSHAKES_UNVALIDATED: usize = 64;
+/// Handshakes at one time on the control runtime: at 1 ms each they delay a probe, which may take
+/// [`PROBE_EVERY`], by a thirtieth of that. Marked ones above this count as data.
+pub const HANDSHAKES_CONTROL: usize = 32;
+const _: () = assert!(HANDSHAKES_CONTROL < HANDSHAKES_UNVALIDATED);
 /// First packets that wait to be looked at.
 pub const INCOMING_MAX: usize = 1024;
 /// Bytes kept of one of them, and of all.

@@ -45,11 +45,13 @@ pub enum Attack {
     LyingHeads,
     /// The same valid record over and over.
     Flood,
+    /// Requests for the records of everybody, of those whose keys have ended too.
+    AskAll,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Forge,
         Self::Overreach,
         Self::Replay,
@@ -61,6 +63,7 @@ impl Attack {
         Self::Garbage,
         Self::LyingHeads,
         Self::Flood,
+        Self::AskAll,
     ];
 }
 
@@ -78,6 +81,7 @@ impl Attack {
             Self::ForgedWitness => "forged witness",
             Self::Garbage => "random bytes",
             Self::LyingHeads => "heads of what is not there",
+            Self::AskAll => "requests for everything",
             Self::Flood => "the same frame a hundred times",
         }
     }
@@ -143,7 +147,15 @@ pub fn attack(world: &mut World, who: usize, attack: Attack, rng: &mut StdRng) {
         }
         Attack::Sybil => sybil(world, who, &peers, rng),
         Attack::FalseWitness => witnesses(world, who, &peers, who),
-        Attack::ForgedWitness => witnesses(world, who, &peers, victim),
+        Attack::ForgedWitness => {
+            for watcher in 0..world.nodes.len() {
+                witnesses(world, who, &peers, watcher);
+            }
+        }
+        Attack::AskAll => {
+            let all = (0..world.nodes.len()).map(|n| world.key(n)).collect();
+            everywhere(world, who, &peers, &Frame::Pull(all));
+        }
         Attack::Garbage => {
             for to in &peers {
                 for _ in 0..8 {
@@ -210,7 +222,7 @@ fn forge(
 ) -> Option<Bundle> {
     let node = world.nodes.get(who)?;
     let engine = node.engine.as_ref()?;
-    let mut content = NodeRecord::clone(engine.store().body(&node.key)?.content());
+    let mut content = NodeRecord::clone(engine.store().body(&node.key)?.content()?);
     change(&mut content);
     let not_after = Wall(EPOCH.0 + world.now).after(limits::RECORD_LIFE);
     let signed = Verified::sign(content, world.mesh.id, sequence, not_after, own, node.signer());
@@ -250,7 +262,8 @@ fn sybil(world: &mut World, who: usize, peers: &[usize], rng: &mut StdRng) {
     let Some(node) = world.nodes.get(who) else { return };
     let Some(engine) = node.engine.as_ref() else { return };
     let Some(body) = engine.store().body(&node.key) else { return };
-    let content = NodeRecord::clone(body.content());
+    let Some(content) = body.content() else { return };
+    let content = NodeRecord::clone(content);
     let own = node.own().clone();
     let mut heads = Vec::new();
     let mut frames = Vec::new();

@@ -59,7 +59,7 @@ fn forged_with(
 ) -> Bundle {
     let node = world.number(&own.verified.key).unwrap();
     let said = world.nodes[node].engine.as_ref().unwrap().store().body(&own.verified.key);
-    let mut content = NodeRecord::clone(said.unwrap().content());
+    let mut content = NodeRecord::clone(said.unwrap().content().unwrap());
     change(&mut content);
     let not_after = Wall(EPOCH.0 + world.now).after(limits::RECORD_LIFE);
     let signer = world.nodes[node].signer();
@@ -328,7 +328,7 @@ fn case_32_a_peer_cannot_overwrite_what_a_node_says_of_itself() {
     inject_everywhere(&mut world, 1, &Frame::Heads(nothing));
     world.run_to(world.now + 2000);
     let own = world.nodes[2].engine.as_ref().unwrap().store().body(&world.key(2)).unwrap();
-    assert_eq!(own.content().instances.0.len(), 1);
+    assert_eq!(own.content().unwrap().instances.0.len(), 1);
     assert!(head(&world, 2, 2) >= before);
 }
 

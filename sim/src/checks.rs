@@ -106,6 +106,8 @@ pub struct Checks {
     restored: BTreeMap<(usize, NodeKey), u64>,
     /// How many keys each node knew to have ended.
     knew_ended: BTreeMap<usize, usize>,
+    /// Since when nothing is wrong with any path or process.
+    calm_since: Option<u64>,
     /// The first that each origin said: what a replayer digs out.
     first: BTreeMap<NodeKey, Arc<Bundle>>,
     touched: Vec<(NodeKey, Arc<Bundle>)>,
@@ -119,6 +121,8 @@ pub struct Checks {
 const STEPS_MAX: usize = 8 * limits::CONTROL_PEERS_MAX + limits::NODES_MAX;
 /// Frames, checks and timers under way at one time: a flood of every record over every link.
 const UNDER_WAY_MAX: usize = 200_000;
+/// A world without faults for so long is calm: what was doubted before is settled.
+const CALM: u64 = 20_000;
 /// Endpoints that were well for so long must not be missing from a view of their own side.
 const SETTLED: u64 = 5_000;
 
@@ -224,6 +228,11 @@ impl Checks {
 
     /// A node tells people something.
     pub fn told(&mut self, world: &World, number: usize, event: &Event) {
+        if let Event::Dead(of) = event
+            && let Some(of) = world.number(of)
+        {
+            self.death(world, number, of);
+        }
         let Event::Blamed(peer, blame) = event else { return };
         let Some(peer) = world.number(peer) else { return };
         let excused = matches!(blame, Blame::Fork)
@@ -232,6 +241,36 @@ impl Checks {
         if self.honest(number) && self.honest(peer) && !excused {
             self.fail(world, Check::S9, number, format!("blames {peer}, which is honest: {blame}"));
         }
+    }
+
+    /// A node holds another for dead. In a calm world only the dead are.
+    fn death(&mut self, world: &World, at: usize, of: usize) {
+        let now = world.now;
+        let excused = !self.honest(at)
+            || !self.honest(of)
+            || self.dishonest.len() > 1
+            || [at, of].iter().any(|n| self.revoked.contains(n))
+            || !world.is_up(of)
+            || !self.calm_since.is_some_and(|since| now.saturating_sub(since) > CALM);
+        self.made += 1;
+        if !excused {
+            self.fail(
+                world,
+                Check::L4,
+                at,
+                format!("holds {of} for dead, which is there and well"),
+            );
+        }
+    }
+
+    /// Notes since when nothing is wrong with any path or process.
+    fn note_calm(&mut self, world: &World) {
+        let weather = &world.network.weather;
+        let awake = world.up().all(|(_, node)| {
+            node.paused_until <= world.now && world.now.saturating_sub(node.up_since) > CALM / 2
+        });
+        let calm = weather.loss == 0.0 && awake && world.network.is_whole();
+        self.calm_since = calm.then_some(self.calm_since.unwrap_or(world.now));
     }
 
     /// A node has dealt with an event in so many steps.
@@ -288,7 +327,9 @@ impl Checks {
             self.fail(world, Check::S1, number, what);
         }
         let grant = &verified.chain().grant;
-        let stranger = verified.content().instances.0.iter().find(|i| !grant.covers(&i.service));
+        let instances = verified.content().map(|content| content.instances.0.as_slice());
+        let mut instances = instances.unwrap_or_default().iter();
+        let stranger = instances.find(|i| !grant.covers(&i.service));
         if let Some(stranger) = stranger {
             let what = format!("believes that {origin} serves {}", stranger.service);
             self.fail(world, Check::S1, number, what);
@@ -320,6 +361,7 @@ impl Checks {
     /// Looks at every node whole: once a second.
     pub fn sweep(&mut self, world: &World) {
         self.note_reach(world);
+        self.note_calm(world);
         for (number, node) in world.up() {
             if !self.honest(number) {
                 continue;

@@ -62,6 +62,7 @@ fn word(world: &World, event: &Event) -> String {
         Event::NotPublished(why) => format!("not published: {why}"),
         Event::DiskFailed(why) => format!("disk: {why}"),
         Event::Late(by) => format!("late {} ms", by.as_millis()),
+        Event::Unread(key, _) => format!("cannot read {}", name(key)),
         Event::Published => "says".to_owned(),
         Event::ClockSkew(key, apart) => match apart {
             Some(apart) => format!("clock of {} off by {} s", name(key), apart.as_secs()),

@@ -176,6 +176,7 @@ async fn documents_with_faults_are_refused_where_they_stand() {
     .await;
     let endpoint = host.json(&["service", "shop/web"]).await["endpoints"][0].clone();
     println!("{endpoint}");
+    shown(host, &["web/a is critical by its check", "skein describe ServiceRegistry"]).await;
     assert!(endpoint["reason"].as_str().is_some_and(|why| why.contains("critical")), "{endpoint}");
     host.manifest("bad.yaml", &good.replace("endpoints:", "endpoitns:"));
     shown(host, &["bad.yaml", "endpoitns"]).await;

@@ -15,7 +15,7 @@ use skein_node::{
 };
 use skein_protocol::{
     name::{Hash, NodeKey},
-    trust::admit::Alpn,
+    trust::{CloseCode, admit::Alpn},
     wire::{
         frame::{self, Frame, Hello, LinkRole, Speaks, Stand},
         kind::StreamKind,
@@ -480,5 +480,19 @@ async fn a_stream_without_a_head_is_ended_by_the_deadline() {
     let ended = timeout(Duration::from_secs(25), stream.1.read(&mut byte)).await;
     assert!(ended.is_ok(), "a silent stream stays");
     println!("ended after {:?}: {:?}", start.elapsed(), ended.unwrap());
+    stand.nobody_is_hurt().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_driven_as_control_carries_no_data() {
+    let mut stand = Scene::new(3).await;
+    let link = stand.rogue.dial(stand.address(1), Role::Control).await;
+    let mut stream = link.mux.open().await.expect("a stream");
+    stream.0.write_all(&[StreamKind::Control.byte()]).await.expect("a byte");
+    let hello = Frame::Hello(Box::new(stand.rogue.hello(LinkRole::Data))).encode().unwrap();
+    write(&mut stream, &hello).await.expect("a Hello");
+    let ended = timeout(SOON, link.mux.closed()).await;
+    assert!(ended.is_ok(), "it stays");
+    assert_eq!(link.mux.closed_by_peer(), Some(CloseCode::WrongProtocol));
     stand.nobody_is_hurt().await;
 }

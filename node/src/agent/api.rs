@@ -10,10 +10,7 @@ use skein_protocol::{
     view::Liveness,
 };
 
-use super::{
-    VERSION,
-    show::{Agent, rfc3339},
-};
+use super::{VERSION, show::Agent};
 use crate::{
     api::{
         AgentApi, ApiError, ApiErrorKind, Reply,
@@ -26,7 +23,7 @@ use crate::{
             ValidateReport, Visible,
         },
     },
-    clock::wall,
+    clock::{rfc3339, wall},
     identity::{IssuerError, TokenScope},
     keys::pem,
     proxy::Bind,
@@ -34,7 +31,7 @@ use crate::{
 };
 
 /// How often it is asked whether all agents show what was changed.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a change is followed at least, so that what is said of it means something.
 const VISIBLE: Duration = Duration::from_secs(1);
@@ -92,7 +89,7 @@ impl Agent {
     }
 
     /// Waits until the engine was told of the documents and the phase of now.
-    async fn told(&self) {
+    pub(super) async fn told(&self) {
         let number = self.workload.snapshot.borrow().number;
         let phase = self.phase.borrow().clone();
         let mut said = self.said.subscribe();

@@ -6,7 +6,7 @@ use skein_protocol::{
     clock::Wall,
     engine::{Blame, Event, Input},
     limits,
-    name::NodeKey,
+    name::{NodeKey, ServiceName},
     trust::{CloseCode, Revocations},
     view::{Liveness, View},
 };
@@ -75,15 +75,23 @@ pub(super) struct Observe {
     pub(super) metrics: Arc<Metrics>,
 }
 
+fn side(direction: Direction) -> Side {
+    match direction {
+        Direction::Outbound => Side::Outbound,
+        Direction::Inbound => Side::Inbound,
+    }
+}
+
 impl Observer for Observe {
+    fn opened(&self, way: Direction, service: &ServiceName) -> Option<Box<dyn Send + Sync>> {
+        Some(Box::new(self.metrics.opened(side(way), &service.to_string())))
+    }
+
     fn finished(&self, connection: &Connection) {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let access = Access {
             at_ms: wall().0,
-            side: match connection.direction {
-                Direction::Outbound => Side::Outbound,
-                Direction::Inbound => Side::Inbound,
-            },
+            side: side(connection.direction),
             service: connection.service.as_ref().map(ToString::to_string).unwrap_or_default(),
             port: connection.port,
             source: connection.source.to_string(),
@@ -142,6 +150,18 @@ fn tell(agent: &Agent, event: Event) {
         ),
         Event::Forked(node) => {
             tracing::error!(node = name(&node), "signed two records with one sequence: not used");
+        }
+        Event::Unread(node, newer) => {
+            let name = name(&node);
+            agent.problems.set(
+                &format!("record of {name}"),
+                newer.then(|| {
+                    format!(
+                        "{name} runs a newer skein, and its record needs one to be read: it is \
+                         passed on, and none of its services is used here; upgrade this agent"
+                    )
+                }),
+            );
         }
         Event::Revoked(node, reason) => {
             tracing::warn!(node = name(&node), reason, "revoked: its connections are cut");

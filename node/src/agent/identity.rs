@@ -337,6 +337,6 @@ async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
     }
     let own = agent.credentials.own().context("no certificate")?;
     show_chain(agent, own.chain.clone()).await?;
-    tracing::info!(until = %super::show::rfc3339(own.verified.not_after), "certificate renewed");
+    tracing::info!(until = %crate::clock::rfc3339(own.verified.not_after), "certificate renewed");
     Ok(())
 }

@@ -31,7 +31,7 @@ use skein_protocol::{
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 use self::{
@@ -55,7 +55,7 @@ use crate::{
     driver::{self, Command, Driver, DriverConfig},
     gossip::{Gossip, GossipConfig, GossipPorts},
     keys::{Ed25519, Trust, file},
-    link::{Endpoint, Link},
+    link::{Endpoint, Link, Runtimes},
     proxy::{AllowAll, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
     telemetry::{access::AccessLog, log, metrics::Metrics},
     workload::{Workload, WorkloadConfig},
@@ -79,15 +79,17 @@ pub fn run(options: AgentOptions) -> Result<()> {
         tracing::warn!("{few}");
     }
     let runtime = Builder::new_multi_thread().thread_name("skein").enable_all().build()?;
-    let (stop, stopped) = watch::channel(false);
-    let control = ControlRuntime::start(stopped.clone())?;
-    let result = runtime.block_on(Running::start(options, log, (stop, stopped), &control.handle));
-    let result = match result {
+    let stop = watch::channel(false);
+    let control = SmallRuntime::start("skein-control")?;
+    let socket = SmallRuntime::start("skein-socket")?;
+    let handles = (&control.handle, &socket.handle);
+    let result = match runtime.block_on(Running::start(options, log, stop, handles)) {
         Ok(running) => runtime.block_on(running.until_told()),
         Err(error) => Err(error),
     };
     runtime.shutdown_timeout(FAREWELL);
     control.end();
+    socket.end();
     result
 }
 
@@ -105,28 +107,28 @@ fn lock(directory: &Path) -> Result<std::fs::File> {
     Ok(file)
 }
 
-/// A small runtime for the engine, gossip and control links: a busy data plane delays no probe.
-struct ControlRuntime {
+/// A runtime of one thread. The engine, gossip and control links have one of their own, and so has
+/// the mesh port: a busy data plane delays no probe, and no view that is made delays a call.
+struct SmallRuntime {
     handle: Handle,
+    end: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl ControlRuntime {
-    fn start(mut stopped: watch::Receiver<bool>) -> Result<Self> {
+impl SmallRuntime {
+    fn start(name: &str) -> Result<Self> {
         let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let thread =
-            std::thread::Builder::new().name("skein-control".to_owned()).spawn(move || {
-                runtime.block_on(async {
-                    let () = crate::stop::stopped(&mut stopped).await;
-                    // The last frames and closes leave.
-                    tokio::time::sleep(FAREWELL / 4).await;
-                });
-            })?;
-        Ok(Self { handle, thread })
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // It ends as well when nobody is left to tell it to.
+            let _ = runtime.block_on(ended);
+        })?;
+        Ok(Self { handle, end, thread })
     }
 
     fn end(self) {
+        let _ = self.end.send(());
         let _ = self.thread.join();
     }
 }
@@ -134,7 +136,8 @@ impl ControlRuntime {
 /// An agent that runs.
 struct Running {
     agent: Arc<Agent>,
-    endpoint: Endpoint,
+    /// The mesh port, and what dials for control.
+    endpoints: [Endpoint; 2],
     stop: watch::Sender<bool>,
     leave: mpsc::Receiver<()>,
     drain: Duration,
@@ -148,7 +151,7 @@ impl Running {
         options: AgentOptions,
         log: log::LogHandle,
         (stop, stopped): Stop,
-        control: &Handle,
+        (control, socket): (&Handle, &Handle),
     ) -> Result<Self> {
         let main = Handle::current();
         let clock = Clock::start();
@@ -176,8 +179,10 @@ impl Running {
         let credentials = keys.credentials(revocations.clone())?;
         let grant = keys.own.verified.grant.clone();
         let locality = settings.locality(&grant)?;
-        let endpoint = Endpoint::bind(settings.mesh, &credentials, &main)?;
-        // What this agent dials for control has a socket and a thread of its own.
+        let (socket, control_too) = (socket.clone(), control.clone());
+        let runtimes = Runtimes { socket, control: control_too, data: main.clone() };
+        let endpoint = Endpoint::bind(settings.mesh, &credentials, runtimes)?;
+        // What this agent dials for control has a socket of its own.
         let from = std::net::SocketAddr::new(settings.mesh.ip(), 0);
         let dialler = Endpoint::dialler(from, &credentials, control)?;
         let mesh_address = endpoint.address()?;
@@ -210,7 +215,7 @@ impl Running {
             clock,
             crypto: Arc::new(Ed25519),
             disk: Arc::clone(&disk),
-            endpoint: dialler,
+            endpoint: dialler.clone(),
             network: settings.network.clone(),
             gossip: gossip_messages,
             shutdown: stopped.clone(),
@@ -339,7 +344,7 @@ impl Running {
         );
         // Not under systemd: nothing to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Ok(Self { agent, endpoint, stop, leave: leaves, drain })
+        Ok(Self { agent, endpoints: [endpoint, dialler], stop, leave: leaves, drain })
     }
 
     /// Waits for a signal or for `skein leave`, drains, and ends.
@@ -364,9 +369,21 @@ impl Running {
             _ = interrupt.recv() => tracing::warn!("told twice: stopping now"),
             () = self.agent.drain_all(self.drain) => {}
         }
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = self.agent.say_left() => {}
+        }
         self.stop.send_replace(true);
-        self.endpoint.close(CloseCode::Shutdown);
-        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        let idle = async {
+            for endpoint in &self.endpoints {
+                endpoint.close(CloseCode::Shutdown);
+                endpoint.wait_idle().await;
+            }
+        };
+        // The last frames and closes leave.
+        let _ = tokio::time::timeout(FAREWELL, idle).await;
         tracing::info!("agent ends");
         Ok(())
     }
@@ -406,6 +423,10 @@ async fn welcome(agent: &Arc<Agent>, link: Link) {
         Ok((control, hello)) if hello.role == LinkRole::Control => {
             let begun = Some(Box::new((control, hello)));
             agent.driver.tell(Command::Link(Box::new(link), begun)).await;
+        }
+        Ok(_) if link.control => {
+            tracing::debug!(peer = %link.remote, "data on a connection dialled as control");
+            link.mux.close_with(CloseCode::WrongProtocol);
         }
         Ok((control, hello)) => agent.data.accepted(link, control, hello).await,
         Err(error) => {
@@ -452,6 +473,24 @@ impl Agent {
         });
         let drained = self.proxy.drain(patience).await;
         tracing::info!(open = drained.open, cut = drained.cut, "drained");
+    }
+
+    /// Says that this agent is gone, so that nobody waits for it to be missed, and gives those
+    /// linked to it a moment to take that in.
+    async fn say_left(&self) {
+        self.phase.send_modify(|phase| phase.state = NodeState::Left);
+        let taken = async {
+            self.told().await;
+            loop {
+                let agreeing = self.driver.agreeing().await;
+                if agreeing.settled && agreeing.records >= agreeing.of {
+                    return;
+                }
+                tokio::time::sleep(api::LOOK_EVERY).await;
+            }
+        };
+        // Who did not take it in by then finds out as if this agent had died.
+        let _ = tokio::time::timeout(FAREWELL, taken).await;
     }
 }
 

@@ -6,8 +6,8 @@ pub(crate) use super::{
     api::{admitted, created, revoke_token, token_id, token_infos, token_scope, validate},
     seeds::resolve,
     settings::{MESH_PORT, outward, seed},
-    show::rfc3339,
 };
+pub(crate) use crate::clock::rfc3339;
 
 /// The address by which this host most likely is reached, for the next host's line.
 pub(crate) fn outward_address() -> String {

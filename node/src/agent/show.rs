@@ -9,7 +9,8 @@ use std::{
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
-    name::{NodeKey, ServiceName},
+    manifest::DocumentId,
+    name::{Label, NodeKey, ServiceName},
     record::node::{Health, NodeState, Protocol, ServicePort},
     trust::Roots,
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
@@ -29,13 +30,13 @@ use crate::{
             ViewStatus,
         },
     },
-    clock::{Clock, wall},
+    clock::{Clock, rfc3339, wall},
     driver::{DriverHandle, LinkView},
     identity::{Files, IssuingHost},
     keys::Credentials,
     proxy::{Bind, Listening, Proxy, virtual_address::VirtualAddresses},
     telemetry::{log::LogHandle, metrics::Metrics},
-    workload::{Severity, WorkloadHandle},
+    workload::{CheckState, Severity, Snapshot, WorkloadHandle},
 };
 
 /// All parts of a running agent that the API needs.
@@ -157,11 +158,17 @@ impl Agent {
         for found in self.listening.problems.borrow().iter() {
             all.push(problem("listener", "error", format!("{}: {}", found.listener, found.what)));
         }
+        all.extend(ill_instances(&self.workload.snapshot.borrow()));
+        let ended = self.credentials.trust().map(|trust| trust.revocations.clone());
+        let wanted =
+            |node: &&Arc<NodeView>| ended.as_ref().is_none_or(|ended| !ended.is_revoked(&node.key));
+        all.extend(self.view().nodes.values().filter(wanted).filter_map(|node| missed(node)));
         if issuers < 2 {
             all.push(Problem {
-                fix: "join another host with the token that `skein init` printed, or run `skein \
-                      issuer add` on one"
-                    .to_owned(),
+                fix:
+                    "bring back a host that holds one, or join a further host with the token that \
+                      `skein init` printed, while it lasts: this version makes no issuer later"
+                        .to_owned(),
                 ..problem(
                     "issuers",
                     "error",
@@ -358,13 +365,40 @@ fn seconds_left(end: Wall, now: Wall) -> i64 {
     if end >= now { seconds(end.since(now)) } else { -seconds(now.since(end)) }
 }
 
-/// A moment as RFC 3339, for people.
-pub(crate) fn rfc3339(at: Wall) -> String {
-    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
+/// The instances of this host that their checks hold for critical. One that a person set aside
+/// is as it should be.
+fn ill_instances(snapshot: &Snapshot) -> Vec<Problem> {
+    let failed = |(_, state): &(&Label, &CheckState)| {
+        state.health == Health::Critical && **state != CheckState::unchecked()
+    };
+    let ill = snapshot.plan.instances().filter_map(|(registration, planned)| {
+        let found = snapshot.health.get(&planned.id)?;
+        let (check, state) = found.checks.iter().find(failed)?;
+        let DocumentId { kind, namespace, name } = &registration.document;
+        let text = format!("{} is critical by its check {check}: {}", planned.id, state.output);
+        Some(Problem {
+            kind: "check".to_owned(),
+            severity: "error".to_owned(),
+            text,
+            fix: format!("`skein describe {kind} {namespace}/{name}` shows all its checks"),
+        })
+        .filter(|_| found.health == Health::Critical)
+    });
+    ill.collect()
+}
+
+/// A member that should be there and is not. One that left is not missed.
+fn missed(node: &NodeView) -> Option<Problem> {
+    let name = &node.name;
+    let (text, fix) = match node.liveness {
+        Liveness::Alive | Liveness::Left => return None,
+        Liveness::Suspect => (format!("{name} does not answer"), String::new()),
+        Liveness::Dead => (
+            format!("{name} is dead: its watchers agree that it does not answer"),
+            "start its agent again; one that is gone for good is forgotten a day later".to_owned(),
+        ),
+    };
+    Some(Problem { kind: "member".to_owned(), severity: "error".to_owned(), text, fix })
 }
 
 fn usable(node: &NodeView) -> bool {

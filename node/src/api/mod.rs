@@ -17,6 +17,8 @@ mod tests;
 
 use std::{future::Future, pin::Pin};
 
+use skein_protocol::words;
+
 use dto::{
     AdmitRequest, Admitted, ApplyReport, BindReport, Certificate, CheckUpdate, DeleteRequest,
     DiffReport, Document, DocumentDetail, DocumentName, Documents, DrainReport, DrainRequest,
@@ -111,7 +113,8 @@ impl ApiError {
     /// Documents with faults. None of them was taken.
     pub fn faults(faults: Vec<Fault>) -> Self {
         let count = faults.iter().filter(|f| f.severity != "warning").count();
-        let text = format!("{count} faults in the documents; nothing was changed");
+        let count = words::count(count, "fault", "faults");
+        let text = format!("{count} in the documents; nothing was changed");
         Self { faults, ..Self::new(ApiErrorKind::Invalid, text) }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use skein_protocol::limits;
+use skein_protocol::{limits, words};
 
 use super::{
     Client, Console, Exit, duration,
@@ -327,9 +327,13 @@ impl Show for ValidateReport {
         }
         let errors = self.faults.iter().filter(|f| f.severity != "warning").count();
         let count = self.documents.len();
-        match errors {
-            0 => text + &format!("{count} documents are valid\n"),
-            _ => text + &format!("{errors} faults in {count} documents\n"),
+        match (errors, count) {
+            (0, 1) => text + "the document is valid\n",
+            (0, _) => text + &format!("{count} documents are valid\n"),
+            _ => {
+                let errors = words::count(errors, "fault", "faults");
+                text + &format!("{errors} in {}\n", words::count(count, "document", "documents"))
+            }
         }
     }
 

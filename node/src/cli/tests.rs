@@ -152,13 +152,13 @@ fn status_exits_3_while_degraded_and_0_on_a_warning() {
         kind: "one-issuer".into(),
         severity: severity.into(),
         text: "one issuer lives".into(),
-        fix: "skein issuer add".into(),
+        fix: "join a further host".into(),
     };
     let bench =
         Bench::with(FakeAgent { problems: vec![problem("degraded")], ..FakeAgent::default() });
     let (exit, out, _) = bench.run("status");
     assert_eq!(exit, Exit::Degraded);
-    assert!(out.contains("one issuer lives") && out.contains("next: skein issuer add"), "{out}");
+    assert!(out.contains("one issuer lives") && out.contains("next: join a further host"), "{out}");
     let bench =
         Bench::with(FakeAgent { problems: vec![problem("warning")], ..FakeAgent::default() });
     assert!(bench.prints("status").contains("2 alive, 0 suspect, 1 dead, 0 left"));
@@ -234,7 +234,7 @@ fn documents_are_applied_compared_and_deleted() {
     let (exit, out, err) = bench.run(&format!("apply {bad}"));
     assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
     assert!(err.starts_with("bad.yaml:3:5: unknown field `prots`"), "{err}");
-    assert!(err.contains("1 faults in the documents; nothing was changed"), "{err}");
+    assert!(err.contains("1 fault in the documents; nothing was changed"), "{err}");
     let (exit, out, _) = bench.run(&format!("diff {good}"));
     assert_eq!((exit, out.contains("-a\n+b\n")), (Exit::WouldChange, true));
     assert_eq!(bench.run(&format!("diff {same}")).0, Exit::Done);

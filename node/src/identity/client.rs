@@ -24,6 +24,7 @@ use skein_protocol::{
         verify_chain, verify_issuer,
     },
     wire::{codec::CodecError, kind::StreamKind},
+    words,
 };
 use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -63,10 +64,10 @@ pub enum JoinError {
     #[error(transparent)]
     Dial(#[from] DialError),
     /// The clocks are too far apart.
-    #[error("this host's clock is {by_seconds} s {} the mesh's: set it (`timedatectl set-ntp true`) and join again", if *.ahead { "ahead of" } else { "behind" })]
+    #[error("this host's clock is {} {} the mesh's: set it (`timedatectl set-ntp true`) and join again", words::span(*.by), if *.ahead { "ahead of" } else { "behind" })]
     Clock {
         /// How far.
-        by_seconds: u64,
+        by: Duration,
         /// In which direction.
         ahead: bool,
     },
@@ -241,11 +242,11 @@ fn own_chain(
     let issued = |verified: &VerifiedChain| verified.not_before.after(limits::BACK_DATE);
     let verified = match verify_chain(&chain, roots, now, &Ed25519) {
         Err(ChainError::NotYetValid { by }) => {
-            let by_seconds = by.saturating_add(limits::BACK_DATE).as_secs();
-            return Err(JoinError::Clock { by_seconds, ahead: false });
+            let by = by.saturating_add(limits::BACK_DATE);
+            return Err(JoinError::Clock { by, ahead: false });
         }
         Err(ChainError::Expired { by }) => {
-            return Err(JoinError::Clock { by_seconds: by.as_secs(), ahead: true });
+            return Err(JoinError::Clock { by, ahead: true });
         }
         other => other?,
     };
@@ -255,7 +256,7 @@ fn own_chain(
     let (ahead, behind) = (now.since(issued(&verified)), issued(&verified).since(now));
     let by = ahead.max(behind);
     if by > limits::CLOCK_SKEW.saturating_add(limits::JOIN_TIMEOUT) {
-        return Err(JoinError::Clock { by_seconds: by.as_secs(), ahead: behind.is_zero() });
+        return Err(JoinError::Clock { by, ahead: behind.is_zero() });
     }
     Ok((chain, verified))
 }
@@ -340,10 +341,8 @@ fn clock_of(error: DialError) -> JoinError {
         return error.into();
     };
     match chain {
-        ChainError::NotYetValid { by } => {
-            JoinError::Clock { by_seconds: by.as_secs(), ahead: false }
-        }
-        ChainError::Expired { by } => JoinError::Clock { by_seconds: by.as_secs(), ahead: true },
+        ChainError::NotYetValid { by } => JoinError::Clock { by: *by, ahead: false },
+        ChainError::Expired { by } => JoinError::Clock { by: *by, ahead: true },
         _ => error.into(),
     }
 }

@@ -18,10 +18,14 @@ use skein_protocol::{
         },
         token::TokenError,
     },
+    words,
 };
 
 use super::issuer::{IssuerError, IssuingHost};
-use crate::keys::{Ed25519, Trust};
+use crate::{
+    clock::rfc3339,
+    keys::{Ed25519, Trust},
+};
 
 /// A member, as far as names matter.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,8 +84,9 @@ pub fn take_use(uses: &mut TokenUses, id: [u8; 16], at_most: u32) -> Result<u32,
 
 fn used_up(at_most: u32) -> Refusal {
     let text = format!(
-        "the token has been used {at_most} times, as often as it may be: make a new one with \
-         `skein token create`"
+        "the token has been used {}, as often as it may be: make a new one with `skein token \
+         create`",
+        words::count(at_most, "time", "times")
     );
     Refusal::new(RefusalCode::UsedUp, text)
 }
@@ -131,7 +136,7 @@ fn refused_token(error: &TokenError, now: Wall) -> Refusal {
     };
     let clock = match error {
         TokenError::Expired { .. } | TokenError::Scope(_) => {
-            format!(" (the issuer's clock says {} s since 1970)", now.seconds())
+            format!(" (the issuer's clock says {})", rfc3339(now))
         }
         _ => String::new(),
     };

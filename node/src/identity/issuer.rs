@@ -14,6 +14,7 @@ use skein_protocol::{
         verify_issuer,
     },
     wire::codec::CodecError,
+    words,
 };
 
 use super::files::Files;
@@ -27,10 +28,10 @@ use crate::keys::{
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
     /// There is none here.
-    #[error("this host holds no issuer: run this on a host that does, or `skein issuer add` here")]
+    #[error("this host holds no issuer: run this on a host that does")]
     None,
     /// Its certificate has ended.
-    #[error("the issuer's certificate on this host ended {} days ago: run `skein issuer renew` where the root is", .by.as_secs() / 86_400)]
+    #[error("the issuer's certificate on this host ended {} ago, and this version cannot renew it: run this on another host that holds an issuer", words::span(*.by))]
     Ended {
         /// How long ago.
         by: Duration,
@@ -52,7 +53,7 @@ pub enum IssuerError {
     Codec(#[from] CodecError),
     /// The root is not here.
     #[error(
-        "the root's key is not on this host: bring root.key back for this, or run `skein issuer add` where it is"
+        "the root's key is not on this host: bring root.key back for this, or run this where it is"
     )]
     NoRoot,
     /// A scope out of bounds.

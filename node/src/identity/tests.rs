@@ -393,7 +393,7 @@ async fn a_token_is_refused_by_number_and_words() {
     take_use(&mut used.uses.lock().unwrap(), once.proof.body.id, 1).unwrap();
     let (code, text) = refused(&host, used, &once).await;
     assert_eq!(code, RefusalCode::UsedUp);
-    assert!(text.contains("1 times"), "{text}");
+    assert!(text.contains("used 1 time,"), "{text}");
 
     let revoked = desk();
     revoked.uses.lock().unwrap().revoked.push(once.proof.body.id);

@@ -3,6 +3,11 @@
 //! Every connection that leaves this file was classified by its certificates, admitted by
 //! `admit(alpn, class)` and judged against revocations. Nothing was read from it yet.
 //!
+//! A connection is driven by the runtime on which it is dialled or accepted. Which one accepts it
+//! is decided before anything of it is known: by a mark that the dialler puts into the first
+//! destination connection id of a control connection. The mark schedules and grants nothing: what
+//! a connection is for stands in its Hello.
+//!
 //! Never: waits for one handshake before the next, holds more than
 //! `limits::HANDSHAKES_MAX` of them, lets a dial last longer than `limits::DIAL_TIMEOUT`.
 
@@ -17,8 +22,8 @@ use std::{
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, ClientConfig, Connection, ConnectionError, Incoming, Runtime,
-    TokioRuntime, VarInt,
+    AsyncTimer, AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId, Incoming,
+    Runtime, TokioRuntime, VarInt,
     crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -26,7 +31,7 @@ use skein_protocol::{
     limits,
     trust::admit::{Alpn, CloseCode, admit},
 };
-use tokio::{runtime::Handle, task::JoinSet, time::timeout};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
     Link,
@@ -43,7 +48,26 @@ use crate::keys::{
 pub struct Endpoint {
     quinn: quinn::Endpoint,
     credentials: Arc<Credentials>,
-    handle: Handle,
+    /// Accepts what is marked as control, and the rest.
+    control: Handle,
+    data: Handle,
+}
+
+/// The runtimes of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    /// Reads the socket, and hands each packet to its connection.
+    pub socket: Handle,
+    /// Drives accepted connections that are marked as control.
+    pub control: Handle,
+    /// Drives all others that are accepted.
+    pub data: Handle,
+}
+
+impl From<&Handle> for Runtimes {
+    fn from(handle: &Handle) -> Self {
+        Self { socket: handle.clone(), control: handle.clone(), data: handle.clone() }
+    }
 }
 
 /// Whom to dial, and for what.
@@ -115,16 +139,16 @@ impl DialError {
 }
 
 impl Endpoint {
-    /// Binds the mesh port. Its tasks run on `handle`.
+    /// Binds the mesh port.
     pub fn bind(
         address: SocketAddr,
         credentials: &Arc<Credentials>,
-        handle: &Handle,
+        runtimes: impl Into<Runtimes>,
     ) -> Result<Self, BindError> {
         let tls = tls::server(credentials).map_err(|error| BindError::Tls(error.to_string()))?;
         let tls = QuicServerConfig::try_from(tls);
         let tls = tls.map_err(|error| BindError::Tls(error.to_string()))?;
-        Self::open(address, Some(transport::server(tls)), credentials, handle)
+        Self::open(address, Some(transport::server(tls)), credentials, runtimes.into())
     }
 
     /// An endpoint that only dials, on any port.
@@ -133,20 +157,22 @@ impl Endpoint {
         credentials: &Arc<Credentials>,
         handle: &Handle,
     ) -> Result<Self, BindError> {
-        Self::open(address, None, credentials, handle)
+        Self::open(address, None, credentials, handle.into())
     }
 
     fn open(
         address: SocketAddr,
         server: Option<quinn::ServerConfig>,
         credentials: &Arc<Credentials>,
-        handle: &Handle,
+        runtimes: Runtimes,
     ) -> Result<Self, BindError> {
         let socket = transport::socket(address)?;
-        let runtime = Arc::new(On(handle.clone()));
+        let runtime = Arc::new(OnCallers { else_on: runtimes.socket.clone() });
+        let _on = runtimes.socket.enter();
         let quinn = quinn::Endpoint::new(transport::endpoint(), server, socket, runtime)
             .map_err(|error| BindError::Io { address, error })?;
-        Ok(Self { quinn, credentials: Arc::clone(credentials), handle: handle.clone() })
+        let Runtimes { control, data, .. } = runtimes;
+        Ok(Self { quinn, credentials: Arc::clone(credentials), control, data })
     }
 
     /// Where it is bound.
@@ -171,7 +197,11 @@ impl Endpoint {
 
     /// Takes connections from here on.
     pub fn acceptor(&self) -> Acceptor {
-        Acceptor { endpoint: self.clone(), shaking: JoinSet::new() }
+        Acceptor {
+            endpoint: self.clone(),
+            shaking: JoinSet::new(),
+            marked: Arc::new(Semaphore::new(limits::HANDSHAKES_CONTROL)),
+        }
     }
 
     /// Dials all addresses at once and takes the first that answers as expected.
@@ -217,6 +247,9 @@ impl Endpoint {
         let tls = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(tls));
         config.transport_config(Arc::new(transport::transport(dial.role)));
+        if dial.role == Role::Control {
+            config.initial_dst_cid_provider(Arc::new(marked_id));
+        }
         Ok(config)
     }
 
@@ -245,7 +278,8 @@ impl Endpoint {
             return Err(DialError::Closed { address, code });
         }
         let mux = Arc::new(mux);
-        Ok(Link { mux, identity, alpn: dial.alpn, remote: address, dialled: true })
+        let control = dial.role == Role::Control;
+        Ok(Link { mux, identity, alpn: dial.alpn, remote: address, dialled: true, control })
     }
 
     fn judge(&self, identity: &Identity) -> Result<(), CloseCode> {
@@ -257,7 +291,7 @@ impl Endpoint {
     }
 
     /// The server's side of one handshake, to its end.
-    async fn shake(self, incoming: Incoming) -> Option<Link> {
+    async fn shake(self, incoming: Incoming, control: bool) -> Option<Link> {
         let refused = self.credentials.refused();
         let connecting = incoming.accept().ok()?;
         let connection = match timeout(limits::HANDSHAKE_TIMEOUT, connecting).await {
@@ -277,7 +311,8 @@ impl Endpoint {
         let mux = QuicMux::new(connection.clone());
         match self.admit(&connection) {
             Ok((alpn, identity)) => {
-                Some(Link { mux: Arc::new(mux), identity, alpn, remote, dialled: false })
+                let mux = Arc::new(mux);
+                Some(Link { mux, identity, alpn, remote, dialled: false, control })
             }
             Err(code) => {
                 mux.close_with(code);
@@ -311,6 +346,8 @@ impl Endpoint {
 pub struct Acceptor {
     endpoint: Endpoint,
     shaking: JoinSet<Option<Link>>,
+    /// Room for handshakes on the control runtime: anybody may mark one.
+    marked: Arc<Semaphore>,
 }
 
 impl Acceptor {
@@ -344,8 +381,16 @@ impl Acceptor {
             let _ = incoming.retry();
             return;
         }
-        let handle = self.endpoint.handle.clone();
-        self.shaking.spawn_on(self.endpoint.clone().shake(incoming), &handle);
+        let marked = is_marked(&incoming.orig_dst_cid());
+        let room = marked.then(|| Arc::clone(&self.marked).try_acquire_owned().ok()).flatten();
+        let endpoint = self.endpoint.clone();
+        let on = if room.is_some() { endpoint.control.clone() } else { endpoint.data.clone() };
+        let shake = async move {
+            let link = endpoint.shake(incoming, room.is_some()).await;
+            drop(room);
+            link
+        };
+        self.shaking.spawn_on(shake, &on);
     }
 }
 
@@ -368,22 +413,47 @@ fn alpn(connection: &Connection) -> Option<Alpn> {
     Alpn::from_name(&data.protocol?)
 }
 
-/// quinn's tasks on a runtime of our choosing, whoever calls.
-#[derive(Debug)]
-struct On(Handle);
+/// The mark of a control connection.
+const CONTROL_MARK: [u8; 4] = *b"skc1";
+/// Bytes of a first connection id. 16 of them cannot be foretold (RFC 9000 7.2 asks for 8).
+const FIRST_ID_BYTES: usize = 20;
 
-impl Runtime for On {
+fn marked_id() -> ConnectionId {
+    let mut bytes: [u8; FIRST_ID_BYTES] = rand::random();
+    if let Some(head) = bytes.first_chunk_mut() {
+        *head = CONTROL_MARK;
+    }
+    ConnectionId::new(&bytes)
+}
+
+fn is_marked(id: &ConnectionId) -> bool {
+    id.len() == FIRST_ID_BYTES && id.starts_with(&CONTROL_MARK)
+}
+
+/// quinn's tasks on the runtime of whoever dials or accepts, their timers with them.
+#[derive(Debug)]
+struct OnCallers {
+    /// For who calls from outside of any.
+    else_on: Handle,
+}
+
+impl OnCallers {
+    fn on<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _entered = Handle::try_current().is_err().then(|| self.else_on.enter());
+        make()
+    }
+}
+
+impl Runtime for OnCallers {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _context = self.0.enter();
-        TokioRuntime.new_timer(at)
+        self.on(|| TokioRuntime.new_timer(at))
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future);
+        self.on(|| TokioRuntime.spawn(future));
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let _context = self.0.enter();
-        TokioRuntime.wrap_udp_socket(socket)
+        self.on(|| TokioRuntime.wrap_udp_socket(socket))
     }
 }

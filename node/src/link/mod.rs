@@ -18,7 +18,7 @@ use std::{net::SocketAddr, sync::Arc};
 use skein_protocol::{clock::Wall, limits, trust::admit::Alpn};
 
 use crate::keys::Identity;
-pub use endpoint::{Acceptor, Dial, DialError, Endpoint};
+pub use endpoint::{Acceptor, Dial, DialError, Endpoint, Runtimes};
 pub use quic::QuicMux;
 pub use transport::Role;
 
@@ -35,6 +35,8 @@ pub struct Link {
     pub remote: SocketAddr,
     /// Whether this side dialled.
     pub dialled: bool,
+    /// Whether it was dialled as control, and is driven so: it may carry no data.
+    pub control: bool,
 }
 
 impl Link {

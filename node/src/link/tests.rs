@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use super::{
-    endpoint::{Dial, DialError, Endpoint},
+    endpoint::{Dial, DialError, Endpoint, Runtimes},
     mux::Mux,
     transport::{BindError, Role},
 };
@@ -521,4 +521,68 @@ async fn streams_carry_bytes_both_ways_and_a_dropped_one_is_reset() {
     there.mux.close_with(CloseCode::Duplicate);
     here.mux.closed().await;
     assert_eq!(here.mux.closed_by_peer(), Some(CloseCode::Duplicate));
+}
+
+/// A runtime whose threads are all held, until the guard is dropped.
+fn held() -> (tokio::runtime::Runtime, Vec<std::sync::mpsc::Sender<()>>) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    let (ready, all_ready) = std::sync::mpsc::channel();
+    let held = (0..2).map(|_| {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let ready = ready.clone();
+        runtime.spawn(async move {
+            ready.send(()).unwrap();
+            let _ = released.recv();
+        });
+        release
+    });
+    let held: Vec<_> = held.collect();
+    for _ in &held {
+        all_ready.recv().unwrap();
+    }
+    (runtime, held)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_connection_is_driven_though_every_thread_of_the_data_plane_is_held() {
+    let mesh = TestMesh::new(1);
+    let (server, client) = (mesh.credentials(1), mesh.credentials(2));
+    let (data, held) = held();
+    let here = Handle::current();
+    let runtimes = Runtimes { socket: here.clone(), control: here, data: data.handle().clone() };
+    let endpoint = Endpoint::bind(LOCAL.parse().unwrap(), &server, runtimes).unwrap();
+    let address = endpoint.address().unwrap();
+    let mut acceptor = endpoint.acceptor();
+    let (dialler, _) = bind(&client);
+    let expect = || Expect::Node(server.key());
+
+    // As data it is not answered: nobody is there to.
+    let waits = dialler.dial(dial(address, expect()));
+    let refused = tokio::select! {
+        biased;
+        link = acceptor.next() => panic!("accepted: {link:?}"),
+        refused = waits => refused.unwrap_err(),
+    };
+    assert!(matches!(refused, DialError::Silent { .. }), "{refused}");
+
+    let control = Dial { role: Role::Control, ..dial(address, expect()) };
+    let (dialled, accepted) = tokio::join!(dialler.dial(control), acceptor.next());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    let echo = async {
+        let (mut send, mut recv) = accepted.mux.accept().await.unwrap();
+        let byte = recv.read_u8().await.unwrap();
+        send.write_u8(byte).await.unwrap();
+        send.shutdown().await.unwrap();
+        (send, recv)
+    };
+    let ask = async {
+        let (mut send, mut recv) = dialled.mux.open().await.unwrap();
+        send.write_u8(7).await.unwrap();
+        (recv.read_u8().await.unwrap(), send, recv)
+    };
+    let (_answered, (byte, ..)) = tokio::join!(echo, ask);
+    assert_eq!(byte, 7);
+    drop(held);
+    data.shutdown_background();
 }

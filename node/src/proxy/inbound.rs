@@ -72,6 +72,7 @@ impl Proxy {
             Ok((socket, endpoint)) => {
                 line.0.endpoint = Some(endpoint);
                 line.0.connected = started.elapsed();
+                let _open = self.parts.observer.opened(Direction::Inbound, &head.destination);
                 let pair = (send, recv);
                 line.ended(self.answer_and_copy(pair, socket, permit).await);
             }

@@ -84,8 +84,13 @@ impl Authorise for AllowAll {
     }
 }
 
-/// Is told of each connection that ended. Must not block.
+/// Is told of each connection that was taken and of each that ended. Must not block.
 pub trait Observer: Send + Sync {
+    /// The serving side took a connection. It is open for as long as what comes back lives.
+    fn opened(&self, _: Direction, _: &ServiceName) -> Option<Box<dyn Send + Sync>> {
+        None
+    }
+
     /// `connection` has ended, or was refused.
     fn finished(&self, connection: &Connection);
 }

@@ -105,6 +105,7 @@ impl<'a> Call<'a> {
                 self.line.connected = started.elapsed();
                 let proxy = self.proxy;
                 let phase = proxy.guard.phase();
+                let _open = proxy.parts.observer.opened(Direction::Outbound, &self.spec.service);
                 let caller = socket.into_pair();
                 let Copied { reason, up, down } =
                     copy(caller, pair, phase, proxy.parts.timeouts.idle).await;

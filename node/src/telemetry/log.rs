@@ -8,7 +8,8 @@ use std::{fmt, io::IsTerminal};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Registry,
+    Registry,
+    filter::{ParseError, Targets},
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{Format, Full, Writer},
@@ -37,7 +38,7 @@ pub enum LogError {
 
 /// Changes the filter of a running log.
 #[derive(Clone, Debug)]
-pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+pub struct LogHandle(reload::Handle<Targets, Registry>);
 
 impl LogHandle {
     /// Sets the filter.
@@ -52,8 +53,8 @@ impl LogHandle {
     }
 }
 
-/// Sets up the log of this process. `filter` is `info`, `debug`, or directives as `tracing`
-/// spells them.
+/// Sets up the log of this process. `filter` is `info`, `debug`, or levels of modules as
+/// `tracing` spells them.
 pub fn init(filter: &str) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
@@ -67,10 +68,9 @@ pub fn init(filter: &str) -> Result<LogHandle, LogError> {
     Ok(LogHandle(handle))
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|e| LogError::Filter(filter.to_owned(), e.to_string()))
+/// Levels by module. Filters by field would bring a regular expression engine into every agent.
+fn parse(filter: &str) -> Result<Targets, LogError> {
+    filter.parse().map_err(|e: ParseError| LogError::Filter(filter.to_owned(), e.to_string()))
 }
 
 struct Lines {

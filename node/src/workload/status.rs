@@ -88,7 +88,7 @@ pub struct CheckState {
 
 impl CheckState {
     /// Nothing is passing before it was checked.
-    pub(crate) fn unchecked() -> Self {
+    pub fn unchecked() -> Self {
         Self { health: Health::Critical, output: "not checked yet".to_owned() }
     }
 }

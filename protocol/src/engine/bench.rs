@@ -1,13 +1,16 @@
 //! The bench: two engines on a table. Time, delay and loss are set by hand.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use super::{Engine, Event, Input, LinkId, Local, Output, PersistId, Start, Write};
 use crate::{
     clock::{Now, Tick, Wall},
     name::NodeKey,
     record::{
-        OwnChain,
+        Bundle, OwnChain,
         node::{
             Address, Addresses, Health, HeldIssuer, Host, Instance, InstanceId, Instances,
             NodeState, Protocol, ServicePort, TokenUses,
@@ -28,6 +31,10 @@ pub(super) struct Side {
     pub(super) events: Vec<Event>,
     /// Writes that were asked for, in order.
     pub(super) writes: Vec<Write>,
+    /// Frames that it sent, lost ones too.
+    pub(super) sent: Vec<Vec<u8>>,
+    /// Whom it dialled, in order.
+    pub(super) dials: Vec<NodeKey>,
     /// Writes that are not answered while the disk hangs.
     waiting: Vec<(PersistId, Vec<Write>)>,
     chain: Arc<VerifiedChain>,
@@ -98,7 +105,7 @@ impl Bench {
     /// Two engines that have not met.
     pub(super) fn new() -> Self {
         let mesh = Mesh::new(7);
-        let sides = [Side::new(&mesh, 1), Side::new(&mesh, 2)];
+        let sides = [1, 2].map(|number| Side::new(&mesh, number, 0, Vec::new()));
         let mut bench = Self {
             sides,
             now: 0,
@@ -123,6 +130,25 @@ impl Bench {
             let chain = Arc::clone(&self.sides[1 - side].chain);
             self.put(side, Input::Connected { link: LINK, chain, dialled: side == 0 });
         }
+    }
+
+    /// Ends the agent of a side, without a word, and starts it again from what it wrote.
+    pub(super) fn restart(&mut self, side: usize) {
+        let mut reserved = 0;
+        let mut peers = BTreeMap::new();
+        for write in &self.sides[side].writes {
+            match write {
+                Write::Reserve(upto) => reserved = *upto,
+                Write::Peer(key, bundle) => drop(peers.insert(*key, Arc::clone(bundle))),
+                Write::Forget(key) => drop(peers.remove(key)),
+                Write::Revocation(..) => {}
+            }
+        }
+        self.put(1 - side, Input::Disconnected(LINK));
+        self.flying.clear();
+        let (number, peers) = ([1, 2][side], peers.into_values().collect());
+        self.sides[side] = Side::new(&Mesh::new(7), number, reserved, peers);
+        self.drain(side);
     }
 
     /// Hands an input to a side.
@@ -162,10 +188,14 @@ impl Bench {
     fn drain(&mut self, side: usize) {
         while let Some(output) = self.sides[side].engine.poll_output() {
             match output {
-                Output::Send(_, bytes) if !self.lost => {
-                    self.flying.push_back((self.now + self.delay, 1 - side, bytes));
+                Output::Send(_, bytes) => {
+                    self.sides[side].sent.push(bytes.clone());
+                    if !self.lost {
+                        self.flying.push_back((self.now + self.delay, 1 - side, bytes));
+                    }
                 }
-                Output::Send(..) | Output::Dial(..) | Output::Close(..) | Output::Revoked(_) => {}
+                Output::Dial(node, _) => self.sides[side].dials.push(node),
+                Output::Close(..) | Output::Revoked(_) => {}
                 Output::Verify(id, job) => {
                     let checked = Box::new(job.run(&Keyed));
                     self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
@@ -186,7 +216,7 @@ impl Bench {
 }
 
 impl Side {
-    fn new(mesh: &Mesh, number: u64) -> Self {
+    fn new(mesh: &Mesh, number: u64, reserved: u64, peers: Vec<Arc<Bundle>>) -> Self {
         let chain = mesh.chain(number, NOW);
         let verified = verify_chain(&chain, &mesh.roots, NOW, &Keyed).unwrap();
         let shared = Arc::new(verified.clone());
@@ -196,9 +226,10 @@ impl Side {
             own: OwnChain { chain, verified },
             signer: Arc::new(mesh.node_signer(number)),
             local: local(number, &format!("shop/svc-{number}")),
-            boot: 1000 + number,
-            reserved: 0,
-            peers: Vec::new(),
+            // Sequences are reserved once in a boot here.
+            boot: 1000 + number + reserved,
+            reserved,
+            peers,
             revocations: Revocations::default(),
             seed: number,
         };
@@ -207,6 +238,8 @@ impl Side {
             view: None,
             events: Vec::new(),
             writes: Vec::new(),
+            sent: Vec::new(),
+            dials: Vec::new(),
             waiting: Vec::new(),
             chain: shared,
         }

@@ -271,7 +271,8 @@ impl Engine {
 
     /// The hash over the issuers that believed records hold.
     fn issuer_root(&self) -> Hash {
-        let held = self.store.bodies().filter_map(|(_, record)| record.content().issuer.0.as_ref());
+        let read = self.store.bodies().filter_map(|(_, record)| record.content());
+        let held = read.filter_map(|content| content.issuer.0.as_ref());
         let mut hashes: Vec<Hash> = held.map(|der| Hash::of(&[der])).collect();
         hashes.sort();
         hashes.dedup();

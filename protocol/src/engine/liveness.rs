@@ -75,9 +75,20 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LONE_WITNESS: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// A newer record of a node is believed.
-    pub(super) fn member_spoke(&mut self, now: Now, node: NodeKey, sequence: u64) {
+    /// A newer record of a node is believed: one that came, or one that stood on this disk.
+    pub(super) fn member_spoke(
+        &mut self,
+        now: Now,
+        node: NodeKey,
+        sequence: u64,
+        remembered: bool,
+    ) {
         let Some(host) = self.body(&node).map(|record| record.host.clone()) else {
+            // Of a newer agent, not read: who was known stays watched, by the newest sequence.
+            if let Some(member) = self.members.get_mut(&node) {
+                member.sequence = sequence;
+                member.witnesses.retain(|_, witness| witness.witness.sequence >= sequence);
+            }
             return;
         };
         let fresh = !self.members.contains_key(&node);
@@ -100,6 +111,11 @@ impl Engine {
         let before = member.liveness;
         if host.state == NodeState::Left {
             self.set_liveness(now, node, Liveness::Left);
+            if remembered && self.known.insert(node) {
+                // It may have come back while this agent was out, and know this one for left too:
+                // of a mesh that was stopped in order each finds the others by this alone.
+                self.rings_changed(now);
+            }
             return;
         }
         if before != Liveness::Alive {
@@ -236,6 +252,10 @@ impl Engine {
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
+        if member.liveness == Liveness::Left {
+            // It is dialled, not missed.
+            return;
+        }
         let quiet = now.tick.since(member.heard);
         if quiet < limits::PROBE_EVERY {
             return;

@@ -136,6 +136,8 @@ pub struct Agreeing {
     pub records: u32,
     /// On all policy.
     pub policy: u32,
+    /// How many could agree: this one, and those linked to it.
+    pub of: u32,
     /// Whether all that this host wants to say is in its record by now.
     pub settled: bool,
 }
@@ -316,6 +318,8 @@ pub enum Event {
     RevocationRefused(String),
     /// A node signed two contents at one sequence.
     Forked(NodeKey),
+    /// Whether a newer agent made the node's record, so that it is carried and not read.
+    Unread(NodeKey, bool),
     /// This host's record cannot be published, and why.
     NotPublished(String),
     /// A write failed: what depends on it waits.
@@ -368,7 +372,8 @@ pub struct Engine {
     members: BTreeMap<NodeKey, Member>,
     /// Members that live or are suspect, this node too.
     live: Rings,
-    /// Members that did not leave, the dead too: they are dialled until they come back.
+    /// Members that did not leave, the dead too: they are dialled until they come back. Those
+    /// that had left when this agent started are among them.
     known: Rings,
     /// Neighbours of this node over `live`.
     watched: BTreeSet<NodeKey>,
@@ -502,7 +507,7 @@ impl Engine {
     /// this one holds: those linked to it say so with each probe. Asks them again.
     pub fn agreeing(&mut self) -> Agreeing {
         let ours = self.stand();
-        let mut count = Agreeing { records: 1, policy: 1, settled: self.own_settled() };
+        let mut count = Agreeing { records: 1, policy: 1, of: 1, settled: self.own_settled() };
         for stand in self.links.stands() {
             let one = |same: bool| u32::from(same);
             count.records = count.records.saturating_add(one(stand.records == ours.records));
@@ -510,6 +515,7 @@ impl Engine {
         }
         let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
         for link in links {
+            count.of = count.of.saturating_add(1);
             self.probe(link);
         }
         count
@@ -558,6 +564,7 @@ impl Engine {
             self.links_in_time(now);
             self.publish_if_due(now);
             self.forget(now);
+            self.forget_unread(now);
         }
         if self.view_due.is_some_and(|due| due <= now.tick) {
             self.show_view(now);
@@ -674,6 +681,6 @@ impl Engine {
     }
 
     fn body(&self, node: &NodeKey) -> Option<&Arc<NodeRecord>> {
-        self.store.body(node).map(Verified::content)
+        self.store.body(node).and_then(Verified::content)
     }
 }

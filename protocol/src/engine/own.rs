@@ -243,7 +243,7 @@ impl Engine {
     /// us; it can only show that our disk went back, or that our key is in use twice.
     pub(super) fn own_from_outside(&mut self, now: Now, record: &Verified) {
         let sequence = record.header().sequence;
-        let host = &record.content().host;
+        let content = record.content();
         let held = self.store.head(&self.me);
         let echo = held.is_some_and(|head| head.hash == record.hash());
         let fork = !echo && self.own.published == Some(sequence);
@@ -252,9 +252,12 @@ impl Engine {
         if echo || ours || self.own.fenced || planted(Planted::NoLeap) {
             return;
         }
-        let twin = host.boot >= self.own.boot || host.state == NodeState::Fenced;
+        let twin = content.is_some_and(|content| {
+            content.host.boot >= self.own.boot || content.host.state == NodeState::Fenced
+        });
         if twin || self.own.leapt {
-            let address = record.content().addresses.0.first().map(|a| a.socket());
+            let address = content.and_then(|content| content.addresses.0.first());
+            let address = address.map(|address| address.socket());
             self.own.fenced = true;
             self.event(Event::Cloned { address });
         } else {

@@ -10,7 +10,7 @@ use crate::{
     planted::{Planted, planted},
     record::{
         Verified,
-        node::{Health, Instance, NodeState, ServicePort},
+        node::{Health, Instance, NodeRecord, NodeState, ServicePort},
     },
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
@@ -30,9 +30,13 @@ impl Engine {
         let mut nodes = BTreeMap::new();
         let mut services: BTreeMap<ServiceName, Vec<Endpoint>> = BTreeMap::new();
         for (key, record) in self.store.bodies() {
-            let node = Arc::new(self.node_view(key, record));
-            let verdict = self.node_use(now, &node, record, mass);
-            for instance in &record.content().instances.0 {
+            let Some(content) = record.content() else {
+                // Of a newer agent: carried, not read.
+                continue;
+            };
+            let node = Arc::new(self.node_view(key, record, content));
+            let verdict = self.node_use(now, &node, record, content.host.state, mass);
+            for instance in &content.instances.0 {
                 let usable = instance_use(verdict, instance);
                 let endpoint = Endpoint {
                     node: Arc::clone(&node),
@@ -57,8 +61,7 @@ impl Engine {
         }
     }
 
-    fn node_view(&self, key: &NodeKey, record: &Verified) -> NodeView {
-        let content = record.content();
+    fn node_view(&self, key: &NodeKey, record: &Verified, content: &NodeRecord) -> NodeView {
         let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
         NodeView {
             key: *key,
@@ -77,7 +80,14 @@ impl Engine {
     }
 
     /// What a node's state makes of all its endpoints.
-    fn node_use(&self, now: Now, node: &NodeView, record: &Verified, mass: bool) -> Use {
+    fn node_use(
+        &self,
+        now: Now,
+        node: &NodeView,
+        record: &Verified,
+        state: NodeState,
+        mass: bool,
+    ) -> Use {
         let expired = record.header().not_after.after(limits::CLOCK_SKEW) < now.wall;
         if self.revocations.judge(record.chain(), true).is_err() {
             return Use::No(Reason::Revoked);
@@ -85,7 +95,7 @@ impl Engine {
         if self.store.fork(&node.key).is_some() {
             return Use::No(Reason::Cloned);
         }
-        match (node.liveness, record.content().host.state) {
+        match (node.liveness, state) {
             (Liveness::Left, _) | (_, NodeState::Left) if planted(Planted::LeftUsable) => Use::Yes,
             (Liveness::Dead, _) if planted(Planted::DeadUsable) => Use::Yes,
             (Liveness::Suspect, _) if planted(Planted::SuspectUnusable) => Use::No(Reason::Suspect),

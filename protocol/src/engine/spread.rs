@@ -29,6 +29,8 @@ pub(super) struct Spread {
     pulling: BTreeMap<NodeKey, (u64, Tick)>,
     /// Probes on behalf of others.
     pub(super) asked: Vec<Asked>,
+    /// Origins whose newest record is carried and not read, and since when.
+    unread: BTreeMap<NodeKey, Tick>,
 }
 
 impl Spread {
@@ -150,11 +152,10 @@ impl Engine {
         let Some(peer) = source.and_then(|link| self.links.peer(link)) else {
             return;
         };
-        // An honest laggard may offer what has expired or what a newer agent made.
+        // An honest laggard may offer what has expired.
         let honest = matches!(
             error,
-            RecordError::Newer
-                | RecordError::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. })
+            RecordError::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. })
         );
         if !honest {
             self.blame(now, peer, Blame::BadRecord(error));
@@ -175,13 +176,15 @@ impl Engine {
         }
         let bundle = Arc::clone(record.bundle());
         let sequence = record.header().sequence;
+        let read = record.content().is_some();
         match self.store.insert(record) {
             Stored::New => {
+                self.note_unread(now, origin, read);
                 if source.is_some() {
                     self.persist(vec![Write::Peer(origin, Arc::clone(&bundle))]);
                 }
                 self.flood_record(&bundle, source);
-                self.member_spoke(now, origin, sequence);
+                self.member_spoke(now, origin, sequence, source.is_none());
             }
             Stored::Fork { wins } => self.forked(now, origin, &bundle, source, wins),
             Stored::Known if planted(Planted::ResendKnown) => self.flood_record(&bundle, source),
@@ -191,6 +194,32 @@ impl Engine {
             self.spread.pulling.remove(&origin);
         }
         self.changed(now);
+    }
+
+    /// Says of whom this agent is too old to read what it says, and when no longer.
+    fn note_unread(&mut self, now: Now, origin: NodeKey, read: bool) {
+        let was = self.spread.unread.remove(&origin).is_some();
+        if !read {
+            self.spread.unread.insert(origin, now.tick);
+        }
+        if was == read {
+            self.event(Event::Unread(origin, !read));
+        }
+    }
+
+    /// Forgets the records of newer agents that have not spoken for as long as a dead one is
+    /// kept. The floor stays.
+    pub(super) fn forget_unread(&mut self, now: Now) {
+        let silent = |since: &Tick| now.tick.since(*since) > limits::DEAD_KEEP;
+        let unread = &self.spread.unread;
+        let gone: Vec<NodeKey> =
+            unread.iter().filter(|(_, since)| silent(since)).map(|(node, _)| *node).collect();
+        for node in gone {
+            self.spread.unread.remove(&node);
+            self.store.drop_body(&node);
+            self.persist(vec![Write::Forget(node)]);
+            self.event(Event::Unread(node, false));
+        }
     }
 
     fn forked(

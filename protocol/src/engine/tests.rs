@@ -6,8 +6,14 @@ use super::{
 };
 use crate::{
     limits,
+    record::{
+        Bundle,
+        header::{Header, SIGNATURE_DOMAIN},
+        node::NodeState,
+    },
+    trust::{Signer, testing::Mesh},
     view::{Liveness, Reason, Use},
-    wire::frame::Frame,
+    wire::{frame::Frame, section::Sections},
 };
 
 fn sees(bench: &Bench, side: usize, service: &str) -> Option<Use> {
@@ -94,6 +100,58 @@ fn silence_is_suspected_then_held_for_dead_and_one_word_heals_it() {
     assert_eq!(sees(&bench, 0, "shop/svc-2"), Some(Use::Yes));
 }
 
+/// Side 0 says that it has left, and its link ends.
+fn leaves(bench: &mut Bench) {
+    let mut said = local(1, "shop/svc-1");
+    said.host.state = NodeState::Left;
+    bench.put(0, Input::Local(Box::new(said)));
+    bench.run(200);
+    bench.put(1, Input::Disconnected(LINK));
+}
+
+#[test]
+fn who_left_is_neither_missed_nor_dialled() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    leaves(&mut bench);
+    bench.lost = true;
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left));
+    bench.sides[1].dials.clear();
+    bench.run(10_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left));
+    assert_eq!(bench.sides[1].dials, []);
+    let missed = |event: &Event| matches!(event, Event::Suspect(_) | Event::Dead(_));
+    assert!(!bench.sides[1].events.iter().any(missed), "{:?}", bench.sides[1].events);
+}
+
+#[test]
+fn who_starts_dials_those_that_left_before_and_one_record_brings_them_back() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    leaves(&mut bench);
+    bench.restart(1);
+    bench.lost = true;
+    bench.run(10_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Left), "it is not missed");
+    let other = bench.key(0);
+    assert!(bench.sides[1].dials.contains(&other), "it is dialled");
+    // A dial of a node that is out comes to nothing, and is tried again.
+    let dials = bench.sides[1].dials.len();
+    bench.put(1, Input::DialFailed(other));
+    bench.run(5_000);
+    assert!(bench.sides[1].dials.len() > dials);
+    bench.lost = false;
+    bench.restart(0);
+    bench.run(200);
+    bench.connect();
+    bench.run(200);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
+    assert_eq!(liveness(&bench, 0), Some(Liveness::Alive));
+}
+
 #[test]
 fn an_agent_that_was_late_itself_accuses_nobody() {
     let mut bench = Bench::new();
@@ -158,4 +216,54 @@ fn an_instance_that_the_grant_does_not_name_is_said_and_the_rest_is_published() 
     assert!(bench.sides[0].events.iter().any(told));
     assert_eq!(sees(&bench, 0, "shop/svc-1"), Some(Use::Yes));
     assert_eq!(sees(&bench, 0, "bank/vault"), None);
+}
+
+/// The record of side 0, and the same as a newer agent would say it, two sequences on.
+fn of_a_newer_agent(bench: &Bench) -> Bundle {
+    let held = bench.sides[0].engine.store().body(&bench.key(0)).unwrap();
+    let header = Header { sequence: held.header().sequence + 2, ..*held.header() };
+    let parts = Header::split(&held.bundle().record).unwrap();
+    let mut sections = Sections::decode(parts.payload).unwrap();
+    sections.put(6, vec![1, 2, 3]);
+    let mut record = header.with_payload(&sections.encode());
+    let signature = Mesh::new(7).node_signer(1).sign(&[SIGNATURE_DOMAIN, &record].concat());
+    record.extend_from_slice(&signature.0);
+    Bundle { chain: held.bundle().chain.clone(), record }
+}
+
+#[test]
+fn a_record_of_a_newer_agent_is_carried_and_not_read() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let other = bench.key(0);
+    let newer = of_a_newer_agent(&bench);
+    let frame = Frame::Record(Box::new(newer.clone())).encode().unwrap();
+    bench.put(1, Input::Frame { link: LINK, bytes: frame });
+    bench.run(50);
+    let held = bench.sides[1].engine.store().body(&other).unwrap();
+    assert_eq!((&**held.bundle(), held.content()), (&newer, None));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), None, "nothing of it is shown");
+    assert_eq!(liveness(&bench, 1), None);
+    let blamed = |event: &Event| matches!(event, Event::Blamed(..));
+    assert!(!bench.sides[1].events.iter().any(blamed), "{:?}", bench.sides[1].events);
+    assert!(bench.sides[1].events.contains(&Event::Unread(other, true)));
+    let kept =
+        |write: &Write| matches!(write, Write::Peer(key, b) if *key == other && **b == newer);
+    assert!(bench.sides[1].writes.iter().any(kept), "it is on disk for who can read it later");
+
+    // Who asks gets it, byte for byte.
+    bench.lost = true;
+    let pull = Frame::Pull(vec![other]).encode().unwrap();
+    bench.sides[1].sent.clear();
+    bench.put(1, Input::Frame { link: LINK, bytes: pull });
+    let wanted = Frame::Record(Box::new(newer)).encode().unwrap();
+    assert!(bench.sides[1].sent.contains(&wanted));
+
+    // What can be read again is.
+    bench.lost = false;
+    bench.run(3_000);
+    assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
+    assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
+    assert!(bench.sides[1].events.contains(&Event::Unread(other, false)));
 }

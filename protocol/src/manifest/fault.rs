@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::limits;
+use crate::{limits, words};
 
 /// A spot in a file, with the line it stands on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +82,7 @@ impl fmt::Display for Faults {
         }
         let more = self.0.len().saturating_sub(limits::MANIFEST_FAULTS);
         if more > 0 {
-            write!(f, "\n\n... and {more} more faults")?;
+            write!(f, "\n\n... and {}", words::count(more, "more fault", "more faults"))?;
         }
         Ok(())
     }

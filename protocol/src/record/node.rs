@@ -20,7 +20,7 @@ pub enum NodeState {
     Up,
     /// Finishes what it has, takes nothing new.
     Draining,
-    /// Has left on purpose. Its endpoints are gone.
+    /// Has left, or ended in order and may come back. Its endpoints are gone.
     Left,
     /// Has found its key in use on another host, and serves nothing until a person decides.
     Fenced,

@@ -68,9 +68,6 @@ pub enum RecordError {
     /// A section that must be there is not.
     #[error("section {0} is missing")]
     Missing(u16),
-    /// It has a section that must be understood and is not.
-    #[error("made by a newer agent; carried, not read")]
-    Newer,
     /// Its content breaks a bound.
     #[error(transparent)]
     Unfit(#[from] Unfit),
@@ -98,13 +95,16 @@ pub struct Signed {
 }
 
 /// A node record that was verified: what may be believed.
+///
+/// One of a newer agent may have a section that this one would have to understand and does not:
+/// it is kept, told on and answered with like any other, and nothing of it is read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified {
     bundle: Arc<Bundle>,
     header: Header,
     hash: Hash,
     chain: VerifiedChain,
-    content: Arc<NodeRecord>,
+    content: Option<Arc<NodeRecord>>,
 }
 
 impl Signed {
@@ -157,13 +157,13 @@ impl Signed {
             return Err(RecordError::BadSignature);
         }
         let content = read(parts.payload)?;
-        check_grant(&content, &chain)?;
+        content.as_ref().map_or(Ok(()), |content| check_grant(content, &chain))?;
         Ok(Verified {
             bundle: Arc::clone(&self.bundle),
             header: self.header,
             hash: self.hash,
             chain,
-            content: Arc::new(content),
+            content: content.map(Arc::new),
         })
     }
 }
@@ -192,7 +192,7 @@ impl Verified {
         }
         let bundle = Arc::new(Bundle { chain: own.chain.clone(), record });
         let chain = own.verified.clone();
-        Ok(Self { bundle, header, hash, chain, content: Arc::new(content) })
+        Ok(Self { bundle, header, hash, chain, content: Some(Arc::new(content)) })
     }
 
     /// Who says it, in which order.
@@ -210,9 +210,9 @@ impl Verified {
         &self.chain
     }
 
-    /// What it says.
-    pub fn content(&self) -> &Arc<NodeRecord> {
-        &self.content
+    /// What it says; `None` where a newer agent made it and it is carried, not read.
+    pub fn content(&self) -> Option<&Arc<NodeRecord>> {
+        self.content.as_ref()
     }
 
     /// As it travels.
@@ -262,7 +262,8 @@ fn write(content: &NodeRecord) -> Result<Vec<u8>, RecordError> {
     Ok(sections.encode())
 }
 
-fn read(payload: &[u8]) -> Result<NodeRecord, RecordError> {
+/// What a payload says; `None` where it has a section that must be understood and is not.
+fn read(payload: &[u8]) -> Result<Option<NodeRecord>, RecordError> {
     fn section<T: Serialize + serde::de::DeserializeOwned>(
         sections: &Sections,
         tag: u16,
@@ -273,7 +274,7 @@ fn read(payload: &[u8]) -> Result<NodeRecord, RecordError> {
     }
     let sections = Sections::decode(payload)?;
     if sections.has_unknown(&KNOWN) {
-        return Err(RecordError::Newer);
+        return Ok(None);
     }
     let content = NodeRecord {
         host: section::<Host>(&sections, HOST)?,
@@ -283,5 +284,5 @@ fn read(payload: &[u8]) -> Result<NodeRecord, RecordError> {
         issuer: section::<HeldIssuer>(&sections, ISSUER)?,
     };
     content.check()?;
-    Ok(content)
+    Ok(Some(content))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    header::{HEADER_BYTES, Header, RecordKind},
+    header::{HEADER_BYTES, Header, RecordKind, SIGNATURE_DOMAIN},
     node::{
         Address, Addresses, Health, HeldIssuer, Host, Instance, InstanceId, Instances, NodeRecord,
         NodeState, Protocol, ServicePort, TokenUses,
@@ -17,10 +17,11 @@ use crate::{
     limits,
     name::{Hash, MeshId, NodeKey},
     trust::{
-        Crypto,
+        Crypto, Signer,
         testing::{Keyed, Mesh, NOW},
         verify_chain,
     },
+    wire::section::Sections,
 };
 
 fn content() -> NodeRecord {
@@ -76,6 +77,17 @@ fn check(mesh: &Mesh, bundle: Bundle, crypto: &dyn Crypto) -> Result<Verified, R
     Signed::parse(Arc::new(bundle), mesh.mesh)?.verify(&mesh.roots, NOW, crypto)
 }
 
+/// The same record with one section more, signed as its origin would.
+pub(crate) fn with_section(signer: &dyn Signer, record: Verified, tag: u16) -> Bundle {
+    let parts = Header::split(&record.bundle().record).unwrap();
+    let mut sections = Sections::decode(parts.payload).unwrap();
+    sections.put(tag, vec![1, 2, 3]);
+    let mut bytes = parts.header.with_payload(&sections.encode());
+    let signature = signer.sign(&[SIGNATURE_DOMAIN, &bytes].concat());
+    bytes.extend_from_slice(&signature.0);
+    Bundle { chain: record.bundle().chain.clone(), record: bytes }
+}
+
 #[test]
 fn the_bytes_of_a_header_never_change() {
     let header = Header {
@@ -114,8 +126,22 @@ fn what_was_signed_verifies_and_reads_back() {
     let mesh = Mesh::new(1);
     let record = sign(&mesh, content()).unwrap();
     let again = check(&mesh, Bundle::clone(record.bundle()), &Keyed).unwrap();
-    assert_eq!(**again.content(), content());
+    assert_eq!(**again.content().unwrap(), content());
     assert_eq!(again.hash(), record.hash());
+}
+
+#[test]
+fn a_record_with_a_section_that_must_be_understood_verifies_and_is_not_read() {
+    let mesh = Mesh::new(1);
+    let newer = with_section(&mesh.node_signer(1), sign(&mesh, content()).unwrap(), 6);
+    let carried = check(&mesh, newer.clone(), &Keyed).unwrap();
+    assert_eq!(carried.content(), None);
+    assert_eq!(**carried.bundle(), newer);
+    let mut forged = newer;
+    *forged.record.last_mut().unwrap() ^= 1;
+    assert_eq!(check(&mesh, forged, &Keyed).unwrap_err(), RecordError::BadSignature);
+    let skipped = with_section(&mesh.node_signer(1), sign(&mesh, content()).unwrap(), 0x8001);
+    assert_eq!(**check(&mesh, skipped, &Keyed).unwrap().content().unwrap(), content());
 }
 
 #[test]

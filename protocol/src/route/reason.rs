@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{name::ServiceName, view::Reason, wire::stream::Refusal};
+use crate::{name::ServiceName, view::Reason, wire::stream::Refusal, words};
 
 /// How a connection ended: the closed set of the access log and the metrics.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -155,8 +155,9 @@ pub enum NoRoute {
     },
     /// A Locality policy keeps calls away from all that there are.
     #[error(
-        "no route to `{service}`: all {far} endpoints are in tiers that its Locality policy rules \
-         out: see `skein routes {service}`"
+        "no route to `{service}`: its {} in tiers that its Locality policy rules \
+         out: see `skein service {service}`",
+        words::count(*.far, "endpoint is", "endpoints are")
     )]
     TooFar {
         /// The service.
@@ -166,7 +167,8 @@ pub enum NoRoute {
     },
     /// This call has tried all that may be used.
     #[error(
-        "no route to `{service}`: all {tried} usable endpoints tried: see `skein why {service}`"
+        "no route to `{service}`: {} tried, no other is usable: see `skein service {service}`",
+        words::count(*.tried, "endpoint", "endpoints")
     )]
     AllTried {
         /// The service.

@@ -39,8 +39,8 @@ pub enum Stored {
 pub struct ForkProof {
     /// The sequence.
     pub sequence: u64,
-    /// The boot in which it happened; a later boot heals.
-    pub boot: u64,
+    /// The boot in which it happened, where it can be read; a later boot heals.
+    pub boot: Option<u64>,
     /// Both records, and what names them.
     pub bundles: [(Hash, Arc<Bundle>); 2],
 }
@@ -77,7 +77,7 @@ impl Store {
     /// The proof that an origin signed two contents at one sequence of its present boot.
     pub fn fork(&self, origin: &NodeKey) -> Option<&ForkProof> {
         let entry = self.entries.get(origin)?;
-        let boot = entry.body.as_ref()?.content().host.boot;
+        let boot = boot(entry.body.as_ref()?);
         entry.fork.as_ref().filter(|proof| proof.boot == boot)
     }
 
@@ -219,7 +219,7 @@ impl Store {
         if entry.fork.as_ref().is_none_or(|proof| proof.sequence < head.sequence) {
             entry.fork = Some(ForkProof {
                 sequence: head.sequence,
-                boot: held.content().host.boot,
+                boot: boot(held),
                 bundles: [
                     (held.hash(), Arc::clone(held.bundle())),
                     (record.hash(), Arc::clone(record.bundle())),
@@ -236,4 +236,8 @@ impl Store {
         }
         Stored::Fork { wins }
     }
+}
+
+fn boot(record: &Verified) -> Option<u64> {
+    record.content().map(|content| content.host.boot)
 }

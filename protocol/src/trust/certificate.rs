@@ -19,6 +19,7 @@ use crate::{
     clock::Wall,
     limits,
     name::{Hash, MeshId, NodeKey},
+    words,
 };
 
 /// A certificate chain as it stands in a handshake and in a bundle: leaf first, then issuer, as
@@ -115,13 +116,13 @@ pub enum ChainError {
     #[error("a signature in the chain does not hold")]
     BadSignature,
     /// Its leaf's validity lies ahead by more than the clock skew.
-    #[error("not valid before {} s from now: check the clocks of both hosts", .by.as_secs())]
+    #[error("not valid before {} from now: check the clocks of both hosts", words::span(*.by))]
     NotYetValid {
         /// By how much.
         by: Duration,
     },
     /// Ended too long ago even to renew.
-    #[error("expired {} days ago; admit the node again", .by.as_secs() / 86_400)]
+    #[error("expired {} ago; admit the node again", words::span(*.by))]
     Expired {
         /// How long ago.
         by: Duration,

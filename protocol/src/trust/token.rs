@@ -20,6 +20,7 @@ use crate::{
     limits,
     name::{Hash, Locality, MeshId, NodeName, ServicePattern},
     wire::codec::{self, CodecError},
+    words,
 };
 
 const DOMAIN: &str = "skein/token/v1";
@@ -94,7 +95,7 @@ pub enum TokenError {
     #[error("the token is of another mesh: make one with `skein token create` in this mesh")]
     OtherMesh,
     /// Its end has come.
-    #[error("the token ended {} s ago: make a new one with `skein token create`", .by.as_secs())]
+    #[error("the token ended {} ago: make a new one with `skein token create`", words::span(*.by))]
     Expired {
         /// How long ago.
         by: std::time::Duration,

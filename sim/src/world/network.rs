@@ -132,9 +132,9 @@ impl Network {
         self.cut.contains(&(a, b)) || self.cut.contains(&(b, a))
     }
 
-    /// Whether any path is cut.
+    /// Whether no path is cut, clogged or narrow.
     pub fn is_whole(&self) -> bool {
-        self.cut.is_empty() && self.clogged.is_empty()
+        self.cut.is_empty() && self.clogged.is_empty() && self.capacity.is_empty()
     }
 
     /// Lets everything on the path from one node to another wait.
