@@ -274,7 +274,11 @@ const _: () = assert!(EJECT_SHARE < 10_000);
 pub const GOSSIP_IDS_MAX: usize = 800;
 /// Generations of one node held at one time, so that a node in a restart loop takes two places.
 pub const GOSSIP_GENERATIONS: usize = 2;
-/// One chitchat message on our wire: a frame less its envelope.
+/// Ids in one digest: all that a peer's chitchat may hold, and its own. Each end of a link keeps
+/// the last digest of either direction, 40 bytes an id: 801 ids are 32 kB, and 256 links of two
+/// directions 16 MiB at the very worst.
+pub const GOSSIP_DIGEST_MAX: usize = GOSSIP_IDS_MAX + 1;
+/// One chitchat message, unpacked from our wire's shorthand: a frame less its envelope.
 pub const GOSSIP_MESSAGE_BYTES: usize = FRAME_BYTES - 1024;
 /// One chitchat message as our own chitchat writes it, unpacked: 800 ids, each with a digest
 /// entry, a node operation and four keys of 143 bytes, are 531 KiB.

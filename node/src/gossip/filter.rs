@@ -57,7 +57,7 @@ struct Seen {
 
 /// What one peer may still send.
 #[derive(Clone, Debug)]
-struct Budget {
+pub(super) struct Budget {
     left: u64,
     at: Tick,
 }
@@ -110,9 +110,7 @@ impl Filter {
                 return false;
             }
         }
-        let full = Budget { left: limits::GOSSIP_PEER_BURST, at: now };
-        let budget = self.budgets.entry(sender).or_insert(full);
-        budget.take(now)
+        self.budgets.entry(sender).or_insert_with(|| Budget::full(now)).take(now)
     }
 
     /// What of `bytes`, sent by `sender` over its own link, chitchat may see.
@@ -330,13 +328,17 @@ impl Pass<'_> {
 }
 
 impl Budget {
+    pub(super) fn full(now: Tick) -> Self {
+        Self { left: limits::GOSSIP_PEER_BURST, at: now }
+    }
+
     fn refilled(&self, now: Tick) -> u64 {
         let since = skein_protocol::clock::millis(now.since(self.at));
         let more = since.saturating_mul(limits::GOSSIP_PEER_RATE) / 1000;
         self.left.saturating_add(more).min(limits::GOSSIP_PEER_BURST)
     }
 
-    fn take(&mut self, now: Tick) -> bool {
+    pub(super) fn take(&mut self, now: Tick) -> bool {
         let left = self.refilled(now);
         if left > self.left {
             self.at = now;
