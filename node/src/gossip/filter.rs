@@ -134,13 +134,14 @@ impl Filter {
     }
 
     /// What `bytes` of our own chitchat become on the wire to `to`: plain blocks, only ids that
-    /// stand in the directory, and nothing about the addressee that it would have to refuse.
+    /// stand in the directory, and nothing about the addressee that it would have to refuse. None:
+    /// it is an ACK without news, which nobody waits for.
     pub fn outbound(
         &self,
         to: &NodeKey,
         bytes: &[u8],
         directory: &Directory,
-    ) -> Result<Vec<u8>, Blame> {
+    ) -> Result<Option<Vec<u8>>, Blame> {
         let current = |id: &Id| {
             (id.short == self.short && id.generation == self.generation)
                 || directory
@@ -159,7 +160,8 @@ impl Filter {
             Message::Ack { delta } => delta.retain(news),
             Message::BadCluster => {}
         }
-        Ok(message.encode())
+        let empty = matches!(&message, Message::Ack { delta } if delta.is_empty());
+        Ok((!empty).then(|| message.encode()))
     }
 
     fn pass(&mut self, pass: &mut Pass<'_>, message: Message) -> Result<Message, Blame> {
