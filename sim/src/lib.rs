@@ -5,6 +5,7 @@
 //! kernel, QUIC's inside, TLS, real disks. Loss is what QUIC makes of it: a frame comes later,
 //! in order, or its link ends.
 
+pub mod chitchat;
 pub mod crypto;
 pub mod mesh;
 pub mod world;

@@ -1,8 +1,21 @@
 //! `skein-sim`: runs one seed and says what happened, with the hash by which to compare.
 
+mod entropy;
+
 use anyhow::Result;
-use clap::Parser;
-use skein_sim::world::{Options, World};
+use clap::{Parser, ValueEnum};
+use skein_sim::{
+    chitchat,
+    world::{Options, World},
+};
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum Mode {
+    /// Discrete events, the engine alone: any size.
+    World,
+    /// The engine and the real chitchat on a clock that stands still: up to 100 nodes.
+    Chitchat,
+}
 
 /// The skein engine in a world of discrete events: one seed, one trace.
 #[derive(Parser, Debug)]
@@ -22,10 +35,19 @@ struct Arguments {
     /// One-way delay, to, in milliseconds.
     #[arg(long, default_value_t = 20)]
     delay_to: u64,
+    /// What runs.
+    #[arg(long, value_enum, default_value_t = Mode::World)]
+    mode: Mode,
+    /// In the chitchat mode: an admitted node attacks all others' gossip.
+    #[arg(long)]
+    attack: bool,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Mode::Chitchat = arguments.mode {
+        return chitchat_mode(&arguments);
+    }
     let options = Options {
         seed: arguments.seed,
         nodes: arguments.nodes,
@@ -62,6 +84,20 @@ fn main() -> Result<()> {
     world.crash(nodes - 1);
     report("a crash known everywhere", world.run_until(60_000, |w| w.dead_everywhere(nodes - 1)));
     println!("trace {}", world.trace_hash());
+    Ok(())
+}
+
+fn chitchat_mode(arguments: &Arguments) -> Result<()> {
+    entropy::seed(arguments.seed);
+    chitchat::run(chitchat::Options {
+        seed: arguments.seed,
+        nodes: arguments.nodes,
+        loss: arguments.loss / 100.0,
+        delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
+        seeds: 3,
+        attack: arguments.attack,
+    })?;
+    println!("entropy drawn from the seed {} times", entropy::asked());
     Ok(())
 }
 
