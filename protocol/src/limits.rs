@@ -297,7 +297,11 @@ const _: () = assert!(EJECT_SHARE < 10_000);
 pub const GOSSIP_IDS_MAX: usize = 800;
 /// Generations of one node held at one time, so that a node in a restart loop takes two places.
 pub const GOSSIP_GENERATIONS: usize = 2;
-/// One chitchat message on our wire: a frame less its envelope.
+/// Ids in one digest: all that a peer's chitchat may hold, and its own. Each end of a link keeps
+/// the last digest of either direction, 40 bytes an id: 801 ids are 32 kB, and 256 links of two
+/// directions 16 MiB at the very worst.
+pub const GOSSIP_DIGEST_MAX: usize = GOSSIP_IDS_MAX + 1;
+/// One chitchat message, unpacked from our wire's shorthand: a frame less its envelope.
 pub const GOSSIP_MESSAGE_BYTES: usize = FRAME_BYTES - 1024;
 /// One chitchat message as our own chitchat writes it, unpacked: 800 ids, each with a digest
 /// entry, a node operation and four keys of 143 bytes, are 531 KiB.
@@ -310,20 +314,24 @@ pub const GOSSIP_KEYS: usize = 4;
 pub const GOSSIP_KEY_BYTES: usize = 16;
 /// One value: a head is 20 digits, a point and 64 hexadecimal digits, 85 bytes.
 pub const GOSSIP_VALUE_BYTES: usize = 96;
-/// A round is this long for each member, within [`GOSSIP_ROUND_MIN`] and [`GOSSIP_ROUND_MAX`]:
-/// six digests of 51 bytes a member in 50 ms a member are 6 kB/s at any size.
-pub const GOSSIP_ROUND_PER_NODE: Duration = Duration::from_millis(50);
-/// See [`GOSSIP_ROUND_PER_NODE`].
-pub const GOSSIP_ROUND_MIN: Duration = Duration::from_secs(2);
+/// A round is this long for each member, within [`GOSSIP_ROUND_MIN`] and [`GOSSIP_ROUND_MAX`], in
+/// whole ticks of chitchat. Six digests of a byte a member and 12 bytes of frame each a round are
+/// 70 bytes/s at 100 members, and 490 at the 801 ids that chitchat carries at most.
+pub const GOSSIP_ROUND_PER_NODE: Duration = Duration::from_millis(100);
+/// See [`GOSSIP_ROUND_PER_NODE`]; also chitchat's own tick, which is fixed when it starts. What is
+/// urgent is flooded: a round only bounds how old a hint may be.
+pub const GOSSIP_ROUND_MIN: Duration = Duration::from_secs(5);
 /// See [`GOSSIP_ROUND_PER_NODE`].
 pub const GOSSIP_ROUND_MAX: Duration = Duration::from_secs(10);
+/// For so long what chitchat asks of its own is let out once a round has begun: one tick of it.
+pub const GOSSIP_ROUND_OPEN: Duration = Duration::from_secs(1);
 /// chitchat forgets a dead id after this.
 pub const GOSSIP_DEAD_GRACE: Duration = Duration::from_secs(120);
 /// The filter forgets an id not admitted for this long: the grace, 80 s until chitchat's verdict
 /// (8 times a mean interval of 10 s), and as much again.
 pub const GOSSIP_SEEN_KEEP: Duration = Duration::from_secs(300);
 /// Messages of one peer in a burst; the rest is dropped. Three SYNs a round and their answers
-/// are nine.
+/// are nine, of all peers together.
 pub const GOSSIP_PEER_BURST: u64 = 64;
 /// Messages of one peer a second.
 pub const GOSSIP_PEER_RATE: u64 = 16;
@@ -364,6 +372,13 @@ pub const GOSSIP_ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
 pub const GOSSIP_KEEP_ROUNDS: u32 = 10;
 
 const _: () = assert!(GOSSIP_IDS_MAX * 51 + 2 + 16_384 <= 65_506);
+const _: () = assert!(GOSSIP_ROUND_OPEN.as_millis() * 2 <= GOSSIP_ROUND_MIN.as_millis());
+// A verdict takes eight rounds; who is dead must outlive it in the filter's memory, and half of
+// the grace, for which the dead are still told, must outlive the slowest round many times.
+const _: () = assert!(
+    GOSSIP_DEAD_GRACE.as_secs() + 8 * GOSSIP_ROUND_MAX.as_secs() <= GOSSIP_SEEN_KEEP.as_secs()
+);
+const _: () = assert!(GOSSIP_DEAD_GRACE.as_secs() / 2 >= 6 * GOSSIP_ROUND_MAX.as_secs());
 const _: () = assert!(GOSSIP_IDS_MAX >= GOSSIP_GENERATIONS * NODES_WARN);
 const _: () = assert!(GOSSIP_IDS_MAX * (51 + 44 + GOSSIP_KEYS * 143) <= GOSSIP_OWN_BYTES);
 // The agent's API: socket and HTTP.

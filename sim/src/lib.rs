@@ -8,6 +8,8 @@
 pub mod adversary;
 pub mod campaign;
 pub mod checks;
+#[cfg(feature = "chitchat")]
+pub mod chitchat;
 pub mod crypto;
 pub mod mesh;
 pub mod plan;

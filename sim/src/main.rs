@@ -2,14 +2,28 @@
 
 use std::{process::ExitCode, time::Duration};
 
+#[cfg(feature = "chitchat")]
+mod entropy;
+
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+#[cfg(feature = "chitchat")]
+use skein_sim::chitchat;
 use skein_sim::{
     campaign::{Campaign, Tally},
     plan::Plan,
     report, run, shrink, story,
     world::{Options, Weather, World},
 };
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum Mode {
+    /// Discrete events, the engine alone: any size.
+    World,
+    /// The engine and the real chitchat on a clock that stands still: up to 100 nodes.
+    #[cfg(feature = "chitchat")]
+    Chitchat,
+}
 
 /// The skein engine in a world of discrete events: one seed, one trace.
 #[derive(Parser, Debug)]
@@ -39,6 +53,12 @@ struct One {
     /// One-way delay, to, in milliseconds.
     #[arg(long, default_value_t = 20)]
     delay_to: u64,
+    /// What runs.
+    #[arg(long, value_enum, default_value_t = Mode::World)]
+    mode: Mode,
+    /// In the chitchat mode: an admitted node attacks all others' gossip.
+    #[arg(long)]
+    attack: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -96,6 +116,10 @@ fn main() -> Result<ExitCode> {
 }
 
 fn one(arguments: &One) -> Result<ExitCode> {
+    #[cfg(feature = "chitchat")]
+    if let Mode::Chitchat = arguments.mode {
+        return chitchat_mode(arguments);
+    }
     let options = Options {
         seed: arguments.seed,
         nodes: arguments.nodes,
@@ -135,6 +159,21 @@ fn one(arguments: &One) -> Result<ExitCode> {
     world.crash(nodes - 1);
     tell("a crash known everywhere", world.run_until(60_000, |w| w.dead_everywhere(nodes - 1)));
     println!("trace {}", world.trace_hash());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "chitchat")]
+fn chitchat_mode(arguments: &One) -> Result<ExitCode> {
+    entropy::seed(arguments.seed);
+    chitchat::run(chitchat::Options {
+        seed: arguments.seed,
+        nodes: arguments.nodes,
+        loss: arguments.loss / 100.0,
+        delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
+        seeds: 3,
+        attack: arguments.attack,
+    })?;
+    println!("entropy drawn from the seed {} times", entropy::asked());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use skein_protocol::{
-    engine::LinkId,
+    clock::{Tick, millis},
+    engine::{Blame, LinkId},
     limits,
     name::NodeKey,
     trust::CloseCode,
@@ -16,11 +17,14 @@ use skein_protocol::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{Command, DriverHandle};
-use crate::link::mux::{Mux, RecvHalf, SendHalf, StreamPair};
+use crate::{
+    gossip::{self, Incoming, Outgoing, link_ends},
+    link::mux::{Mux, RecvHalf, SendHalf, StreamPair},
+};
 
 /// The first stream of a connection, its kind byte read or written.
 pub struct ControlLink {
@@ -114,33 +118,48 @@ impl Run {
 
     async fn carry(&self, control: ControlLink, queue: mpsc::Receiver<Vec<u8>>) -> io::Error {
         let ControlLink { send, receive } = control;
+        let (outgoing, incoming) = link_ends();
         tokio::select! {
             biased;
             error = self.mux.closed() => io::Error::other(error),
-            error = self.read(receive) => error,
-            error = write_all(send, queue) => error,
+            error = self.read(receive, incoming) => error,
+            error = write_all(send, queue, outgoing) => error,
             error = self.refuse_streams() => error,
         }
     }
 
-    async fn read(&self, mut receive: Box<dyn RecvHalf>) -> io::Error {
+    async fn read(&self, mut receive: Box<dyn RecvHalf>, mut incoming: Incoming) -> io::Error {
+        let start = Instant::now();
         loop {
             let bytes = match read_frame(&mut *receive).await {
                 Ok(bytes) => bytes,
                 Err(error) => return error,
             };
-            let gossip = bytes.first() == Some(&frame::GOSSIP);
-            match self.peer.filter(|_| gossip) {
-                Some(peer) => {
-                    // Hints: a full queue loses them.
-                    let message = Bytes::from(bytes).slice(1..);
-                    let _ = self.gossip.try_send((peer, message));
+            let told = match (self.peer, bytes.split_first()) {
+                (Some(peer), Some((&frame::GOSSIP, message))) => {
+                    let now = Tick(millis(start.elapsed()));
+                    self.gossip(peer, incoming.decode(now, message)).await
                 }
-                None => {
-                    if !self.commands.tell(Command::Frame(self.number, bytes)).await {
-                        return io::Error::other("the agent ends");
-                    }
-                }
+                _ => self.commands.tell(Command::Frame(self.number, bytes)).await,
+            };
+            if !told {
+                return io::Error::other("the agent ends");
+            }
+        }
+    }
+
+    /// Hands on what gossip on this link means. False: the agent ends.
+    async fn gossip(&self, peer: NodeKey, read: Result<Option<Bytes>, gossip::Blame>) -> bool {
+        match read {
+            Ok(Some(message)) => {
+                // Hints: a full queue loses them.
+                let _ = self.gossip.try_send((peer, message));
+                true
+            }
+            Ok(None) => true,
+            Err(reason) => {
+                tracing::warn!(peer = %peer.short(), %reason, "gossip refused");
+                self.commands.tell(Command::Blame(peer, Blame::Other("gossip"))).await
             }
         }
     }
@@ -160,8 +179,27 @@ impl Run {
     }
 }
 
-async fn write_all(mut send: Box<dyn SendHalf>, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Error {
-    while let Some(frame) = queue.recv().await {
+/// Writes what is queued. Gossip is put in shorthand here, since that builds on what was really
+/// sent before it, and the queues ahead may have dropped something.
+async fn write_all(
+    mut send: Box<dyn SendHalf>,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    mut outgoing: Outgoing,
+) -> io::Error {
+    while let Some(queued) = queue.recv().await {
+        let frame = match queued.split_first() {
+            Some((&frame::GOSSIP, message)) => match outgoing.encode(message) {
+                Ok(mut short) => {
+                    short.insert(0, frame::GOSSIP);
+                    short
+                }
+                Err(reason) => {
+                    tracing::error!(%reason, "own gossip message refused");
+                    continue;
+                }
+            },
+            _ => queued,
+        };
         if let Err(error) = write_frame(&mut *send, &frame).await {
             return error;
         }

@@ -1,8 +1,9 @@
 //! Address: the place of a node in chitchat's world, and the directory of those that have one.
 //!
-//! chitchat names peers by socket address. Ours are made up, from the key's hash, in 240.0.0.0/4
-//! (RFC 1112 section 4: reserved, never routed), so that an id survives NAT and a move of its
-//! host. The link layer knows the way; nothing ever dials such an address.
+//! chitchat names peers by socket address. Ours are made up, from the short id (50 bits of the
+//! key's hash), in 240.0.0.0/4 (RFC 1112 section 4: reserved, never routed), so that an id
+//! survives NAT and a move of its host, and need not say its address. The link layer knows the
+//! way; nothing ever dials such an address.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,12 @@ use skein_protocol::name::{Hash, NodeKey, ShortId};
 /// The address that stands for `key` in chitchat's ids: 28 bits of address and a port that is
 /// not 0, so that among 800 nodes two collide with odds of 1 in 50 million.
 pub fn virtual_address(key: &NodeKey) -> SocketAddrV4 {
-    let place = Hash::of(&[b"skein gossip address", &key.0]).prefix();
+    address_of(key.short().as_str().as_bytes())
+}
+
+/// The address that belongs to a short id.
+pub(super) fn address_of(short: &[u8]) -> SocketAddrV4 {
+    let place = Hash::of(&[b"skein gossip address", short]).prefix();
     let [a, b, c, d, e, f, ..] = place.to_be_bytes();
     let port = u16::from_be_bytes([e, f]).max(1);
     SocketAddrV4::new(Ipv4Addr::new(0xf0 | a, b, c, d), port)

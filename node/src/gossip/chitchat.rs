@@ -60,12 +60,8 @@ pub(super) enum Event {
 }
 
 impl Instance {
-    /// Starts one. It answers at once; `round` is fixed for its life.
-    pub(super) async fn start(
-        identity: Identity,
-        round: std::time::Duration,
-        hints: &Hints,
-    ) -> anyhow::Result<Self> {
+    /// Starts one. It answers at once; its tick is fixed for its life.
+    pub(super) async fn start(identity: Identity, hints: &Hints) -> anyhow::Result<Self> {
         let address = SocketAddr::V4(virtual_address(&identity.me));
         let (to_socket, inbound) = mpsc::channel(limits::GOSSIP_QUEUE);
         let (outbound, from_socket) = mpsc::channel(limits::GOSSIP_QUEUE);
@@ -79,7 +75,7 @@ impl Instance {
                 gossip_advertise_addr: address,
             },
             cluster_id: identity.cluster,
-            gossip_interval: round,
+            gossip_interval: limits::GOSSIP_ROUND_MIN,
             listen_addr: address,
             // Skein dials seeds itself; an address here would be looked up and sent to.
             seed_nodes: Vec::new(),
@@ -87,9 +83,8 @@ impl Instance {
                 phi_threshold: 8.0,
                 // 100 samples at 8 bytes a peer; a thousand of them would be 7 kB a peer.
                 sampling_window_size: 100,
-                max_interval: round.saturating_mul(10),
-                // The default of 5 s would make the first minute slow.
-                initial_interval: round,
+                max_interval: limits::GOSSIP_ROUND_MAX.saturating_mul(10),
+                initial_interval: limits::GOSSIP_ROUND_MIN,
                 dead_node_grace_period: limits::GOSSIP_DEAD_GRACE,
             },
             marked_for_deletion_grace_period: limits::GOSSIP_DEAD_GRACE,

@@ -57,7 +57,7 @@ struct Seen {
 
 /// What one peer may still send.
 #[derive(Clone, Debug)]
-struct Budget {
+pub(super) struct Budget {
     left: u64,
     at: Tick,
 }
@@ -110,9 +110,7 @@ impl Filter {
                 return false;
             }
         }
-        let full = Budget { left: limits::GOSSIP_PEER_BURST, at: now };
-        let budget = self.budgets.entry(sender).or_insert(full);
-        budget.take(now)
+        self.budgets.entry(sender).or_insert_with(|| Budget::full(now)).take(now)
     }
 
     /// What of `bytes`, sent by `sender` over its own link, chitchat may see.
@@ -136,13 +134,14 @@ impl Filter {
     }
 
     /// What `bytes` of our own chitchat become on the wire to `to`: plain blocks, only ids that
-    /// stand in the directory, and nothing about the addressee that it would have to refuse.
+    /// stand in the directory, and nothing about the addressee that it would have to refuse. None:
+    /// it is an ACK without news, which nobody waits for.
     pub fn outbound(
         &self,
         to: &NodeKey,
         bytes: &[u8],
         directory: &Directory,
-    ) -> Result<Vec<u8>, Blame> {
+    ) -> Result<Option<Vec<u8>>, Blame> {
         let current = |id: &Id| {
             (id.short == self.short && id.generation == self.generation)
                 || directory
@@ -161,7 +160,8 @@ impl Filter {
             Message::Ack { delta } => delta.retain(news),
             Message::BadCluster => {}
         }
-        Ok(message.encode())
+        let empty = matches!(&message, Message::Ack { delta } if delta.is_empty());
+        Ok((!empty).then(|| message.encode()))
     }
 
     fn pass(&mut self, pass: &mut Pass<'_>, message: Message) -> Result<Message, Blame> {
@@ -330,13 +330,17 @@ impl Pass<'_> {
 }
 
 impl Budget {
+    pub(super) fn full(now: Tick) -> Self {
+        Self { left: limits::GOSSIP_PEER_BURST, at: now }
+    }
+
     fn refilled(&self, now: Tick) -> u64 {
         let since = skein_protocol::clock::millis(now.since(self.at));
         let more = since.saturating_mul(limits::GOSSIP_PEER_RATE) / 1000;
         self.left.saturating_add(more).min(limits::GOSSIP_PEER_BURST)
     }
 
-    fn take(&mut self, now: Tick) -> bool {
+    pub(super) fn take(&mut self, now: Tick) -> bool {
         let left = self.refilled(now);
         if left > self.left {
             self.at = now;

@@ -9,6 +9,7 @@
 //!                      |           |
 //!                 Blame, Unknown   Hint, LiveSet
 //! ```
+//! On the link itself it stands in shorthand ([`link_ends`]), written and read by the link's task.
 //! This is the one folder that names chitchat (=0.11.2).
 
 mod address;
@@ -16,6 +17,7 @@ mod chitchat;
 mod filter;
 mod hints;
 mod outbox;
+mod shorthand;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub use self::{
     address::{Directory, Member, virtual_address},
     filter::{Filter, FilteredBytes, Passed},
     hints::{Head, Hints},
+    shorthand::{Incoming, Outgoing, link_ends},
 };
 
 /// Who we are in gossip.
@@ -119,6 +122,9 @@ pub enum Blame {
     /// Not a message of chitchat 0.11.2, cut short, or with bytes after its end.
     #[error("malformed gossip message")]
     Malformed,
+    /// Shorthand that builds on what was not said before on this link.
+    #[error("gossip out of step with its link")]
+    OutOfStep,
     /// A message over the limit.
     #[error("gossip message over its limit")]
     Oversize,

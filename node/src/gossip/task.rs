@@ -47,10 +47,20 @@ pub(super) struct Task {
     hints: HintsByNode,
     told_hints: HintsByNode,
     asked: BTreeMap<ShortId, Instant>,
+    /// Where chitchat was told to speak to, so that it may.
+    poked: BTreeSet<SocketAddr>,
+    rounds: Rounds,
     start: Instant,
     restart: Restart,
     own_dirty: bool,
     own_at: Instant,
+}
+
+/// When chitchat may speak of its own accord. Its tick is fixed when it starts, when nobody knows
+/// how many members there are; so it ticks fast, and most ticks are kept to ourselves.
+struct Rounds {
+    next: Instant,
+    open_until: Instant,
 }
 
 /// When chitchat is started again, and how patiently.
@@ -90,6 +100,8 @@ impl Task {
             hints: HintsByNode::new(),
             told_hints: HintsByNode::new(),
             asked: BTreeMap::new(),
+            poked: BTreeSet::new(),
+            rounds: Rounds { next: now, open_until: now },
             start: now,
             restart: Restart { at: now, pause: limits::GOSSIP_RESTART_MIN, give_up_waiting: now },
             own_dirty: false,
@@ -99,7 +111,7 @@ impl Task {
 
     /// Runs until shutdown.
     pub(super) async fn run(mut self) {
-        let mut round = interval(self.round());
+        let mut round = interval(limits::GOSSIP_ROUND_MIN);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.follow_links();
         if self.instance.is_none() {
@@ -140,7 +152,7 @@ impl Task {
         }
     }
 
-    /// chitchat's round, by the members of this moment. It holds until chitchat is started again.
+    /// The round, by the members of this moment.
     fn round(&self) -> Duration {
         round_of(self.ports.directory.borrow().len())
     }
@@ -156,7 +168,7 @@ impl Task {
             cluster: self.config.cluster_id.clone(),
         };
         let hints = self.ports.own.borrow_and_update().clone();
-        match Instance::start(identity, self.round(), &hints).await {
+        match Instance::start(identity, &hints).await {
             Ok(instance) => {
                 self.instance = Some(instance);
                 self.own_dirty = false;
@@ -233,24 +245,29 @@ impl Task {
             .map(|peer| (SocketAddr::V4(virtual_address(peer)), *peer))
             .collect();
         self.outbox.retain(|peer| up.contains(peer));
-        let Some(instance) = &self.instance else {
-            return;
-        };
-        for (address, peer) in &self.links {
-            if !before.contains_key(address) {
-                instance.gossip(peer);
-            }
+        self.poked.retain(|address| self.links.contains_key(address));
+        let fresh = self.links.iter().filter(|(address, _)| !before.contains_key(address));
+        for peer in fresh.map(|(_, peer)| *peer).collect::<Vec<_>>() {
+            self.poke(peer);
         }
     }
 
-    /// Once a round: while no live peer is known, speak to some neighbours; tell what the events'
+    /// Has chitchat speak to a neighbour now.
+    fn poke(&mut self, peer: NodeKey) {
+        if let Some(instance) = &self.instance {
+            self.poked.insert(SocketAddr::V4(virtual_address(&peer)));
+            instance.gossip(&peer);
+        }
+    }
+
+    /// Once a tick: while no live peer is known, speak to some neighbours; tell what the events'
     /// channel had no room for.
     fn speak_up(&mut self) {
-        if let (true, Some(instance)) = (self.alone, &self.instance) {
+        if self.alone {
             let neighbours: Vec<NodeKey> = self.links.values().copied().collect();
             let count = neighbours.len().min(limits::GOSSIP_POKES);
             for peer in neighbours.sample(&mut rand::rng(), count) {
-                instance.gossip(peer);
+                self.poke(*peer);
             }
         }
         self.look();
@@ -267,6 +284,9 @@ impl Task {
     /// Sends what chitchat has for `to`. A SYN names no addressee, so one for a peer without a
     /// link goes to a neighbour at random; an answer without a link is lost.
     fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        if is_syn(bytes) && !self.poked.remove(&to) && !self.in_round() {
+            return;
+        }
         let direct = self.links.get(&to).copied();
         let neighbour = || {
             let neighbours: Vec<&NodeKey> = self.links.values().collect();
@@ -282,10 +302,22 @@ impl Task {
         };
         let directory = Arc::clone(&self.ports.directory.borrow());
         match self.filter.outbound(&peer, bytes, &directory) {
-            Ok(plain) => self.outbox.push(peer, Bytes::from(plain)),
+            Ok(Some(plain)) => self.outbox.push(peer, Bytes::from(plain)),
+            Ok(None) => {}
             // Not a peer's fault: our own chitchat says what this filter does not expect of it.
             Err(reason) => tracing::error!(%reason, "own gossip message refused"),
         }
+    }
+
+    /// Whether chitchat may ask of its own accord now: for one of its ticks in each round. Ticks
+    /// jitter, so the next round begins half a tick before its time.
+    fn in_round(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.rounds.next {
+            self.rounds.next = now + self.round().saturating_sub(limits::GOSSIP_ROUND_MIN / 2);
+            self.rounds.open_until = now + limits::GOSSIP_ROUND_OPEN;
+        }
+        now < self.rounds.open_until
     }
 
     fn receive(&mut self, peer: NodeKey, bytes: &[u8]) {

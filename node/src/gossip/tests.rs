@@ -484,9 +484,9 @@ fn ids(message: Message) -> Vec<Id> {
 
 #[test]
 fn a_round_grows_with_the_mesh_within_its_bounds() {
-    assert_eq!(round_of(0), Duration::from_secs(2));
-    assert_eq!(round_of(40), Duration::from_secs(2));
-    assert_eq!(round_of(100), Duration::from_secs(5));
+    assert_eq!(round_of(0), Duration::from_secs(5));
+    assert_eq!(round_of(50), Duration::from_secs(5));
+    assert_eq!(round_of(100), Duration::from_secs(10));
     assert_eq!(round_of(100_000), Duration::from_secs(10));
 }
 
@@ -702,7 +702,7 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
         cluster: config.cluster_id.clone(),
     };
     let mut task = Task::new(config, ports);
-    let instance = Instance::start(identity, round_of(2), &hints(1)).await.unwrap();
+    let instance = Instance::start(identity, &hints(1)).await.unwrap();
     // The message that the filter is there to refuse, past the filter.
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
     assert!(instance.deliver_raw(&key(2), &killer()));
@@ -745,7 +745,7 @@ async fn the_last_view_stands_while_chitchat_starts_again() {
         cluster: config.cluster_id.clone(),
     };
     let mut task = Task::new(config, ports);
-    let instance = Instance::start(identity, round_of(2), &hints(1)).await.unwrap();
+    let instance = Instance::start(identity, &hints(1)).await.unwrap();
     let door = agent.inbound.clone();
     task.instance = Some(instance);
     let kill = task.instance.as_ref().unwrap().killer();
@@ -775,7 +775,7 @@ async fn the_last_view_stands_while_chitchat_starts_again() {
 #[tokio::test(start_paused = true)]
 async fn what_chitchat_packs_leaves_plain_and_says_nothing_of_the_addressee() {
     let identity = Identity { me: key(1), generation: GENERATION, cluster: CLUSTER.to_owned() };
-    let mut instance = Instance::start(identity, round_of(3), &hints(1)).await.unwrap();
+    let mut instance = Instance::start(identity, &hints(1)).await.unwrap();
     // It learns of 2 and 3, then 2 asks for all that it has.
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0), entry(3, 1, 0)])));
     let told = |n| news(n, vec![pair("head", &"7".repeat(90), 1), pair("state", "up", 2)]);
@@ -792,7 +792,9 @@ async fn what_chitchat_packs_leaves_plain_and_says_nothing_of_the_addressee() {
     let packed = packed.unwrap();
     assert_eq!(Message::parse(&packed, Source::Peer), Err(Blame::Compressed));
     let filter = Filter::new(key(1), CLUSTER, GENERATION);
-    let plain = filter.outbound(&key(2), &packed, &members(3)).unwrap();
+    let plain = filter.outbound(&key(2), &packed, &members(3)).unwrap().expect("it has news");
+    let silent = filter.outbound(&key(2), &ack(Vec::new()), &members(3));
+    assert_eq!(silent, Ok(None), "an ACK without news");
     let Message::SynAck { delta, .. } = Message::parse(&plain, Source::Peer).unwrap() else {
         panic!("a SYN-ACK");
     };

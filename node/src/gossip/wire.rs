@@ -130,22 +130,22 @@ impl Message {
 }
 
 /// What is left to read.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Blame> {
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], Blame> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Blame::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Blame> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Blame> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Blame::Malformed)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn u8(&mut self) -> Result<u8, Blame> {
+    pub(super) fn u8(&mut self) -> Result<u8, Blame> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
@@ -162,16 +162,12 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length))
     }
 
-    fn end(&self) -> Result<(), Blame> {
+    pub(super) fn end(&self) -> Result<(), Blame> {
         if self.0.is_empty() { Ok(()) } else { Err(Blame::Malformed) }
     }
 
     fn cluster(&mut self) -> Result<String, Blame> {
-        let text = self.text()?;
-        if text.len() > limits::GOSSIP_CLUSTER_BYTES {
-            return Err(Blame::WrongCluster);
-        }
-        printable(text).ok_or(Blame::WrongCluster)
+        cluster_text(self.text()?)
     }
 
     fn id(&mut self) -> Result<Id, Blame> {
@@ -289,7 +285,14 @@ fn printable(text: &[u8]) -> Option<String> {
     std::str::from_utf8(text).ok().map(str::to_owned)
 }
 
-fn key_text(text: &[u8]) -> Result<String, Blame> {
+pub(super) fn cluster_text(text: &[u8]) -> Result<String, Blame> {
+    if text.len() > limits::GOSSIP_CLUSTER_BYTES {
+        return Err(Blame::WrongCluster);
+    }
+    printable(text).ok_or(Blame::WrongCluster)
+}
+
+pub(super) fn key_text(text: &[u8]) -> Result<String, Blame> {
     let inner = |byte: &u8| byte.is_ascii_lowercase() || *byte == b'-';
     if text.is_empty() || text.len() > limits::GOSSIP_KEY_BYTES || !text.iter().all(inner) {
         return Err(Blame::BadKey);
@@ -297,7 +300,7 @@ fn key_text(text: &[u8]) -> Result<String, Blame> {
     printable(text).ok_or(Blame::BadKey)
 }
 
-fn value_text(text: &[u8]) -> Result<String, Blame> {
+pub(super) fn value_text(text: &[u8]) -> Result<String, Blame> {
     if text.len() > limits::GOSSIP_VALUE_BYTES {
         return Err(Blame::OversizeValue);
     }
