@@ -77,8 +77,9 @@ enum Format {
 const PER_RUN: u8 = 2;
 /// Loopback addresses that a side has.
 const ADDRESSES: u8 = 127;
-/// From the last change to the first idle figure: path probes, first rounds, start-up work.
-const SETTLE: Duration = Duration::from_secs(20);
+/// From the last start to the first idle figure: links of the first seconds that are no longer
+/// wanted are closed by then.
+const SETTLE: Duration = Duration::from_secs(60);
 /// Between two steps: what the last one stirred up is over.
 const PAUSE: Duration = Duration::from_secs(3);
 
@@ -104,7 +105,7 @@ async fn main() -> Result<ExitCode> {
 async fn compare(args: &Args, folder: &Path) -> Result<()> {
     room::furnish().await?;
     wire::begin().await?;
-    let began = Instant::now();
+    let (before, began) = (load()?, Instant::now());
     let mut bench = Bench::open(args, folder, began).await?;
     for run in 1..=args.runs {
         bench.say(&format!("idle, {run} of {}: {} s", args.runs, args.idle));
@@ -116,12 +117,15 @@ async fn compare(args: &Args, folder: &Path) -> Result<()> {
         bench.run(run).await?;
     }
     let took = began.elapsed().as_secs();
-    let (members, runs) = (args.members, args.runs);
+    let (members, runs, after) = (args.members, args.runs, load()?);
     match args.output {
         Format::Table => {
             let title = format!(
-                "{members} members each, {runs} runs, both at the same time, in {took} s; asked \
-                 every {} ms",
+                "{members} members each, {runs} runs, both meshes at the same time, in {took} s.\n\
+                 Load of the machine by the minute, before and after: {before}, {after}.\n\
+                 While something is timed each member is asked every {} ms: that, and one answer, \
+                 is what\na time may be too long by. Bytes are those of IP packets, counted where \
+                 they are sent.",
                 member::EVERY.as_millis()
             );
             print!("{}", bench.report.table(&title));
@@ -132,6 +136,8 @@ async fn compare(args: &Args, folder: &Path) -> Result<()> {
                 "members": members,
                 "runs": runs,
                 "seconds": took,
+                "load_before": before,
+                "load_after": after,
                 "asked_every_ms": member::EVERY.as_millis(),
                 "rows": bench.report.json(),
             })
@@ -220,7 +226,7 @@ impl Bench {
         for (of, members) in memory {
             for (resident, share) in members {
                 self.report.add("memory of a member: resident", "MiB", of, resident / 1_024.0);
-                self.report.add("memory of a member: its share (PSS)", "MiB", of, share / 1_024.0);
+                self.report.add("memory of a member: share (PSS)", "MiB", of, share / 1_024.0);
             }
         }
         for links in self.skein.links().await? {
@@ -291,7 +297,7 @@ impl Round<'_> {
         self.add("join: start of process to all others", of, took);
         if of == Of::Skein {
             let all = took + started.duration_since(asked);
-            self.add("join: its admission (certificate) and that", of, all);
+            self.add("join: its admission and that", of, all);
         }
         side.members().push(member);
         process::answers(side.members(), self.members + 1).await
@@ -315,7 +321,7 @@ impl Round<'_> {
         let start = Instant::now();
         skein.drop_file(place, &value)?;
         let took = all_show(skein.members(), &fact, start).await.context("skein, a file")?;
-        self.add("change: a file in a watched folder to all", Of::Skein, took);
+        self.add("change: a file dropped to all", Of::Skein, took);
         Ok(())
     }
 
@@ -353,7 +359,7 @@ impl Round<'_> {
             let counts = member.observer.counts().await?;
             wrong += self.members.saturating_sub(counts.alive);
         }
-        self.report.add("wrong verdicts on live members after a step", "", of, count(wrong));
+        self.report.add("wrong verdicts, after a step", "", of, count(wrong));
         process::answers(side.members(), self.members).await
     }
 }
@@ -384,6 +390,12 @@ fn cpu<S: Side>(side: &mut S) -> Result<Duration> {
 /// Memory of each member, in KiB: resident, and its share.
 fn memory<S: Side>(side: &mut S) -> Result<Vec<(f64, f64)>> {
     side.members().iter().map(|member| process::memory(process::id(member)?)).collect()
+}
+
+/// How many processes wanted a core in the last minute: what else ran on this machine shows here.
+fn load() -> Result<String> {
+    let all = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(all.split_ascii_whitespace().next().unwrap_or_default().to_owned())
 }
 
 /// A count as a figure; exact up to 2^32.

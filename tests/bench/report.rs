@@ -1,7 +1,5 @@
 //! The one table, and the same as JSON with every sample.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
 /// One line: what was measured on both sides.
@@ -13,7 +11,7 @@ pub(crate) struct Row {
     serf: Vec<f64>,
 }
 
-/// All lines, in the order of their first samples.
+/// All lines, in the order of [`ORDER`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
@@ -29,14 +27,12 @@ pub(crate) enum Of {
 impl Report {
     /// Adds one sample.
     pub(crate) fn add(&mut self, name: &'static str, unit: &'static str, of: Of, sample: f64) {
-        let new = Row { name, unit, skein: Vec::new(), serf: Vec::new() };
-        let row = match self.rows.iter().position(|row| row.name == name && row.unit == unit) {
-            Some(place) => self.rows.get_mut(place),
-            None => {
-                self.rows.push(new);
-                self.rows.last_mut()
-            }
-        };
+        if !self.rows.iter().any(|row| row.name == name && row.unit == unit) {
+            self.rows.push(Row { name, unit, skein: Vec::new(), serf: Vec::new() });
+            let place = |row: &Row| ORDER.iter().position(|topic| row.name.starts_with(topic));
+            self.rows.sort_by_key(|row| place(row).unwrap_or(ORDER.len()));
+        }
+        let row = self.rows.iter_mut().find(|row| row.name == name && row.unit == unit);
         if let Some(row) = row {
             match of {
                 Of::Skein => row.skein.push(sample),
@@ -47,26 +43,24 @@ impl Report {
 
     /// For people.
     pub(crate) fn table(&self, title: &str) -> String {
-        let mut text = format!("{title}\n\n{:50}{:>20}{:>20}\n", "", "skein", "Serf");
+        let mut text =
+            format!("{title}\n\n{:46}{:>20}{:>20}{:>10}\n", "", "skein", "Serf", "skein");
         let (median, worst) = ("median", "worst");
-        let _ = writeln!(text, "{:50}{median:>10}{worst:>10}{median:>10}{worst:>10}", "");
+        text +=
+            &format!("{:46}{median:>10}{worst:>10}{median:>10}{worst:>10}{:>10}\n", "", "to Serf");
         for row in &self.rows {
-            let name = match row.unit {
-                "" => row.name.to_owned(),
-                unit => format!("{}, {unit}", row.name),
-            };
-            let _ = write!(text, "{name:50}");
-            for samples in [&row.skein, &row.serf] {
-                match summary(samples) {
-                    Some((median, worst)) => {
-                        let _ = write!(text, "{:>10}{:>10}", short(median), short(worst));
-                    }
-                    None => {
-                        let _ = write!(text, "{:>10}{:>10}", "-", "-");
-                    }
-                }
-            }
-            text.push('\n');
+            let (skein, serf) = (summary(&row.skein), summary(&row.serf));
+            let ratio = skein.zip(serf).filter(|(_, (serf, _))| *serf > 0.0);
+            text += &format!(
+                "{:46}{}{}{:>10}\n",
+                [row.name, row.unit].join(" ").trim_end(),
+                cells(skein),
+                cells(serf),
+                ratio.map_or("-".to_owned(), |((skein, _), (serf, _))| format!(
+                    "{:.2}",
+                    skein / serf
+                ))
+            );
         }
         text
     }
@@ -97,29 +91,39 @@ fn summary(samples: &[f64]) -> Option<(f64, f64)> {
     Some((*median, *sorted.last()?))
 }
 
+fn cells(summary: Option<(f64, f64)>) -> String {
+    match summary {
+        Some((median, worst)) => format!("{:>10}{:>10}", short(median), short(worst)),
+        None => format!("{:>10}{:>10}", "-", "-"),
+    }
+}
+
 fn short(value: f64) -> String {
     if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
+
+/// How names of lines begin, in the order in which they are told.
+const ORDER: [&str; 7] = ["join", "change", "leave", "crash", "wrong", "idle", "memory"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_table_tells_median_and_worst_of_each_side_and_says_where_there_is_none() {
+    fn the_table_tells_median_worst_and_ratio_and_where_there_is_none() {
         let mut report = Report::default();
+        report.add("links", "", Of::Skein, 8.0);
         for sample in [30.0, 10.0, 200.0] {
             report.add("join", "ms", Of::Skein, sample);
         }
-        report.add("join", "ms", Of::Serf, 5.0);
-        report.add("links", "", Of::Skein, 8.0);
+        report.add("join", "ms", Of::Serf, 60.0);
         let table = report.table("title");
-        let line = |name: &str| {
-            let line = table.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().rev().take(4).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(line("join"), "5.0 5.0 200 30.0");
-        assert_eq!(line("links"), "- - 8.0 8.0");
+        let lines: Vec<String> = table
+            .lines()
+            .skip(4)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(lines, ["join ms 30.0 200 60.0 60.0 0.50", "links 8.0 8.0 - - -"]);
         assert_eq!(report.json()[0]["skein"]["samples"], json!([30.0, 10.0, 200.0]));
     }
 }

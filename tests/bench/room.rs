@@ -1,6 +1,7 @@
 //! A room of its own: this program runs once more in fresh namespaces for network, processes and
 //! mounts, which end with it. So no process, address or rule is left, whatever ends it: when the
-//! first process of the room dies the kernel kills all others in it.
+//! first process of the room dies the kernel kills all others in it. The folder in the temporary
+//! directory is removed here; only `kill -9` of this very process leaves it.
 
 use std::{
     ffi::OsString,
