@@ -64,8 +64,8 @@ fn one_file_names_bincode_and_one_folder_names_chitchat() {
 
 #[test]
 fn every_file_begins_with_its_contract() {
-    for (file, text) in sources(&["protocol/src", "node/src", "sim/src", "tests/src", "tests/mesh"])
-    {
+    let ours = ["protocol/src", "node/src", "sim/src", "tests/src", "tests/mesh", "tests/bench"];
+    for (file, text) in sources(&ours) {
         assert!(text.starts_with("//!"), "{file} does not say what it is for");
     }
 }

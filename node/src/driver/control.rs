@@ -207,10 +207,12 @@ async fn write_all(
     io::Error::other("closed by this agent")
 }
 
+/// One write for a frame and its length: of two, the first leaves in a packet of its own whenever
+/// the connection is driven by another thread.
 async fn write_frame(send: &mut dyn SendHalf, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    send.write_all(&length.to_le_bytes()).await?;
-    send.write_all(bytes).await?;
+    let frame = [&length.to_le_bytes(), bytes].concat();
+    send.write_all(&frame).await?;
     send.flush().await
 }
 

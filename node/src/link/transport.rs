@@ -3,8 +3,9 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
-    ValidationTokenConfig, VarInt, congestion::CubicConfig, crypto::rustls::QuicServerConfig,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, ValidationTokenConfig, VarInt, congestion::CubicConfig,
+    crypto::rustls::QuicServerConfig,
 };
 use skein_protocol::limits;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -47,6 +48,8 @@ pub(super) fn transport(role: Role) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(limits::MTU_MAX);
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(ACK_AFTER);
     config
         .max_concurrent_bidi_streams(role.streams())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -60,6 +63,7 @@ pub(super) fn transport(role: Role) -> TransportConfig {
         .initial_mtu(limits::MTU_MIN)
         .min_mtu(limits::MTU_MIN)
         .mtu_discovery_config(Some(discovery))
+        .ack_frequency_config(Some(acknowledgements))
         .crypto_buffer_size(limits::CRYPTO_BUFFER)
         .allow_spin(false)
         .datagram_receive_buffer_size(None)
@@ -88,6 +92,11 @@ pub(super) fn endpoint() -> EndpointConfig {
     config.grease_quic_bit(false);
     config
 }
+
+/// A peer acknowledges at once what exceeds so many packets, and fewer within 25 ms, mostly with
+/// what it answers. RFC 9000's two make a packet of its own out of the acknowledgement of each
+/// gossip message, which has two or three.
+const ACK_AFTER: VarInt = VarInt::from_u32(8);
 
 /// Why the mesh port could not be had.
 #[derive(Debug, thiserror::Error)]
