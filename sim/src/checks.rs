@@ -94,10 +94,6 @@ pub struct Checks {
     pub dishonest: BTreeSet<usize>,
     /// Nodes that have seen a disk of theirs go back: they may say a thing in two ways once.
     pub forgetful: BTreeSet<usize>,
-    /// Handshakes that each node had to do, within the running second.
-    pub handshakes: BTreeMap<usize, (u64, u64)>,
-    /// The most handshakes in a second at one node.
-    pub most_handshakes: u64,
     /// What each honest origin has said: sequence and hash.
     spoken: BTreeMap<NodeKey, BTreeMap<u64, Hash>>,
     /// What each node believed last of each origin.
@@ -144,17 +140,6 @@ impl Checks {
     /// The oldest record of a node that was ever sent.
     pub fn oldest(&self, world: &World, node: usize) -> Option<Arc<Bundle>> {
         self.first.get(&world.key(node)).map(Arc::clone)
-    }
-
-    /// A dial reached `node`.
-    pub fn handshake(&mut self, world: &World, node: usize) {
-        let second = world.now / 1000;
-        let entry = self.handshakes.entry(node).or_insert((second, 0));
-        if entry.0 != second {
-            *entry = (second, 0);
-        }
-        entry.1 += 1;
-        self.most_handshakes = self.most_handshakes.max(entry.1);
     }
 
     /// A node's engine panicked.
@@ -251,7 +236,7 @@ impl Checks {
             || self.dishonest.len() > 1
             || [at, of].iter().any(|n| self.revoked.contains(n))
             || !world.is_up(of)
-            || !self.calm_since.is_some_and(|since| now.saturating_sub(since) > CALM);
+            || self.calm_since.is_none_or(|since| now.saturating_sub(since) <= CALM);
         self.made += 1;
         if !excused {
             self.fail(

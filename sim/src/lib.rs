@@ -11,6 +11,7 @@ pub mod checks;
 #[cfg(feature = "chitchat")]
 pub mod chitchat;
 pub mod crypto;
+pub mod measure;
 pub mod mesh;
 pub mod plan;
 pub mod report;

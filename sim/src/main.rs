@@ -5,12 +5,13 @@ use std::{process::ExitCode, time::Duration};
 #[cfg(feature = "chitchat")]
 mod entropy;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 #[cfg(feature = "chitchat")]
 use skein_sim::chitchat;
 use skein_sim::{
     campaign::{Campaign, Tally},
+    measure::{Figures, Measure},
     plan::Plan,
     report, run, shrink, story,
     world::{Options, Weather, World},
@@ -78,6 +79,27 @@ enum Command {
         #[arg(long)]
         threads: Option<usize>,
     },
+    /// How long things take at a size: median, p99 and worst over several seeds.
+    Measure {
+        /// Nodes.
+        #[arg(long, default_value_t = 100)]
+        nodes: usize,
+        /// Seeds.
+        #[arg(long, default_value_t = 5)]
+        seeds: u64,
+        /// Share of packets lost, in percent.
+        #[arg(long, default_value_t = 1.0)]
+        loss: f64,
+        /// Nodes live on three continents.
+        #[arg(long)]
+        wan: bool,
+        /// Updates, crashes and leaves of each seed.
+        #[arg(long, default_value_t = 10)]
+        samples: usize,
+        /// Seconds of rest with slow members.
+        #[arg(long, default_value_t = 0)]
+        calm: u64,
+    },
     /// The engine with one deliberate fault at a time: which check finds it, after how many seeds.
     #[cfg(feature = "planted")]
     Planted {
@@ -111,6 +133,10 @@ fn main() -> Result<ExitCode> {
         }
         #[cfg(feature = "planted")]
         Some(Command::Planted { within }) => planted(within),
+        Some(Command::Measure { nodes, seeds, loss, wan, samples, calm }) => {
+            let measure = Measure { nodes, loss: loss / 100.0, wan, samples, calm };
+            measured(&measure, seeds)
+        }
         Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
     }
 }
@@ -182,6 +208,36 @@ fn tell(what: &str, took: Option<u64>) {
         Some(ms) => println!("{what}: {ms} ms"),
         None => println!("{what}: not within the time"),
     }
+}
+
+fn measured(measure: &Measure, seeds: u64) -> Result<ExitCode> {
+    println!("{measure:?}, seeds 1 to {seeds}");
+    let next = std::sync::atomic::AtomicU64::new(1);
+    let all = std::sync::Mutex::new(Figures::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| -> Result<()> {
+        let work = || -> Result<()> {
+            loop {
+                let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if seed > seeds {
+                    return Ok(());
+                }
+                let figures = measure.run(seed)?;
+                eprintln!("seed {seed} is done");
+                if let Ok(mut all) = all.lock() {
+                    all.add(figures);
+                }
+            }
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in running {
+            thread.join().ok().context("a thread panicked")??;
+        }
+        Ok(())
+    })?;
+    let mut all = all.into_inner().ok().context("a thread panicked")?;
+    print!("{}", all.table());
+    Ok(if all.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn campaign(campaign: &Campaign) -> Result<ExitCode> {

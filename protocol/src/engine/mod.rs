@@ -30,7 +30,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use self::{links::Links, liveness::Member, own::Own, spread::Spread};
+use self::{links::Links, liveness::Member, own::Own, project::Shown, spread::Spread};
 use crate::{
     clock::{Now, Tick, Wall},
     limits,
@@ -389,6 +389,7 @@ pub struct Engine {
     restarting: bool,
     timer: Tick,
     view_number: u64,
+    shown: BTreeMap<NodeKey, Shown>,
     view_due: Option<Tick>,
     view_shown: Tick,
     jobs: u64,
@@ -437,6 +438,7 @@ impl Engine {
             restarting: false,
             timer: now.tick.after(Duration::from_millis(phase)),
             view_number: 0,
+            shown: BTreeMap::new(),
             view_due: Some(now.tick),
             view_shown: Tick(0),
             jobs: 0,

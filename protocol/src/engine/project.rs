@@ -15,6 +15,13 @@ use crate::{
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 
+/// What a view shows of one node, kept for the next view.
+#[derive(Clone)]
+pub(super) struct Shown {
+    node: Arc<NodeView>,
+    instances: Vec<Arc<Instance>>,
+}
+
 impl Engine {
     pub(super) fn show_view(&mut self, now: Now) {
         self.view_due = None;
@@ -28,25 +35,26 @@ impl Engine {
         let records_root = self.store.root();
         let mass = self.lost_together(now);
         let mut nodes = BTreeMap::new();
+        let mut next = BTreeMap::new();
         let mut services: BTreeMap<ServiceName, Vec<Endpoint>> = BTreeMap::new();
         for (key, record) in self.store.bodies() {
             let Some(content) = record.content() else {
                 // Of a newer agent: carried, not read.
                 continue;
             };
-            let node = Arc::new(self.node_view(key, record, content));
-            let verdict = self.node_use(now, &node, record, content.host.state, mass);
-            for instance in &content.instances.0 {
+            let shown = self.shown(key, record, content);
+            let node = &shown.node;
+            let verdict = self.node_use(now, node, record, content.host.state, mass);
+            for instance in &shown.instances {
                 let usable = instance_use(verdict, instance);
-                let endpoint = Endpoint {
-                    node: Arc::clone(&node),
-                    instance: Arc::new(instance.clone()),
-                    usable,
-                };
+                let endpoint =
+                    Endpoint { node: Arc::clone(node), instance: Arc::clone(instance), usable };
                 services.entry(instance.service.clone()).or_default().push(endpoint);
             }
-            nodes.insert(*key, node);
+            nodes.insert(*key, Arc::clone(node));
+            next.insert(*key, shown);
         }
+        self.shown = next;
         let services =
             services.into_iter().map(|(name, all)| (name.clone(), service(name, all))).collect();
         View {
@@ -58,6 +66,23 @@ impl Engine {
             policy_root: Hash::of(&[]),
             nodes,
             services,
+        }
+    }
+
+    /// What was shown of a node before, if its record and its life are the same.
+    fn shown(&self, key: &NodeKey, record: &Verified, content: &NodeRecord) -> Shown {
+        let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
+        let before = self.shown.get(key).filter(|shown| shown.node.hash == record.hash());
+        if let Some(before) = before {
+            if before.node.liveness == liveness {
+                return before.clone();
+            }
+            let node = NodeView { liveness, ..NodeView::clone(&before.node) };
+            return Shown { node: Arc::new(node), instances: before.instances.clone() };
+        }
+        Shown {
+            node: Arc::new(self.node_view(key, record, content)),
+            instances: content.instances.0.iter().cloned().map(Arc::new).collect(),
         }
     }
 

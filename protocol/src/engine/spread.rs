@@ -252,8 +252,10 @@ impl Engine {
         if planted(Planted::NoFlood) && matches!(frame, Frame::Record(_)) {
             return;
         }
+        // Encoded once. A frame that we build is within its bounds.
+        let Ok(bytes) = frame.encode() else { return };
         for link in links.into_iter().filter(|link| Some(*link) != except) {
-            self.send(link, frame);
+            self.outbox.push_back(Output::Send(link, bytes.clone()));
         }
     }
 

@@ -29,6 +29,7 @@ pub struct Bundle {
     /// The origin's certificate and its issuer's.
     pub chain: Chain,
     /// Header, payload, signature.
+    #[serde(with = "serde_bytes")]
     pub record: Vec<u8>,
 }
 

@@ -27,8 +27,10 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Chain {
     /// The node's certificate.
+    #[serde(with = "serde_bytes")]
     pub leaf: Vec<u8>,
     /// The certificate of the issuer that signed it.
+    #[serde(with = "serde_bytes")]
     pub issuer: Vec<u8>,
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{crypto::SimKey, mesh::Mesh};
+use crate::mesh::Mesh;
 
 /// What gossip has for the stage.
 pub(super) enum Said {
@@ -49,7 +49,7 @@ pub(super) struct Agent {
     pub(super) wake: u64,
     /// Seeds that it had a link to in this run.
     pub(super) met: BTreeSet<usize>,
-    signer: SimKey,
+    signer: Arc<dyn skein_protocol::trust::Signer>,
     boot: u64,
     reserved: u64,
     peers: BTreeMap<NodeKey, Arc<Bundle>>,
@@ -72,14 +72,14 @@ impl Agent {
     pub(super) fn new(number: usize, mesh: &Mesh) -> anyhow::Result<Self> {
         Ok(Self {
             number,
-            key: mesh.key(number),
+            key: mesh.key(number)?,
             own: mesh.chain(number, "shop/*")?,
             local: crate::mesh::local(number)?,
             up: None,
             epoch: 0,
             wake: u64::MAX,
             met: BTreeSet::new(),
-            signer: mesh.signer(number),
+            signer: mesh.signer(number)?,
             boot: 0,
             reserved: 0,
             peers: BTreeMap::new(),
@@ -103,7 +103,7 @@ impl Agent {
             mesh: mesh.id,
             roots: Arc::clone(&mesh.roots),
             own: self.own.clone(),
-            signer: Arc::new(self.signer),
+            signer: Arc::clone(&self.signer),
             local: self.local.clone(),
             boot: self.boot,
             reserved: self.reserved,

@@ -115,7 +115,7 @@ impl Stage {
         let mut sent = 0;
         for victim in (0..count).filter(|victim| *victim != attacker) {
             let other = (victim + 1) % count;
-            let ids = [victim, other].map(|n| (self.mesh.key(n), generation(self, n)));
+            let ids = [victim, other].map(|n| (self.key(n), generation(self, n)));
             let [me, other] = ids;
             for message in messages(&me, &other, &cluster) {
                 if let Some(link) = self.link_between(attacker, victim) {

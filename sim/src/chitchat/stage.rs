@@ -32,7 +32,7 @@ use super::{
     lines::{Arrival, Lines, Sent},
 };
 use crate::{
-    crypto::KeyedHash,
+    crypto::{KeyedHash, Signatures},
     mesh::{EPOCH, Mesh},
 };
 
@@ -107,7 +107,7 @@ const SAID_WAITING: usize = 1024;
 impl Stage {
     /// A stage with all agents down. Call it on a runtime whose clock is paused.
     pub fn new(options: Options) -> Result<Self> {
-        let mesh = Mesh::new(1)?;
+        let mesh = Mesh::new(1, Signatures::KeyedHash)?;
         let agents =
             (0..options.nodes).map(|n| Agent::new(n, &mesh)).collect::<Result<Vec<_>>>()?;
         let (ear, said) = mpsc::channel(SAID_WAITING);
@@ -220,9 +220,14 @@ impl Stage {
             && views.all(|view| view.is_some_and(|view| view.records_root == first.records_root))
     }
 
+    /// The identity of an agent.
+    pub(super) fn key(&self, number: usize) -> NodeKey {
+        self.agents.get(number).map_or(NodeKey([0; 32]), |agent| agent.key)
+    }
+
     /// Whether every agent that is up holds `of` for dead.
     pub fn dead_everywhere(&self, of: usize) -> bool {
-        let key = self.mesh.key(of);
+        let key = self.key(of);
         self.up().all(|(_, up)| {
             let node = up.view.as_ref().and_then(|view| view.nodes.get(&key));
             node.is_none_or(|node| node.liveness == Liveness::Dead)
@@ -232,7 +237,7 @@ impl Stage {
     /// The sequence of an agent's newest record, as `at` holds it.
     pub fn sequence(&self, at: usize, of: usize) -> Option<u64> {
         let up = self.agents.get(at)?.up.as_ref()?;
-        Some(up.engine.store().head(&self.mesh.key(of))?.sequence)
+        Some(up.engine.store().head(&self.key(of))?.sequence)
     }
 
     /// Whether every agent that is up holds what `of` says of itself, and it is above `above`.
@@ -244,7 +249,7 @@ impl Stage {
 
     /// How many agents disagree with their own chitchat on who lives, without `aside`.
     pub fn disagreeing(&self, aside: Option<usize>) -> usize {
-        let aside = aside.map(|number| self.mesh.key(number));
+        let aside = aside.map(|number| self.key(number));
         self.up()
             .filter(|(_, up)| Some(up.engine.key()) != aside)
             .filter(|(_, up)| {
@@ -281,7 +286,7 @@ impl Stage {
 
     /// The ready link of one agent to another.
     pub(super) fn link_between(&self, from: usize, to: usize) -> Option<LinkId> {
-        let peer = self.mesh.key(to);
+        let peer = self.key(to);
         let up = self.agents.get(from)?.up.as_ref()?;
         up.engine.ready_links().find(|(_, key)| *key == peer).map(|(link, _)| link)
     }
@@ -386,7 +391,7 @@ impl Stage {
 
     /// Puts a message before an agent's filter, as `peer`'s.
     pub(super) fn deliver(&mut self, number: usize, peer: usize, message: Bytes) {
-        let peer = self.mesh.key(peer);
+        let peer = self.key(peer);
         if let Some(up) = self.agents.get(number).and_then(|agent| agent.up.as_ref()) {
             // Hints: a full queue loses them.
             let _ = up.inbound.try_send((peer, message));
@@ -395,7 +400,7 @@ impl Stage {
 
     fn blame(&mut self, number: usize, peer: usize) {
         *self.blamed.entry((number, peer)).or_default() += 1;
-        let (now, key) = (self.clock(), self.mesh.key(peer));
+        let (now, key) = (self.clock(), self.key(peer));
         if let Some(up) = self.agents.get_mut(number).and_then(|agent| agent.up.as_mut()) {
             up.engine.blame(now, key, Blame::Other("gossip"));
         }
@@ -481,7 +486,7 @@ impl Stage {
         if !unmet.is_empty() {
             let pick = self.rng.random_range(0..unmet.len());
             let seed = unmet.get(pick).copied().unwrap_or_default();
-            self.dial(number, seed, self.mesh.key(seed));
+            self.dial(number, seed, self.key(seed));
         }
         let jitter = self.rng.random_range(0..500);
         self.push(SEED_EVERY + jitter, number, Happening::Seeds(epoch));
@@ -495,7 +500,7 @@ impl Stage {
         let there = self.lines.delay(&mut self.rng);
         let back = self.lines.delay(&mut self.rng);
         let (here, far) = self.lines.open(from, to);
-        let me = self.mesh.key(from);
+        let me = self.key(from);
         self.push(there + back, to, Happening::Connected(far, me, false));
         self.push(there + back, from, Happening::Connected(here, key, true));
     }

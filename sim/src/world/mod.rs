@@ -77,6 +77,8 @@ pub struct World {
     pub now: u64,
     /// Frames and bytes sent.
     pub sent: (u64, u64),
+    /// Handshakes at each node within the running second, and the most of any.
+    handshakes: Option<(BTreeMap<usize, (u64, u64)>, u64)>,
     /// What must hold after every event, if it is watched.
     pub checks: Option<Box<Checks>>,
     numbers: BTreeMap<NodeKey, usize>,
@@ -110,6 +112,7 @@ impl World {
             events: Vec::new(),
             now: 0,
             sent: (0, 0),
+            handshakes: None,
             checks: None,
             numbers: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -254,6 +257,27 @@ impl World {
         true
     }
 
+    /// From now on handshakes are counted.
+    pub fn count_handshakes(&mut self) {
+        self.handshakes = Some(Default::default());
+    }
+
+    /// The most handshakes within a second that one node had to do.
+    pub fn most_handshakes(&self) -> u64 {
+        self.handshakes.as_ref().map_or(0, |(_, most)| *most)
+    }
+
+    fn count_handshake(&mut self, node: usize) {
+        let second = self.now / 1000;
+        let Some((counts, most)) = &mut self.handshakes else { return };
+        let count = counts.entry(node).or_insert((second, 0));
+        if count.0 != second {
+            *count = (second, 0);
+        }
+        count.1 += 1;
+        *most = (*most).max(count.1);
+    }
+
     /// Opens a link between two nodes, as if one had dialled.
     pub fn connect(&mut self, from: usize, to: usize) {
         self.dial(from, to, self.key(to));
@@ -383,7 +407,7 @@ impl World {
         let back = self.network.delay(to, from, &mut self.rng);
         let (here, far) = self.network.open(from, to);
         if let Some(me) = self.nodes.get(from).map(|node| node.key) {
-            self.check(|checks, world| checks.handshake(world, to));
+            self.count_handshake(to);
             self.push(there + back, to, Happening::Connected(far, me, false));
             self.push(there + back, from, Happening::Connected(here, key, true));
         }
