@@ -107,14 +107,10 @@ async fn compare(args: &Args, folder: &Path) -> Result<()> {
     wire::begin().await?;
     let (before, began) = (load()?, Instant::now());
     let mut bench = Bench::open(args, folder, began).await?;
-    for run in 1..=args.runs {
-        bench.say(&format!("idle, {run} of {}: {} s", args.runs, args.idle));
-        bench.idle(Duration::from_secs(args.idle.into())).await?;
-    }
-    bench.standing().await?;
-    for run in 1..=args.runs {
-        bench.say(&format!("steps, {run} of {}", args.runs));
-        bench.run(run).await?;
+    if let Err(error) = bench.measure(args).await {
+        let title = "What was measured before a step failed; it is no result.";
+        eprintln!("{}", bench.report.table(title));
+        return Err(error);
     }
     let took = began.elapsed().as_secs();
     let (members, runs, after) = (args.members, args.runs, load()?);
@@ -179,6 +175,19 @@ impl Bench {
         bench.say(&format!("both meshes are whole; {} s of rest", SETTLE.as_secs()));
         sleep(SETTLE).await;
         Ok(bench)
+    }
+
+    async fn measure(&mut self, args: &Args) -> Result<()> {
+        for run in 1..=args.runs {
+            self.say(&format!("idle, {run} of {}: {} s", args.runs, args.idle));
+            self.idle(Duration::from_secs(args.idle.into())).await?;
+        }
+        self.standing().await?;
+        for run in 1..=args.runs {
+            self.say(&format!("steps, {run} of {}", args.runs));
+            self.run(run).await?;
+        }
+        Ok(())
     }
 
     fn say(&self, what: &str) {

@@ -51,15 +51,13 @@ impl Report {
         for row in &self.rows {
             let (skein, serf) = (summary(&row.skein), summary(&row.serf));
             let ratio = skein.zip(serf).filter(|(_, (serf, _))| *serf > 0.0);
+            let ratio = ratio.map(|((skein, _), (serf, _))| format!("{:.2}", skein / serf));
             text += &format!(
                 "{:46}{}{}{:>10}\n",
                 [row.name, row.unit].join(" ").trim_end(),
                 cells(skein),
                 cells(serf),
-                ratio.map_or("-".to_owned(), |((skein, _), (serf, _))| format!(
-                    "{:.2}",
-                    skein / serf
-                ))
+                ratio.as_deref().unwrap_or("-")
             );
         }
         text
