@@ -15,6 +15,7 @@ use skein_protocol::{
 
 use crate::{
     mesh::{self, EPOCH},
+    plan::Plan,
     world::{Options, Weather, World},
 };
 
@@ -465,4 +466,37 @@ fn a_revoked_node_is_out_everywhere_and_stays_out() {
     world.start(7);
     world.run_to(world.now + 10_000);
     assert!(world.link_between(7, 4).is_none());
+}
+
+#[test]
+fn seeds_that_once_broke_something_hold() {
+    let seeds = include_str!("../../tests/seeds.txt");
+    let lines = seeds.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let mut count = 0;
+    for line in lines {
+        let (seed, what) = line.split_once(' ').expect("a seed, and what it broke");
+        let outcomes = crate::run::run(&Plan::of(seed.parse().unwrap())).unwrap();
+        assert_eq!(outcomes.violation, None, "seed {seed}, once: {what}");
+        count += 1;
+    }
+    assert!(count >= 10, "only {count} seeds were run");
+}
+
+#[test]
+fn a_plan_run_twice_leaves_one_trace() {
+    let plan = Plan::of(12);
+    let once = crate::run::run(&plan).unwrap();
+    let again = crate::run::run(&plan).unwrap();
+    assert_eq!(once.trace, again.trace);
+    assert!(once.faults > 5 && once.checks > 10_000, "{once:?}");
+}
+
+#[test]
+fn shrinking_keeps_what_breaks_and_drops_the_rest() {
+    // A check that nothing meets: the plan shrinks to nothing done at all.
+    let mut plan = Plan::of(3);
+    plan.options.nodes = 3;
+    plan.options.seeds = 0;
+    let (short, runs) = crate::shrink::shrink(&plan, crate::checks::Check::L1).unwrap();
+    assert!(short.schedule.is_empty() && runs > 0, "{short}");
 }

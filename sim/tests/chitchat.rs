@@ -1,6 +1,8 @@
 //! The chitchat mode of `skein-sim`: one process a seed, since what answers for the C library's
 //! entropy belongs to the process.
 
+#![cfg(feature = "chitchat")]
+
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};

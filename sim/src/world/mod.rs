@@ -78,7 +78,7 @@ pub struct World {
     /// Frames and bytes sent.
     pub sent: (u64, u64),
     /// Handshakes at each node within the running second, and the most of any.
-    handshakes: Option<(BTreeMap<usize, (u64, u64)>, u64)>,
+    handshakes: Option<Handshakes>,
     /// What must hold after every event, if it is watched.
     pub checks: Option<Box<Checks>>,
     numbers: BTreeMap<NodeKey, usize>,
@@ -86,6 +86,14 @@ pub struct World {
     counter: u64,
     rng: StdRng,
     trace: Sha256,
+}
+
+/// Dials that reached each node within one second.
+#[derive(Default)]
+struct Handshakes {
+    /// Of each node: which second, and how many.
+    of: BTreeMap<usize, (u64, u64)>,
+    most: u64,
 }
 
 /// How often a condition is looked at.
@@ -264,18 +272,18 @@ impl World {
 
     /// The most handshakes within a second that one node had to do.
     pub fn most_handshakes(&self) -> u64 {
-        self.handshakes.as_ref().map_or(0, |(_, most)| *most)
+        self.handshakes.as_ref().map_or(0, |handshakes| handshakes.most)
     }
 
     fn count_handshake(&mut self, node: usize) {
         let second = self.now / 1000;
-        let Some((counts, most)) = &mut self.handshakes else { return };
-        let count = counts.entry(node).or_insert((second, 0));
+        let Some(all) = &mut self.handshakes else { return };
+        let count = all.of.entry(node).or_insert((second, 0));
         if count.0 != second {
             *count = (second, 0);
         }
         count.1 += 1;
-        *most = (*most).max(count.1);
+        all.most = all.most.max(count.1);
     }
 
     /// Opens a link between two nodes, as if one had dialled.
