@@ -14,6 +14,7 @@ pub mod crypto;
 pub mod measure;
 pub mod mesh;
 pub mod plan;
+pub mod plot;
 pub mod report;
 pub mod run;
 pub mod shrink;

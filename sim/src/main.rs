@@ -1,6 +1,10 @@
 //! `skein-sim`: the engine that ships, in a world of discrete events.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 #[cfg(feature = "chitchat")]
 mod entropy;
@@ -13,7 +17,7 @@ use skein_sim::{
     campaign::{Campaign, Tally},
     measure::{Figures, Measure},
     plan::Plan,
-    report, run, shrink, story,
+    plot, report, run, shrink, story,
     world::{Options, Weather, World},
 };
 
@@ -99,6 +103,12 @@ enum Command {
         /// Seconds of rest with slow members.
         #[arg(long, default_value_t = 0)]
         calm: u64,
+        /// Draw how long things take into this SVG file.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+        /// Print what others publish of theirs beside it.
+        #[arg(long)]
+        compare: bool,
     },
     /// The engine with one deliberate fault at a time: which check finds it, after how many seeds.
     #[cfg(feature = "planted")]
@@ -133,9 +143,13 @@ fn main() -> Result<ExitCode> {
         }
         #[cfg(feature = "planted")]
         Some(Command::Planted { within }) => planted(within),
-        Some(Command::Measure { nodes, seeds, loss, wan, samples, calm }) => {
+        Some(Command::Measure { nodes, seeds, loss, wan, samples, calm, svg, compare }) => {
             let measure = Measure { nodes, loss: loss / 100.0, wan, samples, calm };
-            measured(&measure, seeds)
+            let code = measured(&measure, seeds, svg.as_deref())?;
+            if compare {
+                print!("{}", report::PUBLISHED);
+            }
+            Ok(code)
         }
         Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
     }
@@ -210,7 +224,7 @@ fn tell(what: &str, took: Option<u64>) {
     }
 }
 
-fn measured(measure: &Measure, seeds: u64) -> Result<ExitCode> {
+fn measured(measure: &Measure, seeds: u64, svg: Option<&Path>) -> Result<ExitCode> {
     println!("{measure:?}, seeds 1 to {seeds}");
     let next = std::sync::atomic::AtomicU64::new(1);
     let all = std::sync::Mutex::new(Figures::default());
@@ -237,6 +251,11 @@ fn measured(measure: &Measure, seeds: u64) -> Result<ExitCode> {
     })?;
     let mut all = all.into_inner().ok().context("a thread panicked")?;
     print!("{}", all.table());
+    if let Some(svg) = svg {
+        let title = format!("{} nodes, {} seeds, loss {}", measure.nodes, seeds, measure.loss);
+        plot::shares(svg, &title, &all.samples())?;
+        println!("drawn: {}", svg.display());
+    }
     Ok(if all.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -80,6 +80,17 @@ impl Figures {
         self.missed += other.missed;
     }
 
+    /// What took how long, for a plot.
+    pub fn samples(&self) -> [(&str, &[u64]); 5] {
+        [
+            ("one view after a cold start", &self.one_view),
+            ("update everywhere", &self.update),
+            ("leave everywhere", &self.leave),
+            ("crash everywhere", &self.crash),
+            ("equal roots after 60 s apart", &self.heal),
+        ]
+    }
+
     /// A table.
     pub fn table(&mut self) -> String {
         let mut text =
