@@ -72,8 +72,13 @@ impl Http {
     }
 
     async fn within(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer> {
-        let exchange = self.exchange(method, path, body);
-        timeout(ANSWER, exchange).await.with_context(|| format!("{path}: no answer"))?
+        let exchange = timeout(ANSWER, self.exchange(method, path, body)).await;
+        let answer = exchange.with_context(|| format!("{path}: no answer")).flatten();
+        if answer.is_err() {
+            // Its answer may come yet.
+            self.sender = None;
+        }
+        answer
     }
 
     async fn connect(&mut self) -> Result<()> {

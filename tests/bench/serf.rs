@@ -129,9 +129,18 @@ impl Client {
         self.rpc.as_mut().context("no connection")
     }
 
+    /// Asks. A connection on which that failed is not used again: its answer may come yet.
+    async fn ask(&mut self, command: &str, body: &Value) -> Result<Value> {
+        let answer = self.rpc().await?.ask(command, body).await;
+        if answer.is_err() {
+            self.rpc = None;
+        }
+        answer
+    }
+
     async fn named(&mut self, name: &str) -> Result<Option<Value>> {
         let filter = map([("Name", name.into())]);
-        let answer = self.rpc().await?.ask("members-filtered", &filter).await?;
+        let answer = self.ask("members-filtered", &filter).await?;
         let members = field(&answer, "Members").and_then(Value::as_array);
         Ok(members.and_then(|members| members.first()).cloned())
     }
@@ -154,7 +163,7 @@ impl Observer for Client {
     }
 
     async fn counts(&mut self) -> Result<Counts> {
-        let answer = self.rpc().await?.ask("members", &Value::Nil).await?;
+        let answer = self.ask("members", &Value::Nil).await?;
         let members = field(&answer, "Members").and_then(Value::as_array);
         let members = members.with_context(|| format!("no members in {answer}"))?;
         let count = |state: State| {
