@@ -354,7 +354,9 @@ impl Checks {
             self.held(world, number, node);
             self.in_use(world, number, node);
             let settled = world.now.saturating_sub(node.up_since) > 2 * SETTLED;
-            if settled && !self.revoked.contains(&number) {
+            // Who is a year ahead holds every certificate for expired, and learns nothing new.
+            let in_time = node.skew.unsigned_abs() < 1000 * limits::CLOCK_SKEW.as_secs() * 12;
+            if settled && in_time && !self.revoked.contains(&number) {
                 self.own_side(world, number, node);
             }
         }
@@ -466,7 +468,10 @@ impl Checks {
     fn is_well(&self, world: &World, at: usize, of: usize, endpoint: &Endpoint) -> bool {
         let Some(node) = world.nodes.get(of) else { return false };
         let since = self.settled.get(&(at, of)).copied();
-        let serves = node.local.instances.0.iter().any(|instance| {
+        // By what it could publish: a full disk keeps it from saying anything new.
+        let own = node.engine.as_ref().and_then(|engine| engine.store().body(&node.key));
+        let Some(said) = own.and_then(|record| record.content()) else { return false };
+        let serves = said.instances.0.iter().any(|instance| {
             instance.id == endpoint.instance.id
                 && instance.health == Health::Passing
                 && instance.weight > 0
@@ -478,7 +483,7 @@ impl Checks {
             && self.honest(of)
             && !self.forgetful.contains(&of)
             && !self.is_doubted(world, of)
-            && node.local.host.state == NodeState::Up
+            && said.host.state == NodeState::Up
             && since.is_some_and(|since| world.now.saturating_sub(since) > 3 * SETTLED)
     }
 

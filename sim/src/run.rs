@@ -13,7 +13,7 @@ use skein_protocol::{
     name::{Hash, ServiceName},
     record::node::{Health, NodeState},
     route::{Ask, Balancer, Outcome, Subset, Tried, Tuning},
-    view::Use,
+    view::{Reason, Use},
     wire::frame::Frame,
 };
 
@@ -401,6 +401,10 @@ impl Run {
             Weather { loss: 0.0, duplicate: 0.0, reorder: 0.0, ..plan.options.weather };
         for number in 0..count {
             self.world.network.throttle(number, None);
+            if number >= 3 && number.is_multiple_of(3) && !self.world.is_up(number) {
+                // Some of those that are down stay down: their endpoints must not be in use.
+                self.gone.insert(number);
+            }
             self.on(number, |node| {
                 node.disk.full = false;
                 node.skew = 0;
@@ -501,7 +505,9 @@ impl Run {
     /// At rest nobody of the core doubts another.
     fn undoubted(&mut self) {
         let core = self.core();
-        let Some(checks) = &self.world.checks else { return };
+        let Some(checks) = self.world.checks.as_ref().filter(|c| c.dishonest.is_empty()) else {
+            return;
+        };
         let mut doubts = checks.wrongly_doubted(&self.world);
         doubts.retain(|(at, of)| core.contains(at) && core.contains(of));
         if let Some((at, of)) = doubts.first().copied() {
@@ -579,9 +585,14 @@ impl Run {
         let Some(view) = self.world.view(at).map(Arc::clone) else { return };
         for endpoint in view.services.values().flat_map(|service| &service.endpoints) {
             let Some(of) = self.world.number(&endpoint.node.key) else { continue };
-            let revoked = self.world.checks.as_ref().is_some_and(|c| c.revoked.contains(&of));
+            let revoked = self.core().iter().any(|one| {
+                let node = self.world.nodes.get(*one);
+                let ended = node.and_then(|node| node.ended.as_ref());
+                ended.is_some_and(|ended| ended.is_revoked(&endpoint.node.key))
+            });
+            let kept = endpoint.usable == Use::LastChoice(Reason::MassLoss);
             let dead = !self.world.is_up(of) || self.gone.contains(&of);
-            if !matches!(endpoint.usable, Use::No(_)) && (dead || revoked) {
+            if !matches!(endpoint.usable, Use::No(_)) && (dead && !kept || revoked) {
                 let check = if dead { Check::L3 } else { Check::L5 };
                 let what = format!("would call {} ({:?})", endpoint.id(), endpoint.usable);
                 return self.world.check(|checks, world| checks.found(world, check, at, what));

@@ -157,7 +157,7 @@ impl Engine {
         if !due || now.tick < self.own.not_before || self.reserving.is_some() {
             return;
         }
-        if self.own.fenced && self.own.published.is_some() && !self.own.dirty {
+        if self.own.fenced && self.own.published.is_some() && !self.own.dirty && !refutes {
             return;
         }
         if self.own.next >= self.own.limit && !planted(Planted::SkipReserve) {

@@ -303,6 +303,10 @@ impl World {
                 self.network.cut(a, b, a != b && apart(a, b));
             }
         }
+        // What waited on a path that is whole again goes on.
+        let delay = self.network.weather.delay.1;
+        let arrivals = self.network.release(self.now + delay);
+        self.deliver(arrivals);
         self.time_out_torn();
     }
 

@@ -257,7 +257,7 @@ impl Network {
     }
 
     /// Lets go of what is held for paths that are open again.
-    fn release(&mut self, at: u64) -> Vec<Arrival> {
+    pub(super) fn release(&mut self, at: u64) -> Vec<Arrival> {
         let held = std::mem::take(&mut self.held);
         let (free, stuck): (Vec<_>, Vec<_>) = held.into_iter().partition(|(to, far, _)| {
             let from = self.ends.get(far).map(|end| end.far_node);
