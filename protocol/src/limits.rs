@@ -327,9 +327,14 @@ pub const GOSSIP_ROUND_MAX: Duration = Duration::from_secs(10);
 pub const GOSSIP_ROUND_OPEN: Duration = Duration::from_secs(1);
 /// chitchat forgets a dead id after this.
 pub const GOSSIP_DEAD_GRACE: Duration = Duration::from_secs(120);
-/// The filter forgets an id not admitted for this long: the grace, 80 s until chitchat's verdict
-/// (8 times a mean interval of 10 s), and as much again.
-pub const GOSSIP_SEEN_KEEP: Duration = Duration::from_secs(300);
+/// chitchat holds a member for dead when its heartbeat has stood still for this many mean
+/// intervals. Its three answers of a round come within milliseconds, so that mean is a third of a
+/// round: 24 of them are eight rounds. At 8 of them, less than three rounds, each of 100 members
+/// now and then took another for dead, and dialled it for a probe.
+pub const GOSSIP_DEAD_INTERVALS: u64 = 24;
+/// The filter forgets an id not admitted for this long: the grace, at most 240 s until chitchat's
+/// verdict (24 times a mean interval of 10 s), and some more.
+pub const GOSSIP_SEEN_KEEP: Duration = Duration::from_secs(400);
 /// Messages of one peer in a burst; the rest is dropped. Three SYNs a round and their answers
 /// are nine, of all peers together.
 pub const GOSSIP_PEER_BURST: u64 = 64;
@@ -373,10 +378,11 @@ pub const GOSSIP_KEEP_ROUNDS: u32 = 10;
 
 const _: () = assert!(GOSSIP_IDS_MAX * 51 + 2 + 16_384 <= 65_506);
 const _: () = assert!(GOSSIP_ROUND_OPEN.as_millis() * 2 <= GOSSIP_ROUND_MIN.as_millis());
-// A verdict takes eight rounds; who is dead must outlive it in the filter's memory, and half of
-// the grace, for which the dead are still told, must outlive the slowest round many times.
+// Who is dead must not outlive the filter's memory in chitchat, and half of the grace, for which
+// the dead are still told, must outlive the slowest round many times.
 const _: () = assert!(
-    GOSSIP_DEAD_GRACE.as_secs() + 8 * GOSSIP_ROUND_MAX.as_secs() <= GOSSIP_SEEN_KEEP.as_secs()
+    GOSSIP_DEAD_GRACE.as_secs() + GOSSIP_DEAD_INTERVALS * GOSSIP_ROUND_MAX.as_secs()
+        <= GOSSIP_SEEN_KEEP.as_secs()
 );
 const _: () = assert!(GOSSIP_DEAD_GRACE.as_secs() / 2 >= 6 * GOSSIP_ROUND_MAX.as_secs());
 const _: () = assert!(GOSSIP_IDS_MAX >= GOSSIP_GENERATIONS * NODES_WARN);

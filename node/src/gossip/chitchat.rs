@@ -80,7 +80,7 @@ impl Instance {
             // Skein dials seeds itself; an address here would be looked up and sent to.
             seed_nodes: Vec::new(),
             failure_detector_config: FailureDetectorConfig {
-                phi_threshold: 8.0,
+                phi_threshold: limits::GOSSIP_DEAD_INTERVALS as f64,
                 // 100 samples at 8 bytes a peer; a thousand of them would be 7 kB a peer.
                 sampling_window_size: 100,
                 max_interval: limits::GOSSIP_ROUND_MAX.saturating_mul(10),

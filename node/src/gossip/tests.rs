@@ -569,7 +569,7 @@ fn link(agents: &BTreeMap<NodeKey, Agent>, pairs: &[(u8, u8)]) {
 }
 
 impl Agent {
-    /// Reads events until `done` holds of what they told, within two minutes of the still clock.
+    /// Reads events until `done` holds of what they told, within four minutes of the still clock.
     async fn until(&mut self, mut done: impl FnMut(&BTreeMap<NodeKey, Hints>, usize) -> bool) {
         let mut told = BTreeMap::new();
         let mut live = 0;
@@ -587,7 +587,7 @@ impl Agent {
                 }
             }
         };
-        let found = timeout(Duration::from_secs(120), waiting).await;
+        let found = timeout(Duration::from_secs(240), waiting).await;
         found.unwrap_or_else(|_| panic!("{:?} knows only {told:?}, {live} live", self.key));
     }
 }

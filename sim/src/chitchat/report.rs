@@ -30,8 +30,8 @@ pub struct Figures {
 const PATIENCE: u64 = 600_000;
 /// How long idle traffic is counted.
 const IDLE: u64 = 120_000;
-/// How long agents have to settle before it.
-const SETTLE: u64 = 30_000;
+/// How long agents have to settle before it: until each link has carried its first digest.
+const SETTLE: u64 = 90_000;
 
 /// Runs one seed and prints what happens.
 pub fn run(options: Options) -> Result<Figures> {
