@@ -117,6 +117,8 @@ pub struct Checks {
 const STEPS_MAX: usize = 8 * limits::CONTROL_PEERS_MAX + limits::NODES_MAX;
 /// Frames, checks and timers under way at one time: a flood of every record over every link.
 const UNDER_WAY_MAX: usize = 200_000;
+/// What was refused while a clock was off is known this long after it is right.
+const RELEARNED: u64 = 30_000;
 /// A world without faults for so long is calm: what was doubted before is settled.
 const CALM: u64 = 20_000;
 /// Endpoints that were well for so long must not be missing from a view of their own side.
@@ -354,8 +356,10 @@ impl Checks {
             self.held(world, number, node);
             self.in_use(world, number, node);
             let settled = world.now.saturating_sub(node.up_since) > 2 * SETTLED;
-            // Who is a year ahead holds every certificate for expired, and learns nothing new.
-            let in_time = node.skew.unsigned_abs() < 1000 * limits::CLOCK_SKEW.as_secs() * 12;
+            // Who is a year ahead holds every certificate for expired, and learns nothing new; what
+            // it missed it asks for again when the same pair of roots may be exchanged again.
+            let in_time = node.skew.unsigned_abs() < 1000 * limits::CLOCK_SKEW.as_secs() * 12
+                && (node.clock_set == 0 || world.now.saturating_sub(node.clock_set) > RELEARNED);
             if settled && in_time && !self.revoked.contains(&number) {
                 self.own_side(world, number, node);
             }

@@ -199,7 +199,13 @@ impl Run {
             Action::Crash(node) => world.crash(*node),
             Action::Start(node) => self.start(*node),
             Action::Pause(node, ms, stall) => world.pause(*node, *ms, *stall),
-            Action::Skew(node, ms) => self.on(*node, |node| node.skew = *ms),
+            Action::Skew(node, ms) => {
+                let now = world.now;
+                self.on(*node, |node| {
+                    node.skew = *ms;
+                    node.clock_set = now;
+                });
+            }
             Action::Drift(node, ppm) => self.drift(*node, *ppm),
             Action::Full(node, full) => self.on(*node, |node| node.disk.full = *full),
             Action::LoseWrites(node) => self.on(*node, |node| node.disk.lose_writes()),

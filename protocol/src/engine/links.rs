@@ -21,6 +21,8 @@ pub(super) struct Link {
     chain: Arc<VerifiedChain>,
     dialled: bool,
     opened: Tick,
+    /// The revocation root that our Hello told: by it and the peer's both ends decide alike.
+    told: Hash,
     /// The peer's boot, once its Hello came.
     boot: Option<u64>,
     /// Since when neither end has the other as a neighbour.
@@ -180,6 +182,7 @@ impl Engine {
             chain: Arc::clone(chain),
             dialled,
             opened: now.tick,
+            told: self.revocations.root(),
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
@@ -245,10 +248,14 @@ impl Engine {
         if let Some(entry) = self.links.links.get_mut(&link) {
             entry.boot = Some(hello.boot);
         }
-        if hello.revocation_root == self.revocations.root() {
+        let told = self.links.links.get(&link).map(|entry| entry.told);
+        let agreed = told == Some(hello.revocation_root);
+        if !agreed || told != Some(self.revocations.root()) {
+            self.tell_revocations(link);
+        }
+        if agreed {
             return self.welcome(now, link, peer, hello);
         }
-        self.tell_revocations(link);
         if let Some(awaits) = self.links.awaits(link) {
             let early = vec![Frame::Hello(Box::new(hello))];
             *awaits = Some(Awaits { early, ..Awaits::default() });

@@ -45,6 +45,8 @@ pub struct Node {
     pub ended: Option<Arc<Revocations>>,
     /// Bytes that it sent, by kind of frame.
     pub sent: BTreeMap<u8, u64>,
+    /// When its wall clock was set last.
+    pub clock_set: u64,
     /// When what it says of itself changed last.
     pub changed: u64,
     /// Since when it is up.
@@ -74,6 +76,7 @@ impl Node {
             forgot: false,
             ended: None,
             sent: BTreeMap::new(),
+            clock_set: 0,
             changed: 0,
             up_since: 0,
             met: BTreeSet::new(),
