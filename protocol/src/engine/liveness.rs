@@ -288,15 +288,20 @@ impl Engine {
     }
 
     pub(super) fn probed(&mut self, now: Now, link: LinkId, theirs: Brief) {
-        let ours = self.stand().brief(theirs.id);
-        self.send(link, &Frame::Answer(ours));
-        self.answered(now, link, theirs);
+        let ours = self.stand();
+        let brief = ours.brief(theirs.id);
+        self.send(link, &Frame::Answer(brief));
+        self.compare_brief(now, link, ours, brief == theirs);
+    }
+
+    pub(super) fn answered(&mut self, now: Now, link: LinkId, theirs: Brief) {
+        let ours = self.stand();
+        self.compare_brief(now, link, ours, ours.brief(theirs.id) == theirs);
     }
 
     /// A peer said in brief where it stands. One that stands elsewhere is told where we do.
-    pub(super) fn answered(&mut self, now: Now, link: LinkId, theirs: Brief) {
-        let ours = self.stand();
-        if ours.brief(theirs.id) == theirs {
+    fn compare_brief(&mut self, now: Now, link: LinkId, ours: Stand, equal: bool) {
+        if equal {
             self.compare_stand(now, link, ours);
         } else {
             self.send(link, &Frame::Stand(ours));

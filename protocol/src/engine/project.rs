@@ -81,26 +81,8 @@ impl Engine {
             return Shown { node: Arc::new(node), instances: before.instances.clone() };
         }
         Shown {
-            node: Arc::new(self.node_view(key, record, content)),
+            node: Arc::new(node_view(key, record, content, liveness)),
             instances: content.instances.0.iter().cloned().map(Arc::new).collect(),
-        }
-    }
-
-    fn node_view(&self, key: &NodeKey, record: &Verified, content: &NodeRecord) -> NodeView {
-        let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
-        NodeView {
-            key: *key,
-            short: key.short(),
-            name: content.host.name.clone(),
-            locality: content.host.locality.clone(),
-            addresses: content.addresses.0.clone(),
-            liveness,
-            boot: content.host.boot,
-            gossip_generation: content.host.gossip_generation,
-            sequence: record.header().sequence,
-            hash: record.hash(),
-            version: content.host.version.to_string(),
-            issuer: content.issuer.0.is_some(),
         }
     }
 
@@ -139,6 +121,28 @@ impl Engine {
             (Liveness::Alive, NodeState::Up) if expired => Use::LastChoice(Reason::Stale),
             (Liveness::Alive, NodeState::Up) => Use::Yes,
         }
+    }
+}
+
+fn node_view(
+    key: &NodeKey,
+    record: &Verified,
+    content: &NodeRecord,
+    liveness: Liveness,
+) -> NodeView {
+    NodeView {
+        key: *key,
+        short: key.short(),
+        name: content.host.name.clone(),
+        locality: content.host.locality.clone(),
+        addresses: content.addresses.0.clone(),
+        liveness,
+        boot: content.host.boot,
+        gossip_generation: content.host.gossip_generation,
+        sequence: record.header().sequence,
+        hash: record.hash(),
+        version: content.host.version.to_string(),
+        issuer: content.issuer.0.is_some(),
     }
 }
 
