@@ -104,8 +104,7 @@ fn origin(bundle: &Bundle) -> Option<NodeKey> {
 
 /// Does it once, on every link of the adversary.
 pub fn attack(world: &mut World, who: usize, attack: Attack, rng: &mut StdRng) {
-    let peers: Vec<usize> =
-        (0..world.nodes.len()).filter(|to| world.link_between(who, *to).is_some()).collect();
+    let peers = peers(world, who);
     let victim = rng.random_range(0..world.nodes.len());
     match attack {
         Attack::Forge => {
@@ -187,6 +186,11 @@ pub fn attack(world: &mut World, who: usize, attack: Attack, rng: &mut StdRng) {
     }
 }
 
+/// Whom it has a link to.
+pub fn peers(world: &World, who: usize) -> Vec<usize> {
+    (0..world.nodes.len()).filter(|to| world.link_between(who, *to).is_some()).collect()
+}
+
 fn record(bundle: Bundle) -> Frame {
     Frame::Record(Box::new(bundle))
 }
@@ -198,7 +202,7 @@ fn everywhere(world: &mut World, who: usize, peers: &[usize], frame: &Frame) {
 }
 
 /// What `who` holds of `of`.
-fn said(world: &World, who: usize, of: usize) -> Option<Bundle> {
+pub fn said(world: &World, who: usize, of: usize) -> Option<Bundle> {
     let engine = world.nodes.get(who)?.engine.as_ref()?;
     Some(Bundle::clone(engine.store().body(&world.key(of))?.bundle()))
 }
@@ -213,7 +217,7 @@ fn raise(bundle: &mut Bundle, by: u8) {
 }
 
 /// A record signed with the adversary's own key, shown with `own`.
-fn forge(
+pub fn forge(
     world: &World,
     who: usize,
     own: &OwnChain,

@@ -91,31 +91,43 @@ impl Tally {
     }
 }
 
+/// Does `work` for each of `seeds` seeds from `first` on, on so many threads. None is begun after
+/// `limit`.
+pub fn each_seed(
+    first: u64,
+    seeds: u64,
+    threads: usize,
+    limit: Option<Duration>,
+    work: impl Fn(u64) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicU64::new(first);
+    let start = Instant::now();
+    let end = first.saturating_add(seeds);
+    let run = || -> Result<()> {
+        loop {
+            let over = limit.is_some_and(|limit| start.elapsed() > limit);
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if over || seed >= end {
+                return Ok(());
+            }
+            work(seed)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(run)).collect();
+        for thread in running {
+            thread.join().ok().context("a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
 impl Campaign {
     /// Runs it. `progress` is called after each seed.
     pub fn run(&self, progress: impl Fn(&Tally) + Sync) -> Result<Tally> {
-        let next = AtomicU64::new(self.first);
         let tally = Mutex::new(Tally::default());
-        let start = Instant::now();
-        let end = self.first.saturating_add(self.seeds);
-        std::thread::scope(|scope| -> Result<()> {
-            let mut threads = Vec::new();
-            for _ in 0..self.threads.max(1) {
-                threads.push(scope.spawn(|| -> Result<()> {
-                    loop {
-                        let over = self.limit.is_some_and(|limit| start.elapsed() > limit);
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if over || seed >= end {
-                            return Ok(());
-                        }
-                        self.one(seed, &tally, &progress)?;
-                    }
-                }));
-            }
-            for thread in threads {
-                thread.join().ok().context("a thread of the campaign panicked")??;
-            }
-            Ok(())
+        each_seed(self.first, self.seeds, self.threads, self.limit, |seed| {
+            self.one(seed, &tally, &progress)
         })?;
         let mut tally = tally.into_inner().ok().context("a thread of the campaign panicked")?;
         tally.broken.sort_by_key(|(seed, _)| *seed);

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use skein_protocol::{
-    clock::Wall,
     engine::{Event, Input},
     limits,
     membership::Witness,
     name::NodeKey,
-    record::{Bundle, Verified, node::NodeRecord},
+    record::{Bundle, OwnChain, node::NodeRecord},
     view::{Liveness, Reason, Use},
     wire::frame::{Frame, HeadRange},
 };
 
 use crate::{
-    mesh::{self, EPOCH},
+    adversary, mesh,
     plan::Plan,
     world::{Options, Weather, World},
 };
@@ -37,8 +36,7 @@ fn head(world: &World, at: usize, of: usize) -> u64 {
 
 /// The record that `node` has published.
 fn said(world: &World, node: usize) -> Bundle {
-    let engine = world.nodes[node].engine.as_ref().unwrap();
-    Bundle::clone(engine.store().body(&world.key(node)).unwrap().bundle())
+    adversary::said(world, node, node).unwrap()
 }
 
 /// A record in the name of `node`, signed with its key.
@@ -54,25 +52,16 @@ fn forged(
 
 fn forged_with(
     world: &World,
-    own: &skein_protocol::record::OwnChain,
+    own: &OwnChain,
     sequence: u64,
     change: impl FnOnce(&mut NodeRecord),
 ) -> Bundle {
     let node = world.number(&own.verified.key).unwrap();
-    let said = world.nodes[node].engine.as_ref().unwrap().store().body(&own.verified.key);
-    let mut content = NodeRecord::clone(said.unwrap().content().unwrap());
-    change(&mut content);
-    let not_after = Wall(EPOCH.0 + world.now).after(limits::RECORD_LIFE);
-    let signer = world.nodes[node].signer();
-    let record = Verified::sign(content, world.mesh.id, sequence, not_after, own, signer);
-    Bundle::clone(record.unwrap().bundle())
+    adversary::forge(world, node, own, sequence, change).unwrap()
 }
 
 fn inject_everywhere(world: &mut World, from: usize, frame: &Frame) {
-    let sent = (0..world.nodes.len())
-        .filter(|to| *to != from)
-        .filter(|to| world.link_between(from, *to).is_some());
-    let to: Vec<usize> = sent.collect();
+    let to = adversary::peers(world, from);
     assert!(!to.is_empty());
     for to in to {
         assert!(world.inject(from, to, frame));

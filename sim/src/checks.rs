@@ -125,14 +125,10 @@ const CALM: u64 = 20_000;
 const SETTLED: u64 = 5_000;
 
 impl Checks {
-    fn fail(&mut self, world: &World, check: Check, node: usize, what: impl Into<String>) {
+    /// Notes what does not hold. The first stays.
+    pub fn fail(&mut self, world: &World, check: Check, node: usize, what: impl Into<String>) {
         let at = world.now;
         self.violation.get_or_insert_with(|| Violation { check, at, node, what: what.into() });
-    }
-
-    /// A check that does not hold for a reason that the caller knows.
-    pub fn found(&mut self, world: &World, check: Check, node: usize, what: String) {
-        self.fail(world, check, node, what);
     }
 
     fn honest(&self, node: usize) -> bool {

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod plot;
 pub mod report;
 pub mod run;
+pub mod seeds;
 pub mod shrink;
 pub mod story;
 pub mod world;

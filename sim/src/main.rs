@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[cfg(feature = "chitchat")]
 use skein_sim::chitchat;
 use skein_sim::{
-    campaign::{Campaign, Tally},
+    campaign::{Campaign, Tally, each_seed},
     measure::{Figures, Measure},
     plan::Plan,
     plot, report, run, shrink, story,
@@ -135,9 +135,7 @@ fn main() -> Result<ExitCode> {
     match arguments.command {
         None => one(&arguments.one),
         Some(Command::Campaign { seeds, first, seconds, threads }) => {
-            let threads = threads
-                .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-                .unwrap_or(1);
+            let threads = threads.unwrap_or_else(cores);
             let limit = seconds.map(Duration::from_secs);
             campaign(&Campaign { first, seeds, threads, limit, twice: 100 })
         }
@@ -224,28 +222,18 @@ fn tell(what: &str, took: Option<u64>) {
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn measured(measure: &Measure, seeds: u64, svg: Option<&Path>) -> Result<ExitCode> {
     println!("{measure:?}, seeds 1 to {seeds}");
-    let next = std::sync::atomic::AtomicU64::new(1);
     let all = std::sync::Mutex::new(Figures::default());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| -> Result<()> {
-        let work = || -> Result<()> {
-            loop {
-                let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if seed > seeds {
-                    return Ok(());
-                }
-                let figures = measure.run(seed)?;
-                eprintln!("seed {seed} is done");
-                if let Ok(mut all) = all.lock() {
-                    all.add(figures);
-                }
-            }
-        };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for thread in running {
-            thread.join().ok().context("a thread panicked")??;
+    each_seed(1, seeds, cores(), None, |seed| {
+        let figures = measure.run(seed)?;
+        eprintln!("seed {seed} is done");
+        if let Ok(mut all) = all.lock() {
+            all.add(figures);
         }
         Ok(())
     })?;

@@ -80,11 +80,6 @@ impl Family {
         Self::Silence,
         Self::Revocations,
     ];
-
-    /// The family's place in [`Self::ALL`].
-    pub fn index(self) -> usize {
-        Self::ALL.iter().position(|family| *family == self).unwrap_or_default()
-    }
 }
 
 /// How the network falls apart.

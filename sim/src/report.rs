@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{
-    campaign::Tally,
-    plan::{Action, Plan},
-};
+use crate::campaign::Tally;
 
 /// The value below which `percent` of sorted values lie.
 pub fn quantile(sorted: &[u64], percent: usize) -> u64 {
@@ -71,8 +68,3 @@ published elsewhere
   chitchat alone, 100 members, rounds of 1 s: update 3.6 s, crash 6 to 12 s (measured in this
     project, paused clock)
 ";
-
-/// Faults of a plan.
-pub fn faults(plan: &Plan) -> usize {
-    plan.schedule.iter().filter(|(_, action): &&(u64, Action)| action.is_fault()).count()
-}

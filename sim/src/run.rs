@@ -118,7 +118,7 @@ impl Run {
         }
         if !self.world.full_and_equal() && self.world.violation().is_none() {
             let what = "no common view after the start".to_owned();
-            self.world.check(|checks, world| checks.found(world, Check::L1, 0, what));
+            self.world.check(|checks, world| checks.fail(world, Check::L1, 0, what));
         }
         let start = self.world.now;
         for (at, action) in &plan.schedule {
@@ -442,7 +442,7 @@ impl Run {
         }
         if self.world.violation().is_none() {
             let what = self.disagreement(&core);
-            self.world.check(|checks, world| checks.found(world, Check::L1, 0, what));
+            self.world.check(|checks, world| checks.fail(world, Check::L1, 0, what));
         }
         None
     }
@@ -504,7 +504,7 @@ impl Run {
             let what = format!(
                 "{bytes} bytes in {seconds} s at rest over {links} ends of links, by kind {by:?}"
             );
-            self.world.check(|checks, world| checks.found(world, Check::L6, 0, what));
+            self.world.check(|checks, world| checks.fail(world, Check::L6, 0, what));
         }
     }
 
@@ -518,7 +518,7 @@ impl Run {
         doubts.retain(|(at, of)| core.contains(at) && core.contains(of));
         if let Some((at, of)) = doubts.first().copied() {
             let what = format!("doubts {of}, and nobody has a reason to");
-            self.world.check(|checks, world| checks.found(world, Check::L4, at, what));
+            self.world.check(|checks, world| checks.fail(world, Check::L4, at, what));
         }
     }
 
@@ -548,7 +548,7 @@ impl Run {
             self.pass(self.world.now + 20);
         }
         let what = format!("a change at rest is not everywhere after {SPREAD_LIMIT} ms");
-        self.world.check(|checks, world| checks.found(world, Check::L1, teller, what));
+        self.world.check(|checks, world| checks.fail(world, Check::L1, teller, what));
     }
 
     /// Bytes that those nodes have sent, by kind of frame.
@@ -581,7 +581,7 @@ impl Run {
                 });
                 if served && !self.call(*at, service).unwrap_or(false) {
                     let what = format!("cannot call {name}, which the core serves");
-                    self.world.check(|checks, world| checks.found(world, Check::L2, *at, what));
+                    self.world.check(|checks, world| checks.fail(world, Check::L2, *at, what));
                 }
             }
         }
@@ -601,7 +601,7 @@ impl Run {
             if !matches!(endpoint.usable, Use::No(_)) && (dead && !kept || revoked) {
                 let check = if dead { Check::L3 } else { Check::L5 };
                 let what = format!("would call {} ({:?})", endpoint.id(), endpoint.usable);
-                return self.world.check(|checks, world| checks.found(world, check, at, what));
+                return self.world.check(|checks, world| checks.fail(world, check, at, what));
             }
         }
     }

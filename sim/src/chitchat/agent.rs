@@ -1,18 +1,15 @@
 //! An agent: an engine and a gossip while it is up, and what it keeps while it is not.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use skein_node::gossip::{Directory, Gossip, GossipConfig, GossipEvent, GossipPorts, Head, Hints};
 use skein_protocol::{
     clock::Now,
-    engine::{Engine, Input, Local, PersistId, Start, Write},
+    engine::{Engine, Local, Start},
     limits,
     name::NodeKey,
-    record::{Bundle, OwnChain, node::NodeState},
+    record::{OwnChain, node::NodeState},
     trust::Revocations,
     view::{Liveness, View},
 };
@@ -22,7 +19,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, world::Disk};
 
 /// What gossip has for the stage.
 pub(super) enum Said {
@@ -49,10 +46,9 @@ pub(super) struct Agent {
     pub(super) wake: u64,
     /// Seeds that it had a link to in this run.
     pub(super) met: BTreeSet<usize>,
+    /// What survives a crash.
+    pub(super) disk: Disk,
     signer: Arc<dyn skein_protocol::trust::Signer>,
-    boot: u64,
-    reserved: u64,
-    peers: BTreeMap<NodeKey, Arc<Bundle>>,
 }
 
 /// An agent that runs.
@@ -80,9 +76,7 @@ impl Agent {
             wake: u64::MAX,
             met: BTreeSet::new(),
             signer: mesh.signer(number)?,
-            boot: 0,
-            reserved: 0,
-            peers: BTreeMap::new(),
+            disk: Disk::default(),
         })
     }
 
@@ -97,17 +91,17 @@ impl Agent {
         self.epoch += 1;
         self.met.clear();
         self.wake = u64::MAX;
-        self.boot = (self.boot + 1).max(now.wall.0);
-        self.local.host.gossip_generation = self.boot;
+        let boot = self.disk.next_boot(now.wall);
+        self.local.host.gossip_generation = boot;
         let start = Start {
             mesh: mesh.id,
             roots: Arc::clone(&mesh.roots),
             own: self.own.clone(),
             signer: Arc::clone(&self.signer),
             local: self.local.clone(),
-            boot: self.boot,
-            reserved: self.reserved,
-            peers: self.peers.values().cloned().collect(),
+            boot,
+            reserved: self.disk.reserved,
+            peers: self.disk.peers.values().cloned().collect(),
             revocations: Revocations::default(),
             seed,
         };
@@ -127,8 +121,7 @@ impl Agent {
             events,
             shutdown: stopped,
         };
-        let config =
-            GossipConfig { me: self.key, generation: self.boot, cluster_id: cluster(mesh) };
+        let config = GossipConfig { me: self.key, generation: boot, cluster_id: cluster(mesh) };
         let gossip = Gossip::start(config, ports, &Handle::current());
         let number = self.number;
         tasks.spawn(carry(messages, number, ear.clone(), |(to, bytes)| Said::Message(to, bytes)));
@@ -156,24 +149,6 @@ impl Agent {
     pub(super) fn crash(&mut self) {
         self.up = None;
         self.epoch += 1;
-    }
-
-    /// Does a write, and says so.
-    pub(super) fn write(&mut self, id: PersistId, writes: Vec<Write>) -> Input {
-        for write in writes {
-            match write {
-                Write::Reserve(upto) => self.reserved = self.reserved.max(upto),
-                Write::Peer(key, bundle) => {
-                    self.peers.insert(key, bundle);
-                }
-                Write::Forget(key) => {
-                    self.peers.remove(&key);
-                }
-                // Nobody is revoked here.
-                _ => {}
-            }
-        }
-        Input::Persisted(id)
     }
 }
 

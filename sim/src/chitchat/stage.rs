@@ -34,6 +34,7 @@ use super::{
 use crate::{
     crypto::{KeyedHash, Signatures},
     mesh::{EPOCH, Mesh},
+    seeds,
 };
 
 enum Happening {
@@ -97,8 +98,6 @@ pub struct Stage {
 const LOOK_EVERY: u64 = 20;
 /// A dial that leads nowhere is given up after this.
 const DIAL_TIMEOUT: u64 = 2000;
-/// An agent tries the seeds that it has not met this often.
-const SEED_EVERY: u64 = 2000;
 /// A link over which nothing comes ends after this.
 const IDLE_TIMEOUT: u64 = 10_000;
 /// Words of all gossip tasks that wait to be heard.
@@ -342,7 +341,7 @@ impl Stage {
             Happening::Wake(of) if of == epoch => Input::Tick,
             Happening::Seeds(of) if of == epoch => return self.try_seeds(number),
             Happening::Verified(of, job, checked) if of == epoch => Input::Verified(job, checked),
-            Happening::Persisted(of, id, writes) if of == epoch => agent.write(id, writes),
+            Happening::Persisted(of, id, writes) if of == epoch => agent.disk.write(id, writes),
             Happening::Wake(_)
             | Happening::Seeds(_)
             | Happening::Verified(..)
@@ -472,24 +471,17 @@ impl Stage {
     }
 
     fn try_seeds(&mut self, number: usize) {
-        let seeds = self.options.seeds.min(self.agents.len());
+        let count = self.options.seeds.min(self.agents.len());
         let Some(agent) = self.agents.get_mut(number) else {
             return;
         };
         let epoch = agent.epoch;
-        // Who met one seed only may be on an island with it: each is met once.
-        if agent.up.as_ref().is_some_and(|up| up.engine.ready_links().next().is_none()) {
-            agent.met.clear();
-        }
-        let unmet: Vec<usize> =
-            (0..seeds).filter(|seed| *seed != number && !agent.met.contains(seed)).collect();
-        if !unmet.is_empty() {
-            let pick = self.rng.random_range(0..unmet.len());
-            let seed = unmet.get(pick).copied().unwrap_or_default();
+        let alone = agent.up.as_ref().is_some_and(|up| up.engine.ready_links().next().is_none());
+        if let Some(seed) = seeds::next(&mut agent.met, alone, count, number, &mut self.rng) {
             self.dial(number, seed, self.key(seed));
         }
-        let jitter = self.rng.random_range(0..500);
-        self.push(SEED_EVERY + jitter, number, Happening::Seeds(epoch));
+        let pause = seeds::pause(&mut self.rng);
+        self.push(pause, number, Happening::Seeds(epoch));
     }
 
     fn dial(&mut self, from: usize, to: usize, key: NodeKey) {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use skein_protocol::{
+    clock::Wall,
     engine::{Input, PersistId, Write},
     name::{Hash, NodeKey},
     record::Bundle,
@@ -27,6 +28,12 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// The boot of a start at `wall`, which is written before it is used.
+    pub fn next_boot(&mut self, wall: Wall) -> u64 {
+        self.boot = (self.boot + 1).max(wall.0);
+        self.boot
+    }
+
     /// Does a write, all of it or nothing, and says so.
     pub fn write(&mut self, id: PersistId, writes: Vec<Write>) -> Input {
         if self.full {

@@ -32,6 +32,7 @@ use crate::{
     checks::{Checks, Violation},
     crypto::Signatures,
     mesh::{self, Mesh},
+    seeds,
 };
 
 /// What a world is made of. All of it is printed with the seed.
@@ -100,8 +101,6 @@ struct Handshakes {
 const LOOK_EVERY: u64 = 10;
 /// A dial that leads nowhere is given up after this.
 const DIAL_TIMEOUT: u64 = 2000;
-/// A node without links tries its seeds this often.
-const SEED_EVERY: u64 = 2000;
 /// A link over which nothing comes ends after this.
 pub const IDLE_TIMEOUT: u64 = 10_000;
 
@@ -389,24 +388,17 @@ impl World {
     }
 
     fn try_seeds(&mut self, number: usize) {
-        let seeds = self.options.seeds.min(self.nodes.len());
+        let count = self.options.seeds.min(self.nodes.len());
         let Some(node) = self.nodes.get_mut(number) else {
             return;
         };
         let epoch = node.epoch;
-        // Who met one seed only may be on an island with it: each is met once.
-        if node.engine.as_ref().is_some_and(|e| e.ready_links().next().is_none()) {
-            node.met.clear();
-        }
-        let unmet: Vec<usize> =
-            (0..seeds).filter(|seed| *seed != number && !node.met.contains(seed)).collect();
-        if !unmet.is_empty() {
-            let pick = self.rng.random_range(0..unmet.len());
-            let seed = unmet.get(pick).copied().unwrap_or_default();
+        let alone = node.engine.as_ref().is_some_and(|e| e.ready_links().next().is_none());
+        if let Some(seed) = seeds::next(&mut node.met, alone, count, number, &mut self.rng) {
             self.dial(number, seed, self.key(seed));
         }
-        let jitter = self.rng.random_range(0..500);
-        self.push(SEED_EVERY + jitter, number, Happening::Seeds(epoch));
+        let pause = seeds::pause(&mut self.rng);
+        self.push(pause, number, Happening::Seeds(epoch));
     }
 
     fn dial(&mut self, from: usize, to: usize, key: NodeKey) {

@@ -130,7 +130,7 @@ impl Node {
         self.met.clear();
         self.wake = u64::MAX;
         self.up_since = at;
-        self.disk.boot = (self.disk.boot + 1).max(now.wall.0);
+        let boot = self.disk.next_boot(now.wall);
         let revocations = self.revocations(mesh);
         self.ended = Some(Arc::new(revocations.clone()));
         let start = Start {
@@ -139,7 +139,7 @@ impl Node {
             own: self.own.clone(),
             signer: Arc::clone(&self.signer),
             local: self.local.clone(),
-            boot: self.disk.boot,
+            boot,
             reserved: self.disk.reserved,
             peers: self.disk.peers.values().cloned().collect(),
             revocations,
