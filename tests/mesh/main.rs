@@ -13,6 +13,8 @@ mod carry;
 mod crash;
 mod harness;
 mod hostile;
+mod policy;
+mod revoke;
 mod tidy;
 mod walk;
 mod walls;

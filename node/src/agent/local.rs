@@ -132,6 +132,7 @@ pub fn listeners(
             port: listener.port.clone(),
             subset: usage.subset.clone(),
             source: usage.source.clone().map_or(Source::Node, Source::Service),
+            outside: listener.exposed,
             fallback: usage.fallback.iter().map(|f| target_of(&f.target)).collect(),
             tuning: Tuning::default(),
         };

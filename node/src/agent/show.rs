@@ -3,23 +3,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
     manifest::DocumentId,
-    name::{Label, NodeKey, ServiceName},
+    name::{Hash, Label, NodeKey, ServiceName},
+    policy::Policy,
     record::node::{Health, NodeState, Protocol, ServicePort},
-    trust::Roots,
+    trust::{Revocations, Roots},
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 use tokio::sync::{mpsc, watch};
 
 use super::{
     compose::NOT_DONE, data::DataLinks, events::Problems, identity::Tokens, local::Phase,
-    settings::Settings,
+    policy::Edges, settings::Settings,
 };
 use crate::{
     api::{
@@ -53,6 +54,14 @@ pub(crate) struct Agent {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) links: watch::Receiver<Arc<BTreeMap<NodeKey, LinkView>>>,
     pub(crate) data: DataLinks,
+    /// The mesh-wide documents in force.
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    /// The keys that have ended.
+    pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
+    /// Who called what here.
+    pub(crate) edges: Arc<Edges>,
+    /// What peers said last of the policy that they hold, and when.
+    pub(crate) stands: Mutex<BTreeMap<NodeKey, (Hash, Tick)>>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listening: Listening,
     pub(crate) virtual_addresses: tokio::sync::Mutex<VirtualAddresses>,
@@ -98,10 +107,11 @@ impl Agent {
     pub(super) fn show_status(&self, mesh_name: &str, agreeing: u32) -> Status {
         let view = self.view();
         let own = view.nodes.get(&self.me);
-        let count = |state| count(view.nodes.values().filter(|n| n.liveness == state).count());
+        let known = || view.nodes.values().filter(|node| !self.is_revoked(&node.key));
+        let count = |state| count(known().filter(|node| node.liveness == state).count());
         let alive = count(Liveness::Alive);
         let endpoints = view.services.values().map(|service| service.endpoints.len()).sum();
-        let issuers = view.nodes.values().filter(|node| node.issuer && usable(node)).count();
+        let issuers = known().filter(|node| node.issuer && usable(node)).count();
         Status {
             mesh: mesh_name.to_owned(),
             zone: view.locality.to_string(),
@@ -159,9 +169,24 @@ impl Agent {
             all.push(problem("listener", "error", format!("{}: {}", found.listener, found.what)));
         }
         all.extend(ill_instances(&self.workload.snapshot.borrow()));
-        let ended = self.credentials.trust().map(|trust| trust.revocations.clone());
-        let wanted =
-            |node: &&Arc<NodeView>| ended.as_ref().is_none_or(|ended| !ended.is_revoked(&node.key));
+        let policy = Arc::clone(&self.policy.borrow());
+        for (key, heads) in policy.conflicts() {
+            let text = format!(
+                "{} versions of {key} did not know of each other: any of them denies, and an allow \
+                 needs all",
+                heads.len()
+            );
+            let fix = "skein policy status".to_owned();
+            all.push(Problem { fix, ..problem("policy", "error", text) });
+        }
+        for (key, why) in policy.documents.iter().flat_map(|(key, heads)| {
+            heads.iter().filter_map(move |head| Some((key, head.unread()?)))
+        }) {
+            let text =
+                format!("{key} is for a newer agent, so this one closes what it covers: {why}");
+            all.push(problem("policy", "error", text));
+        }
+        let wanted = |node: &&Arc<NodeView>| !self.is_revoked(&node.key);
         all.extend(self.view().nodes.values().filter(wanted).filter_map(|node| missed(node)));
         if issuers < 2 {
             all.push(Problem {
@@ -191,6 +216,7 @@ impl Agent {
         let now = self.clock.now().tick;
         let view = self.view();
         let links = Arc::clone(&self.links.borrow());
+        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut members: Vec<Member> = view
             .nodes
             .values()
@@ -201,10 +227,18 @@ impl Agent {
                     name: node.name.to_string(),
                     address: address(node).unwrap_or_default(),
                     zone: node.locality.to_string(),
-                    state: node.liveness.word().to_owned(),
+                    state: match self.is_revoked(&node.key) {
+                        true => "revoked".to_owned(),
+                        false => node.liveness.word().to_owned(),
+                    },
                     rtt_ms: link.map(|link| link.mux.stats().rtt.as_secs_f64() * 1000.0),
                     version: node.version.clone(),
-                    policy_root: view.policy_root.to_string(),
+                    policy_root: match (node.key == self.me, stands.get(&node.key)) {
+                        (true, _) => view.policy_root.to_string(),
+                        // What it said when it was last asked: `skein policy status` asks.
+                        (false, Some((root, _))) => root.to_string(),
+                        (false, None) => String::new(),
+                    },
                     last_heard_ms: link.map(|link| millis(now.since(link.heard()))),
                     reach: reach(node, self.me, link.is_some()).to_owned(),
                 }
@@ -212,6 +246,11 @@ impl Agent {
             .collect();
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         members
+    }
+
+    /// Whether a node's key has ended.
+    pub(super) fn is_revoked(&self, node: &NodeKey) -> bool {
+        self.revocations.borrow().is_revoked(node)
     }
 
     pub(super) fn show_services(&self) -> Vec<ServiceSummary> {

@@ -72,6 +72,11 @@ pub struct PeerIdentity {
 pub trait Authorise: Send + Sync {
     /// The error is shown to people on both sides: it says which rule, and what to do.
     fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String>;
+
+    /// Waits until a call that was allowed no longer is, and says why. Dropped with the call.
+    fn forbidden<'a>(&'a self, _: &'a PeerIdentity, _: &'a StreamHead) -> BoxFuture<'a, String> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Allows every call.
@@ -201,6 +206,8 @@ pub struct ListenerSpec {
     pub subset: Subset,
     /// What the calls count as.
     pub source: Source,
+    /// Whether they come from outside the mesh.
+    pub outside: bool,
     /// Tried in order while no live instance is known.
     pub fallback: Vec<Target>,
     /// What is said about choosing among its endpoints.

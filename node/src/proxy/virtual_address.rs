@@ -193,6 +193,7 @@ pub fn plan(
             port: PortRef::Number(port.port),
             subset: Subset::default(),
             source: source.clone(),
+            outside: false,
             fallback: Vec::new(),
             tuning: Tuning::default(),
         };
