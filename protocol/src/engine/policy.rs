@@ -8,6 +8,7 @@ use crate::{
     clock::Now,
     limits,
     name::{Hash, NodeKey},
+    planted::{Planted, planted},
     policy::{
         Documents, Policy, PolicyBundle, SignedVersion, Taken, VerifiedVersion, VersionError,
     },
