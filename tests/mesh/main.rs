@@ -16,5 +16,6 @@ mod hostile;
 mod policy;
 mod revoke;
 mod tidy;
+mod time;
 mod walk;
 mod walls;

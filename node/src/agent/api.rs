@@ -501,6 +501,10 @@ impl AgentApi for Agent {
         Box::pin(async move { Ok(self.edges_report().await) })
     }
 
+    fn reload_issuer(&self) -> Reply<'_, ()> {
+        Box::pin(async move { self.open_issuer().map_err(|error| invalid(format!("{error:#}"))) })
+    }
+
     fn revoke_plan(&self, asked: RevokePlanRequest) -> Reply<'_, RevokePlan> {
         Box::pin(async move { Self::revoke_plan(self, &asked) })
     }
@@ -577,7 +581,7 @@ impl AgentApi for Agent {
 
     fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
         Box::pin(async move {
-            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
             let scope = token_scope(&request)?;
             created(&issuer.create_token(scope, wall()).map_err(issuer_error)?)
         })
@@ -585,7 +589,7 @@ impl AgentApi for Agent {
 
     fn token_list(&self) -> Reply<'_, Vec<TokenInfo>> {
         Box::pin(async move {
-            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            self.issuer().ok_or_else(|| no_issuer(self))?;
             let own = self.settings.name(&self.credentials);
             Ok(token_infos(&self.tokens.all(), &own))
         })
@@ -593,7 +597,7 @@ impl AgentApi for Agent {
 
     fn token_revoke(&self, id: String) -> Reply<'_, ()> {
         Box::pin(async move {
-            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            self.issuer().ok_or_else(|| no_issuer(self))?;
             let id = token_id(&id)?;
             self.tokens
                 .change(|uses| {
@@ -609,7 +613,7 @@ impl AgentApi for Agent {
 
     fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted> {
         Box::pin(async move {
-            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
             let key: NodeKey = request.key.parse().map_err(invalid)?;
             let view = self.view();
             let taken = view.nodes.values().find(|node| {
@@ -624,7 +628,7 @@ impl AgentApi for Agent {
                 )
                 .fix("say another with --name"));
             }
-            admitted(issuer, &request)
+            admitted(&issuer, &request)
         })
     }
 

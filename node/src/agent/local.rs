@@ -35,8 +35,6 @@ pub struct Base {
     pub host: Host,
     /// Where it is reached.
     pub addresses: Vec<Address>,
-    /// The issuer that it holds.
-    pub issuer: HeldIssuer,
 }
 
 /// What changes besides the documents.
@@ -48,6 +46,8 @@ pub struct Phase {
     pub gossip_generation: u64,
     /// Uses of tokens that this host's issuer made.
     pub tokens: TokenUses,
+    /// The issuer that this host holds.
+    pub issuer: HeldIssuer,
 }
 
 /// What this host says to the mesh.
@@ -64,7 +64,7 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
         addresses: Addresses(base.addresses.clone()),
         instances: Instances(instances),
         tokens: phase.tokens.clone(),
-        issuer: base.issuer.clone(),
+        issuer: phase.issuer.clone(),
     }
 }
 

@@ -27,7 +27,7 @@ use skein_protocol::{
     limits,
     name::NodeKey,
     policy::{Documents, PolicyBundle, SignedVersion},
-    record::node::{HeldIssuer, NodeState},
+    record::node::NodeState,
     trust::{CloseCode, Revocations, Roots, admit::Alpn, revocation::Statement},
     wire::frame::LinkRole,
 };
@@ -193,13 +193,13 @@ impl Running {
         let base = Base {
             host: settings.host(&grant, locality.clone(), remembered.boot)?,
             addresses: settings.addresses(mesh_address),
-            issuer: HeldIssuer(keys.issuer.as_ref().map(|held| held.certificate().to_vec())),
         };
         let tokens = Tokens::open(Arc::clone(&disk))?;
         let phase = Phase {
             state: NodeState::Up,
             gossip_generation: remembered.boot,
             tokens: tokens.all(),
+            issuer: identity::held(keys.issuer.as_deref()),
         };
         let (gossip_out, gossip_messages) = mpsc::channel(limits::GOSSIP_WAITING);
         let me = credentials.key();
@@ -293,7 +293,7 @@ impl Running {
             settings,
             files: keys.files,
             roots: keys.roots,
-            issuer: keys.issuer,
+            issuer: watch::channel(keys.issuer).0,
             tokens,
             credentials: Arc::clone(&credentials),
             workload: workload.clone(),

@@ -47,7 +47,7 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) files: Files,
     pub(crate) roots: Roots,
-    pub(crate) issuer: Option<Arc<IssuingHost>>,
+    pub(crate) issuer: watch::Sender<Option<Arc<IssuingHost>>>,
     pub(crate) tokens: Tokens,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) workload: WorkloadHandle,
@@ -80,6 +80,8 @@ pub(crate) struct Agent {
     pub(crate) mesh_address: SocketAddr,
 }
 
+/// Below this an issuer is to be renewed: 60 days.
+pub(crate) const ISSUER_NEAR: Duration = Duration::from_secs(60 * 86_400);
 /// Below this a certificate that does not renew is a problem.
 const CERTIFICATE_NEAR: Duration = Duration::from_secs(3 * 86_400);
 
@@ -191,8 +193,8 @@ impl Agent {
         if issuers < 2 {
             all.push(Problem {
                 fix:
-                    "bring back a host that holds one, or join a further host with the token that \
-                      `skein init` printed, while it lasts: this version makes no issuer later"
+                    "bring back a host that holds one, or run `skein issuer add` on a further host, \
+                     with the root's key at hand"
                         .to_owned(),
                 ..problem(
                     "issuers",
@@ -246,6 +248,11 @@ impl Agent {
             .collect();
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         members
+    }
+
+    /// The issuer that this host holds.
+    pub(crate) fn issuer(&self) -> Option<Arc<IssuingHost>> {
+        self.issuer.borrow().clone()
     }
 
     /// Whether a node's key has ended.
@@ -364,7 +371,7 @@ impl Agent {
         let name = verified.grant.name.to_string();
         let node = certificate("node", &own.chain.leaf, &name, &self.settings.files.chain);
         let mut all = vec![Certificate { services, ..node }];
-        if let Some(issuer) = &self.issuer {
+        if let Some(issuer) = self.issuer() {
             let path = self.files.issuer_certificate();
             all.push(certificate("issuer", issuer.certificate(), &name, &path));
         }
@@ -392,11 +399,26 @@ fn certificate(kind: &str, der: &[u8], name: &str, path: &std::path::Path) -> Ce
             shown.not_before = rfc3339(summary.not_before);
             shown.not_after = rfc3339(summary.not_after);
             shown.seconds_left = seconds_left(summary.not_after, wall());
-            shown.problem = (summary.not_after < wall()).then(|| "it has ended".to_owned());
+            shown.problem = near_its_end(kind, summary.not_after.since(wall()));
         }
         Err(error) => shown.problem = Some(error.to_string()),
     }
     shown
+}
+
+/// What is wrong with the time that a certificate has left, and who must act.
+fn near_its_end(kind: &str, left: Duration) -> Option<String> {
+    let days = left.as_secs() / 86_400;
+    match kind {
+        _ if left.is_zero() => Some("it has ended".to_owned()),
+        "node" if left < CERTIFICATE_NEAR => {
+            Some(format!("{days} days left: it renews itself once an issuer is reached"))
+        }
+        "issuer" if left < ISSUER_NEAR => {
+            Some(format!("{days} days left: skein issuer renew, with the root's key at hand"))
+        }
+        _ => None,
+    }
 }
 
 fn seconds_left(end: Wall, now: Wall) -> i64 {

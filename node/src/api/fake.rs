@@ -293,6 +293,9 @@ impl AgentApi for FakeAgent {
     fn edges(&self) -> Reply<'_, EdgesReport> {
         ok(EdgesReport::default())
     }
+    fn reload_issuer(&self) -> Reply<'_, ()> {
+        self.wrote(())
+    }
     fn revoke_plan(&self, _: RevokePlanRequest) -> Reply<'_, RevokePlan> {
         ok(RevokePlan::default())
     }

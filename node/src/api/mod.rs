@@ -169,6 +169,8 @@ pub trait AgentApi: Send + Sync + 'static {
     fn policy(&self) -> Reply<'_, PolicyReport>;
     /// Who calls whom, mesh-wide.
     fn edges(&self) -> Reply<'_, EdgesReport>;
+    /// The issuer's files of this host have changed.
+    fn reload_issuer(&self) -> Reply<'_, ()>;
     /// What the end of a key would do.
     fn revoke_plan(&self, asked: RevokePlanRequest) -> Reply<'_, RevokePlan>;
     /// Takes a signed statement that a key has ended.

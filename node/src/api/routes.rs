@@ -7,7 +7,7 @@
 //! | `GET /v1/documents[?kind=]`, `GET /v1/describe?kind=&namespace=&name=` | documents held |
 //! | `POST /v1/apply`, `delete`, `validate`, `diff` | documents |
 //! | `POST /v1/prepare`, `GET /v1/policy`, `edges`, `POST /v1/why` | what is signed, who holds it, who calls whom |
-//! | `POST /v1/revoke/plan`, `revoke` | the end of a key |
+//! | `POST /v1/revoke/plan`, `revoke`, `issuer` | the end of a key; this host's issuer was made or renewed |
 //! | `POST /v1/bind/NAME`, `PUT /v1/checks` | a virtual address; a ttl check |
 //! | `POST /v1/drain`, `maintenance`, `leave` | this host's life |
 //! | `POST`, `GET /v1/tokens`, `DELETE /v1/tokens/ID`, `POST /v1/admit` | admission |
@@ -104,6 +104,7 @@ fn writes() -> Router<Arc<dyn AgentApi>> {
             "/v1/revoke",
             post(async |api: Api, b: JsonBody<RevokeRequest>| json(api.revoke(b.0)).await),
         )
+        .route("/v1/issuer", post(async |api: Api| json(api.reload_issuer()).await))
         .route("/v1/why", post(async |api: Api, b: JsonBody<WhyRequest>| json(api.why(b.0)).await))
         .route(
             "/v1/bind/{*name}",

@@ -11,6 +11,7 @@ mod documents;
 pub mod exit;
 pub mod hooks;
 mod identity;
+mod issuer;
 mod life;
 pub mod local;
 mod operator;
@@ -101,6 +102,9 @@ enum Verb {
     Why(policy::WhyArgs),
     /// End a node's key: it is out, everywhere, within seconds
     Revoke(revoke::RevokeArgs),
+    /// Issuers, who certify nodes: add, renew
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
     /// Operators, who sign policy: create, list, revoke
     #[command(subcommand)]
     Operator(revoke::OperatorCommand),
@@ -210,6 +214,7 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
         Verb::Diff(args) => documents::diff(&client()?, args, console),
         Verb::Policy(command) => policy::policy(&client()?, command, console),
         Verb::Revoke(args) => revoke::revoke(&client()?, args, console),
+        Verb::Issuer(command) => issuer::issuer(&client()?, dir, command, console),
         Verb::Operator(command) => revoke::operator(client, dir, command, console),
         Verb::Why(args) => policy::why(&client()?, args, console),
         Verb::Get(args) => documents::get(&client()?, args, console),

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use skein_protocol::{
     clock::Wall,
+    limits,
     trust::{
         Roots, Signer,
-        issue::{self, Authority, IssueError},
+        issue::{self, Authority, IssueError, Validity},
         operator::Scope,
     },
 };
@@ -77,6 +78,24 @@ impl RootKey {
         let certificate = roots.roots.get(&pair.public_key()).cloned();
         let certificate = certificate.ok_or(OperatorError::OtherRoot(path))?;
         Ok(Self { roots, pair, certificate })
+    }
+
+    /// Certifies this host's issuer for a year, with a key that is made if there is none, and
+    /// says until when.
+    pub fn write_issuer(&self, files: &Files, now: Wall) -> Result<Wall, OperatorError> {
+        let path = files.issuer_key();
+        let key = match path.exists() {
+            true => file::read_key(&path)?,
+            false => KeyPair::generate()?,
+        };
+        let host = file::read_key(&files.node_key())?.node_key();
+        let by = Authority::new(&self.roots.mesh, &self.certificate, &self.pair)?;
+        let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
+        let until = validity.not_after;
+        let certificate = issue::issuer(&by, &key.public_key(), &host, validity, random()?)?;
+        file::write_key(&path, &key)?;
+        file::write_certificates(&files.issuer_certificate(), &[&certificate])?;
+        Ok(until)
     }
 
     /// Certifies a new operator and writes its key and certificate: `out` and, beside it, `.pem`.
