@@ -226,6 +226,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Puts what a backup holds on the disk of a new host.
+    pub fn restore(&self, writes: Vec<Write>) -> Result<(), redb::Error> {
+        self.write(&[(PersistId(0), writes)])
+    }
+
     /// Writes all of several batches, or nothing.
     fn write(&self, batches: &[(PersistId, Vec<Write>)]) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;

@@ -17,7 +17,7 @@ use skein_protocol::{
         },
     },
     trust::{
-        Chain, Grant, Roots, Signer,
+        Chain, Grant, RootChain, Roots, Signer,
         issue::{self, Authority, Validity},
         operator::Scope,
         revocation::{By, Revocation, Statement, Subject},
@@ -35,6 +35,8 @@ pub const EPOCH: Wall = Wall(1_790_000_000_000);
 pub struct Mesh {
     /// The trusted root.
     pub roots: Arc<Roots>,
+    /// The same as it travels.
+    pub chain: RootChain,
     /// Its name.
     pub id: MeshId,
     /// What it signs with.
@@ -58,7 +60,8 @@ impl Mesh {
         let validity = Validity::new(EPOCH, limits::ISSUER_LIFE, issue::NEVER_ENDS);
         let issuer = issue::issuer(&by, &issuer_key.public_key(), &host, validity, [2; 16])?;
         let id = roots.mesh;
-        Ok(Self { roots: Arc::new(roots), id, signatures, operator, issuer, base })
+        let chain = RootChain::new(root);
+        Ok(Self { roots: Arc::new(roots), chain, id, signatures, operator, issuer, base })
     }
 
     /// The operator's statement that a node's key has ended.

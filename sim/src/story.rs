@@ -60,6 +60,7 @@ fn word(world: &World, event: &Event) -> String {
         Event::RevocationRefused(why) => format!("refuses a revocation: {why}"),
         Event::Policy(document, _) => format!("rules {document}"),
         Event::PolicyRefused(why) => format!("refuses a document: {why}"),
+        Event::Outdated(key) => format!("older from {}", name(key)),
         Event::Forked(key) => format!("{} forked", name(key)),
         Event::NotPublished(why) => format!("not published: {why}"),
         Event::DiskFailed(why) => format!("disk: {why}"),

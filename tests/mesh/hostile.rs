@@ -7,7 +7,7 @@ use skein_node::{
     clock::wall,
     gossip::virtual_address,
     identity::Files,
-    keys::Expect,
+    keys::{Ed25519, Expect},
     link::{
         Dial, Endpoint, Link, Role,
         mux::{Mux, StreamPair},
@@ -15,7 +15,15 @@ use skein_node::{
 };
 use skein_protocol::{
     name::{Hash, NodeKey},
-    trust::{CloseCode, admit::Alpn},
+    record::{
+        Bundle, OwnChain, Verified,
+        header::{SIGNATURE_BYTES, SIGNATURE_DOMAIN},
+        node::{
+            Addresses, Health, HeldIssuer, Host as RecordHost, Instance, InstanceId, Instances,
+            NodeRecord, NodeState, Protocol, ServicePort, TokenUses,
+        },
+    },
+    trust::{CloseCode, Signer, admit::Alpn, verify_chain},
     wire::{
         frame::{self, Frame, Hello, LinkRole, Speaks, Stand},
         kind::StreamKind,
@@ -427,6 +435,138 @@ async fn chitchat_messages_of_a_hostile_member_hurt_nobody_and_are_blamed() {
     let report = load.stop().await;
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     println!("{} calls held meanwhile, worst {:?}", report.took.len(), report.percentile(1.0));
+}
+
+/// What the last host says of itself: one instance of `service`, of that weight.
+fn record(scene: &Scene, service: &str, weight: u32) -> NodeRecord {
+    let instance = Instance {
+        id: InstanceId { document: "echo".parse().unwrap(), endpoint: "z".parse().unwrap() },
+        service: service.parse().unwrap(),
+        ports: vec![ServicePort {
+            name: "tcp".parse().unwrap(),
+            port: PORT,
+            protocol: Protocol::Tcp,
+            exposed: false,
+            hosts: Vec::new(),
+        }],
+        health: Health::Passing,
+        weight,
+        version: None,
+        image: None,
+        tags: Vec::new(),
+        meta: Vec::new(),
+        target: "127.0.0.1:1".to_owned(),
+    };
+    let host = RecordHost {
+        boot: scene.rogue.boot + 100,
+        gossip_generation: scene.rogue.boot + 100,
+        name: "d".parse().unwrap(),
+        locality: "default".parse().unwrap(),
+        state: NodeState::Up,
+        version: "0.1.0".parse().unwrap(),
+    };
+    NodeRecord {
+        host,
+        addresses: Addresses(Vec::new()),
+        instances: Instances(vec![instance]),
+        tokens: TokenUses::default(),
+        issuer: HeldIssuer::default(),
+    }
+}
+
+/// The same record with other bytes in it, signed anew by the rogue.
+fn bent(scene: &Scene, bundle: &Bundle, change: impl FnOnce(&mut Vec<u8>)) -> Bundle {
+    let mut record = bundle.record.clone();
+    record.truncate(record.len() - SIGNATURE_BYTES);
+    change(&mut record);
+    let credentials = scene.rogue.endpoint.credentials();
+    let signature = credentials.pair().sign(&[SIGNATURE_DOMAIN, &record].concat());
+    record.extend_from_slice(&signature.0);
+    Bundle { chain: bundle.chain.clone(), record }
+}
+
+fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+    let at = bytes.windows(old.len()).position(|window| window == old).expect("it is there");
+    bytes[at..at + new.len()].copy_from_slice(new);
+}
+
+#[tokio::test]
+async fn what_an_admitted_member_forges_changes_no_view_and_is_counted_with_its_reason() {
+    let mut scene = Scene::new(4).await;
+    let (to, other) = (scene.address(0), scene.address(1));
+    // The rogue's certificate names shop/echo only.
+    let key = scene.rogue.key.to_string();
+    let admit = ["admit", &key, "--name", "d", "--service", "shop/echo"];
+    let admitted = scene.mesh[0].json(&admit).await;
+    let file = scene.mesh[3].dir.join("narrow.pem");
+    std::fs::write(&file, admitted["chain_pem"].as_str().expect("a chain")).unwrap();
+    let chain = skein_node::keys::file::read_chain(&file).unwrap();
+    let credentials = std::sync::Arc::clone(scene.rogue.endpoint.credentials());
+    let trust = credentials.trust().unwrap();
+    let verified = verify_chain(&chain, &trust.roots, wall(), &Ed25519).unwrap();
+    let own = OwnChain { chain, verified };
+    let mesh = trust.roots.mesh;
+    let sign = |content: NodeRecord, sequence: u64| {
+        let until = wall().after(Duration::from_secs(3600));
+        let signer: &dyn Signer = &**credentials.pair();
+        let signed = Verified::sign(content, mesh, sequence, until, &own, signer);
+        Bundle::clone(signed.expect("a record").bundle())
+    };
+    let met = scene.rogue.meet(other, LinkRole::Control).await;
+    let Speaks::Bundle(Some(old)) = met.theirs.speaks.clone() else { panic!("no record") };
+    let address = scene._server.address;
+    scene.mesh[1].manifest("more.yaml", &registry("more", PORT + 1, address));
+    until(SOON, "b has said more since", async || {
+        let services = scene.mesh[0].try_json(&["services"]).await?;
+        let found = services.as_array().is_some_and(|all| all.len() == 2);
+        found.then_some(()).ok_or_else(|| services.to_string())
+    })
+    .await;
+
+    let good = sign(record(&scene, "shop/echo", 1), 1 << 30);
+    let outside = bent(&scene, &good, |bytes| replace(bytes, b"shop/echo", b"shop/more"));
+    let theirs = NodeKey(met.theirs.key.0);
+    let mut foreign = bent(&scene, &good, |bytes| bytes[35..67].copy_from_slice(&theirs.0));
+    foreign.chain = old.chain.clone();
+    let mut held = scene.rogue.meet(to, LinkRole::Control).await;
+    for bundle in [outside, foreign, old] {
+        let frame = Frame::Record(Box::new(bundle)).encode().unwrap();
+        write(&mut held.stream, &frame).await.unwrap();
+    }
+    let host = &scene.mesh[0];
+    until(SOON, "the forged ones are blamed, the old one is counted", async || {
+        let bad = metric(host, &["skein_blame", "bad_record"]).await;
+        let older = metric(host, &["skein_records_ignored", "older"]).await;
+        let log = host.log();
+        let told = log.contains("its grant does not name `shop/more`")
+            && log.contains("its signature does not hold");
+        (bad >= 2.0 && older >= 1.0 && told)
+            .then_some(())
+            .ok_or_else(|| format!("{bad} bad, {older} older: {log}"))
+    })
+    .await;
+    let more = host.json(&["service", "shop/more"]).await;
+    assert_eq!(more["endpoints"].as_array().map(Vec::len), Some(1), "{more}");
+    assert_eq!(more["endpoints"][0]["node"], "b", "{more}");
+
+    // Two contents at one sequence: both are kept as proof, and none of it is used.
+    for weight in [2, 3] {
+        let bundle = sign(record(&scene, "shop/echo", weight), 1 << 31);
+        let frame = Frame::Record(Box::new(bundle)).encode().unwrap();
+        write(&mut held.stream, &frame).await.unwrap();
+    }
+    for host in &scene.mesh.hosts[..3] {
+        until(SOON, "the fork is told, and not used", async || {
+            let log = host.log();
+            let detail = host.try_json(&["service", "shop/echo"]).await?;
+            let all = detail["endpoints"].as_array().cloned().unwrap_or_default();
+            let unused = all.iter().all(|e| e["node"] != "d" || e["reason"] == "cloned");
+            let told = log.contains("signed two records with one sequence");
+            (told && unused).then_some(()).ok_or_else(|| format!("{detail} {log}"))
+        })
+        .await;
+    }
+    assert!(metric(&scene.mesh[0], &["skein_blame", "fork"]).await >= 1.0);
 }
 
 #[tokio::test]

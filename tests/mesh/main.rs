@@ -13,6 +13,7 @@ mod carry;
 mod crash;
 mod harness;
 mod hostile;
+mod mission;
 mod policy;
 mod revoke;
 mod tidy;

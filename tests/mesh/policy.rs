@@ -295,6 +295,66 @@ async fn default_deny_is_rolled_out_without_losing_a_call() {
 }
 
 #[tokio::test]
+async fn a_mesh_of_which_every_disk_is_lost_comes_up_from_its_backup() {
+    let (mut mesh, server) = stand().await;
+    let folder = mesh.folder().to_owned();
+    let path = |name: &str| folder.join(name).display().to_string();
+    std::fs::copy(key(&mesh), path("operator.key")).expect("the operator's key");
+    let certificate = key(&mesh).replace(".key", ".pem");
+    std::fs::copy(certificate, path("operator.pem")).expect("its certificate");
+    cut(&mesh[0], &allow("callers", "checkout", &["web"]), &path("operator.key")).await;
+    mesh[0].cli(&["backup", &path("all.json")]).await;
+    mesh[0].cli(&["backup", &path("bare.json"), "--without-root"]).await;
+    let before = mesh[0].json(&["status"]).await;
+
+    for host in &mut mesh.hosts {
+        host.kill().await;
+        std::fs::remove_dir_all(&host.dir).expect("its disk");
+        std::fs::create_dir(&host.dir).expect("another disk");
+    }
+    let no_root = mesh[0].run(&["init", "--from", &path("bare.json"), "--name", "a"]).await;
+    assert!(no_root.code() == 1 && no_root.err.contains("--root FILE"), "{no_root:?}");
+    std::fs::write(folder.join("bad.json"), "{}").expect("a file");
+    let bad = mesh[0].run(&["init", "--from", &path("bad.json"), "--name", "a"]).await;
+    assert!(bad.code() == 1 && bad.err.contains("no backup"), "{bad:?}");
+    // The documents come from the backup of their own, once the mesh stands.
+    let text = std::fs::read_to_string(folder.join("all.json")).expect("the backup");
+    let mut all: Value = serde_json::from_str(&text).expect("JSON");
+    all["documents"] = Value::Array(Vec::new());
+    std::fs::write(folder.join("none.json"), all.to_string()).expect("a file");
+    for (from, adopt) in [("all.json", false), ("none.json", true)] {
+        let said = mesh[0].cli(&["init", "--from", &path(from), "--name", "a"]).await;
+        let token = skein_tests::mesh::token_in(&said.out).expect("a token");
+        mesh[0].start(&[]).await;
+        let seed = mesh.mesh_address(0);
+        for host in &mut mesh.hosts[1..] {
+            let token = [("SKEIN_TOKEN", token.as_str())];
+            let said = host.run_with(&["join", &seed, "--name", &host.name], &token).await;
+            assert_eq!(said.code(), 0, "{said:?}");
+            host.start(&[]).await;
+        }
+        mesh.all_alive(3, Duration::from_secs(20)).await;
+        if adopt {
+            carried(&mesh[1], BATCH).await;
+            let said = mesh[2].cli(&["policy", "adopt", &path("all.json")]).await;
+            assert!(said.out.contains("visible on 3/3 nodes"), "{said:?}");
+        }
+        refused(&mesh[1], BATCH, SOON).await;
+        carried(&mesh[1], WEB).await;
+        one_policy(&mesh, SOON).await;
+        let after = mesh[1].json(&["status"]).await;
+        assert_eq!(after["mesh"], before["mesh"]);
+        assert_eq!(after["policy"]["root"], before["policy"]["root"], "the very same documents");
+        for host in &mut mesh.hosts {
+            host.kill().await;
+            std::fs::remove_dir_all(&host.dir).expect("its disk");
+            std::fs::create_dir(&host.dir).expect("another disk");
+        }
+    }
+    drop(server);
+}
+
+#[tokio::test]
 async fn what_may_not_be_signed_or_is_signed_wrongly_is_refused_and_changes_nothing() {
     let (mesh, _server) = stand().await;
     let (stranger, own) = (Mesh::start(1).await, key(&mesh));

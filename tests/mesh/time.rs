@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::Value;
 use skein_tests::{
     host::Host,
+    load::{Load, Plan},
     manifest::{discovery, registry},
     mesh::Mesh,
     server::{Conduct, Server},
@@ -146,6 +147,63 @@ async fn the_first_host_lost_for_good_is_missed_by_nobody() {
     newcomer.start(&[]).await;
     mesh.hosts.push(newcomer);
     mesh.all_alive(3, SOON).await;
+}
+
+#[tokio::test]
+async fn a_root_follows_on_another_and_no_connection_fails() {
+    let mut mesh = Mesh::of_hosts(5);
+    mesh.form_with(&["--issuers", "2"]).await;
+    let server = Server::start(mesh[2].ip, Conduct::Echo).await;
+    mesh[2].manifest("echo.yaml", &registry("echo", PORT, server.address));
+    mesh[4].manifest("use.yaml", &discovery("echo", HERE, PORT));
+    carried(&mesh[4]).await;
+    let load = Load::start(Plan::new(SocketAddr::new(mesh[4].ip, HERE)));
+    let root_of = async |host: &Host, kind: &str| -> Result<String, String> {
+        let certs = host.try_json(&["certs"]).await?;
+        let all = certs.as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|one| one["kind"] == kind).cloned().unwrap_or_default();
+        Ok(found["root"].as_str().unwrap_or_default().to_owned())
+    };
+    let before = root_of(&mesh[0], "node").await.expect("a root");
+
+    // With one away nothing uses the new root.
+    mesh[3].kill().await;
+    until(SOON, "it is missed", async || {
+        let status = mesh[0].try_json(&["status"]).await?;
+        (status["members"]["dead"] == 1).then_some(()).ok_or_else(|| status.to_string())
+    })
+    .await;
+    let partly = mesh[0].run(&["root", "rotate", "--wait", "2s"]).await;
+    assert_eq!(partly.code(), 3, "{partly:?}");
+    assert!(partly.out.contains("trusted on 4/4 nodes, not on d"), "{partly:?}");
+    assert_eq!(root_of(&mesh[0], "issuer").await, Ok(before.clone()));
+    mesh[3].start(&[]).await;
+    mesh.all_alive(5, SOON).await;
+    let said = mesh[0].cli(&["root", "rotate"]).await;
+    assert!(said.out.contains("trusted on 5/5 nodes"), "{said:?}");
+    let key = mesh[0].dir.join("root.key").display().to_string();
+    until(SOON, "the first issuer is under the new root, and its host too", async || {
+        let (issuer, node) = (root_of(&mesh[0], "issuer").await?, root_of(&mesh[0], "node").await?);
+        let done = issuer != before && node == issuer;
+        done.then_some(()).ok_or_else(|| format!("{before} {issuer} {node}"))
+    })
+    .await;
+    mesh[1].cli(&["issuer", "renew", "--root", &key]).await;
+    let newest = root_of(&mesh[0], "node").await.expect("a root");
+    until(SOON, "the second too", async || {
+        let node = root_of(&mesh[1], "node").await?;
+        (node == newest).then_some(()).ok_or(node)
+    })
+    .await;
+    // Who is certified by the one root and who by the other still meet.
+    for n in [1, 3] {
+        mesh[n].kill().await;
+        mesh[n].start(&[]).await;
+    }
+    mesh.all_alive(5, SOON).await;
+    let report = load.stop().await;
+    assert!(report.failures.is_empty(), "{:?}", report.failures.first());
+    assert!(report.took.len() > 100);
 }
 
 #[tokio::test]

@@ -175,10 +175,15 @@ impl Host {
 
     /// Starts the agent and waits for nothing.
     pub fn launch(&mut self, arguments: &[&str]) {
+        self.launch_with(arguments, &[]);
+    }
+
+    /// The same with environment variables.
+    pub fn launch_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) {
         let mut command = self.program(binary::skein());
         let ip = self.ip.to_string();
         command.args(["agent", "--bind", &ip, "-f"]).arg(&self.manifests);
-        command.args(arguments).env("RUST_BACKTRACE", "1");
+        command.args(arguments).env("RUST_BACKTRACE", "1").envs(variables.iter().copied());
         self.agent = Some(Process::start(command, &self.log_path()));
     }
 

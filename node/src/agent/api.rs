@@ -15,13 +15,14 @@ use crate::{
     api::{
         AgentApi, ApiError, ApiErrorKind, Reply,
         dto::{
-            AdmitRequest, Admitted, ApplyReport, ApplyResult, BindReport, Certificate, CheckStatus,
-            CheckUpdate, DeleteRequest, DiffReport, Document, DocumentDetail, DocumentName,
-            Documents, DrainReport, DrainRequest, EdgesReport, Fault, InstanceStatus, LeaveReport,
-            LeaveRequest, Link, Listener, LogLevel, MaintenanceReport, MaintenanceRequest, Member,
-            PolicyReport, PrepareRequest, Prepared, RevokePlan, RevokePlanRequest, RevokeReport,
-            RevokeRequest, ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo,
-            TokenRequest, ValidateReport, Visible, WhyReport, WhyRequest,
+            AdmitRequest, Admitted, ApplyReport, ApplyResult, BackupReport, BindReport,
+            Certificate, CheckStatus, CheckUpdate, DeleteRequest, DiffReport, Document,
+            DocumentDetail, DocumentName, Documents, DrainReport, DrainRequest, EdgesReport, Fault,
+            InstanceStatus, LeaveReport, LeaveRequest, Link, Listener, LogLevel, MaintenanceReport,
+            MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared, RevokePlan,
+            RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
+            ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest,
+            ValidateReport, Visible, WhyReport, WhyRequest,
         },
     },
     clock::{rfc3339, wall},
@@ -43,7 +44,8 @@ pub(super) fn invalid(text: impl std::fmt::Display) -> ApiError {
 
 impl Agent {
     fn mesh_name(&self) -> String {
-        let root = self.roots.order.first().and_then(|key| self.roots.roots.get(key));
+        let roots = self.roots();
+        let root = roots.order.first().and_then(|key| roots.roots.get(key));
         let named = root.and_then(|der| skein_protocol::trust::certificate::mesh_name(der).ok());
         named
             .or_else(|| self.settings.said_mesh.as_ref().map(ToString::to_string))
@@ -499,6 +501,14 @@ impl AgentApi for Agent {
 
     fn edges(&self) -> Reply<'_, EdgesReport> {
         Box::pin(async move { Ok(self.edges_report().await) })
+    }
+
+    fn backup(&self) -> Reply<'_, BackupReport> {
+        Box::pin(async move { self.backup_report() })
+    }
+
+    fn roots(&self, request: RootsRequest) -> Reply<'_, RootsReport> {
+        Box::pin(async move { self.follow_roots(&request).await })
     }
 
     fn reload_issuer(&self) -> Reply<'_, ()> {

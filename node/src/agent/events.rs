@@ -148,6 +148,7 @@ fn tell(agent: &Agent, event: Event) {
                 address.map(|at| format!(", at {at}")).unwrap_or_default()
             )),
         ),
+        Event::Outdated(_) => agent.metrics.ignored("older"),
         Event::Forked(node) => {
             tracing::error!(node = name(&node), "signed two records with one sequence: not used");
         }

@@ -18,7 +18,7 @@ use skein_protocol::{
         node::{HeldIssuer, TokenUses},
     },
     trust::{
-        ChainClass, Revocations, Roots, VerifiedChain,
+        ChainClass, Revocations, RootChain, Roots, VerifiedChain,
         join::{PeerAddress, Refusal, RefusalCode},
         token::Token,
         verify_chain,
@@ -53,6 +53,8 @@ pub(crate) struct Keys {
     pub(crate) files: Files,
     /// The trusted roots.
     pub(crate) roots: Roots,
+    /// The same as they travel.
+    pub(crate) chain: RootChain,
     /// This host's chain.
     pub(crate) own: OwnChain,
     /// The issuer on this host.
@@ -70,14 +72,15 @@ impl Keys {
         if !settings.files.chain.exists() && !files.is_member() {
             join_first(&files, settings, token).await?;
         }
-        let roots =
-            file::read_roots(&settings.files.roots)?.verify(&Ed25519).with_context(|| {
-                format!("{} holds no roots of a mesh", settings.files.roots.display())
-            })?;
+        let root_chain = file::read_roots(&settings.files.roots)?;
+        let roots = root_chain.verify(&Ed25519).with_context(|| {
+            format!("{} holds no roots of a mesh", settings.files.roots.display())
+        })?;
         let (chain, verified) = newest(settings, &files, &roots)?;
         let issuer = IssuingHost::open(&files)?.map(Arc::new);
         let key = settings.files.key.clone();
-        let mut keys = Self { key, files, roots, own: OwnChain { chain, verified }, issuer };
+        let own = OwnChain { chain, verified };
+        let mut keys = Self { key, files, roots, chain: root_chain, own, issuer };
         if keys.own.verified.class == ChainClass::Expired {
             keys.renew_expired(settings, control).await?;
         }
@@ -248,7 +251,7 @@ impl Desk for AgentDesk {
             })
             .take(limits::JOIN_PEERS);
         let trust = agent.credentials.trust().unwrap_or_else(|| {
-            Arc::new(trust(&agent.roots, &Revocations::default(), std::iter::empty()))
+            Arc::new(trust(&agent.roots(), &Revocations::default(), std::iter::empty()))
         });
         Situation {
             now: wall(),
@@ -319,16 +322,19 @@ pub(super) async fn keep_fresh(
     endpoint: Endpoint,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let mut roots = agent.roots.subscribe();
+    let mut rooted_at = None;
     loop {
+        agent.problems.set("issuer", renew_issuer(&agent));
         let issuers = live_issuers(&agent.view());
         let due = agent.credentials.own().is_some_and(|own| {
             wall() >= identity::renew_at(own.verified.not_before, own.verified.not_after)
+                || under_an_old_root(&agent, &own.verified, &mut rooted_at)
         });
         if due {
             let renewed = renew(&agent, &endpoint).await;
             agent.problems.set("renewal", renewed.err().map(|error| format!("{error:#}")));
         }
-        agent.problems.set("issuer", renew_issuer(&agent));
         keep_peers(&agent);
         let jitter = rand::rng().random_range(0..30);
         tokio::select! {
@@ -336,15 +342,39 @@ pub(super) async fn keep_fresh(
             () = crate::stop::stopped(&mut stopped) => return,
             () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
             () = issuer_back(&agent, issuers), if due => {}
+            Ok(()) = roots.changed() => {}
         }
     }
+}
+
+/// Between two attempts to get a certificate under the newest root: until all issuers are under
+/// it, one may be had that is not.
+const ROOTED_EVERY: Duration = Duration::from_secs(300);
+
+/// Whether this host's certificate is under a root that another has followed on, and one under
+/// the newest may be had.
+fn under_an_old_root(
+    agent: &Agent,
+    own: &VerifiedChain,
+    tried: &mut Option<std::time::Instant>,
+) -> bool {
+    let newest = agent.roots().newest();
+    let old = newest.is_some_and(|newest| own.root != newest);
+    let local = agent.issuer().is_none_or(|issuer| Some(issuer.verified().root) == newest);
+    let pause = tried.is_some_and(|at| at.elapsed() < ROOTED_EVERY);
+    let due = old && local && !pause;
+    if due {
+        *tried = Some(std::time::Instant::now());
+    }
+    due
 }
 
 /// Renews this host's issuer while the root's key is here; else says who must.
 fn renew_issuer(agent: &Agent) -> Option<String> {
     let issuer = agent.issuer()?;
     let left = issuer.verified().not_after.since(wall());
-    if left > ISSUER_NEAR {
+    let old = agent.roots().newest().is_some_and(|newest| issuer.verified().root != newest);
+    if left > ISSUER_NEAR && !(old && issuer.has_root()) {
         return None;
     }
     let days = left.as_secs() / 86_400;

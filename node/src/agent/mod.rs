@@ -207,6 +207,7 @@ impl Running {
             start: Start {
                 mesh: keys.roots.mesh,
                 roots: Arc::new(keys.roots.clone()),
+                chain: keys.chain.clone(),
                 own: keys.own.clone(),
                 signer: credentials.pair().clone(),
                 local: local::say(&base, &phase, &first),
@@ -292,7 +293,7 @@ impl Running {
             clock,
             settings,
             files: keys.files,
-            roots: keys.roots,
+            roots: watch::channel(Arc::new(keys.roots)).0,
             issuer: watch::channel(keys.issuer).0,
             tokens,
             credentials: Arc::clone(&credentials),
@@ -341,6 +342,7 @@ impl Running {
             data.clone(),
             shown.view.clone(),
         ));
+        main.spawn(policy::roots::told(Arc::clone(&agent), shown.told_roots));
         main.spawn(events::put_out(Arc::clone(&agent), shown.put_out));
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));

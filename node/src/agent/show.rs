@@ -46,7 +46,7 @@ pub(crate) struct Agent {
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
     pub(crate) files: Files,
-    pub(crate) roots: Roots,
+    pub(crate) roots: watch::Sender<Arc<Roots>>,
     pub(crate) issuer: watch::Sender<Option<Arc<IssuingHost>>>,
     pub(crate) tokens: Tokens,
     pub(crate) credentials: Arc<Credentials>,
@@ -250,6 +250,11 @@ impl Agent {
         members
     }
 
+    /// The roots that are trusted.
+    pub(crate) fn roots(&self) -> Arc<Roots> {
+        Arc::clone(&self.roots.borrow())
+    }
+
     /// The issuer that this host holds.
     pub(crate) fn issuer(&self) -> Option<Arc<IssuingHost>> {
         self.issuer.borrow().clone()
@@ -370,10 +375,12 @@ impl Agent {
         let services = verified.grant.services.iter().map(ToString::to_string).collect();
         let name = verified.grant.name.to_string();
         let node = certificate("node", &own.chain.leaf, &name, &self.settings.files.chain);
-        let mut all = vec![Certificate { services, ..node }];
+        let by = |root: &[u8; 32]| NodeKey(*root).short().to_string();
+        let mut all = vec![Certificate { services, root: by(&verified.root), ..node }];
         if let Some(issuer) = self.issuer() {
             let path = self.files.issuer_certificate();
-            all.push(certificate("issuer", issuer.certificate(), &name, &path));
+            let shown = certificate("issuer", issuer.certificate(), &name, &path);
+            all.push(Certificate { root: by(&issuer.verified().root), ..shown });
         }
         let roots = self.credentials.trust().map(|trust| trust.roots.roots.clone());
         for der in roots.unwrap_or_default().values() {

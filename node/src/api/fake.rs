@@ -293,6 +293,12 @@ impl AgentApi for FakeAgent {
     fn edges(&self) -> Reply<'_, EdgesReport> {
         ok(EdgesReport::default())
     }
+    fn backup(&self) -> Reply<'_, BackupReport> {
+        ok(BackupReport::default())
+    }
+    fn roots(&self, _: RootsRequest) -> Reply<'_, RootsReport> {
+        self.wrote(RootsReport::default())
+    }
     fn reload_issuer(&self) -> Reply<'_, ()> {
         self.wrote(())
     }

@@ -20,12 +20,13 @@ use std::{future::Future, pin::Pin};
 use skein_protocol::words;
 
 use dto::{
-    AdmitRequest, Admitted, ApplyReport, BindReport, Certificate, CheckUpdate, DeleteRequest,
-    DiffReport, Document, DocumentDetail, DocumentName, Documents, DrainReport, DrainRequest,
-    EdgesReport, Fault, LeaveReport, LeaveRequest, Link, Listener, LogLevel, MaintenanceReport,
-    MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared, RevokePlan,
-    RevokePlanRequest, RevokeReport, RevokeRequest, ServiceDetail, ServiceSummary, Status,
-    TokenCreated, TokenInfo, TokenRequest, ValidateReport, WhyReport, WhyRequest,
+    AdmitRequest, Admitted, ApplyReport, BackupReport, BindReport, Certificate, CheckUpdate,
+    DeleteRequest, DiffReport, Document, DocumentDetail, DocumentName, Documents, DrainReport,
+    DrainRequest, EdgesReport, Fault, LeaveReport, LeaveRequest, Link, Listener, LogLevel,
+    MaintenanceReport, MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared,
+    RevokePlan, RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
+    ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest, ValidateReport,
+    WhyReport, WhyRequest,
 };
 
 /// What an [`AgentApi`] method gives back.
@@ -169,12 +170,16 @@ pub trait AgentApi: Send + Sync + 'static {
     fn policy(&self) -> Reply<'_, PolicyReport>;
     /// Who calls whom, mesh-wide.
     fn edges(&self) -> Reply<'_, EdgesReport>;
+    /// Trusts a further root, and says who does.
+    fn roots(&self, request: RootsRequest) -> Reply<'_, RootsReport>;
     /// The issuer's files of this host have changed.
     fn reload_issuer(&self) -> Reply<'_, ()>;
     /// What the end of a key would do.
     fn revoke_plan(&self, asked: RevokePlanRequest) -> Reply<'_, RevokePlan>;
     /// Takes a signed statement that a key has ended.
     fn revoke(&self, request: RevokeRequest) -> Reply<'_, RevokeReport>;
+    /// What a backup holds of the mesh.
+    fn backup(&self) -> Reply<'_, BackupReport>;
     /// How a call would go, step by step.
     fn why(&self, asked: WhyRequest) -> Reply<'_, WhyReport>;
     /// The state of an instance with a ttl check.

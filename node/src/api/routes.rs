@@ -6,8 +6,8 @@
 //! | `GET /v1/status`, `members`, `services`, `services/NAME`, `links`, `certs`, `listeners` | what the agent knows |
 //! | `GET /v1/documents[?kind=]`, `GET /v1/describe?kind=&namespace=&name=` | documents held |
 //! | `POST /v1/apply`, `delete`, `validate`, `diff` | documents |
-//! | `POST /v1/prepare`, `GET /v1/policy`, `edges`, `POST /v1/why` | what is signed, who holds it, who calls whom |
-//! | `POST /v1/revoke/plan`, `revoke`, `issuer` | the end of a key; this host's issuer was made or renewed |
+//! | `POST /v1/prepare`, `GET /v1/policy`, `backup`, `edges`, `POST /v1/why` | what is signed, who holds it, who calls whom |
+//! | `POST /v1/revoke/plan`, `revoke`, `issuer`, `roots` | the end of a key; this host's issuer was made or renewed; a further root |
 //! | `POST /v1/bind/NAME`, `PUT /v1/checks` | a virtual address; a ttl check |
 //! | `POST /v1/drain`, `maintenance`, `leave` | this host's life |
 //! | `POST`, `GET /v1/tokens`, `DELETE /v1/tokens/ID`, `POST /v1/admit` | admission |
@@ -31,7 +31,7 @@ use super::{
     dto::{
         AdmitRequest, CheckUpdate, DeleteRequest, DocumentName, Documents, DrainRequest, ErrorBody,
         ErrorEnvelope, LeaveRequest, LogLevel, MaintenanceRequest, PrepareRequest,
-        RevokePlanRequest, RevokeRequest, TokenRequest, WhyRequest,
+        RevokePlanRequest, RevokeRequest, RootsRequest, TokenRequest, WhyRequest,
     },
 };
 
@@ -65,6 +65,7 @@ fn reads() -> Router<Arc<dyn AgentApi>> {
         .route("/v1/links", get(async |api: Api| json(api.links()).await))
         .route("/v1/certs", get(async |api: Api| json(api.certs()).await))
         .route("/v1/policy", get(async |api: Api| json(api.policy()).await))
+        .route("/v1/backup", get(async |api: Api| json(api.backup()).await))
         .route("/v1/edges", get(async |api: Api| json(api.edges()).await))
         .route("/v1/listeners", get(async |api: Api| json(api.listeners()).await))
         .route(
@@ -103,6 +104,10 @@ fn writes() -> Router<Arc<dyn AgentApi>> {
         .route(
             "/v1/revoke",
             post(async |api: Api, b: JsonBody<RevokeRequest>| json(api.revoke(b.0)).await),
+        )
+        .route(
+            "/v1/roots",
+            post(async |api: Api, b: JsonBody<RootsRequest>| json(api.roots(b.0)).await),
         )
         .route("/v1/issuer", post(async |api: Api| json(api.reload_issuer()).await))
         .route("/v1/why", post(async |api: Api, b: JsonBody<WhyRequest>| json(api.why(b.0)).await))

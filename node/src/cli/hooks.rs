@@ -29,6 +29,8 @@ pub struct InitOptions {
     pub offline_root: bool,
     /// A backup to start from.
     pub from: Option<PathBuf>,
+    /// The root's key, where the backup does not hold it.
+    pub root: Option<PathBuf>,
     /// Where the operator's key is written; the default is `~/.config/skein/operator.key`.
     pub operator_key: Option<PathBuf>,
 }

@@ -38,9 +38,12 @@ pub(super) struct InitArgs {
     /// The root key will be taken off this host: the token makes no issuers
     #[arg(long)]
     offline_root: bool,
-    /// Start from a backup
+    /// Bring a mesh of which every host was lost up again from its backup
     #[arg(long, value_name = "BACKUP")]
     from: Option<PathBuf>,
+    /// The root's key, where the backup does not hold it
+    #[arg(long, value_name = "FILE", requires = "from")]
+    root: Option<PathBuf>,
     /// Where to write the operator's key [default: ~/.config/skein/operator.key]
     #[arg(long, value_name = "FILE", env = "SKEIN_OPERATOR_KEY")]
     operator_key: Option<PathBuf>,
@@ -134,6 +137,7 @@ pub(super) fn init(
         issuers: args.issuers,
         offline_root: args.offline_root,
         from: args.from.clone(),
+        root: args.root.clone(),
         operator_key: args.operator_key.clone(),
     })?;
     console.show(&report)?;

@@ -1,4 +1,4 @@
-//! `issuer add|renew`: who certifies nodes. Works on this host's files with the root's key, and
+//! `issuer add|renew`, `root rotate`: who certifies nodes, and who certifies those. Works on this host's files with the root's key, and
 //! tells a running agent.
 
 use std::path::{Path, PathBuf};
@@ -7,8 +7,10 @@ use clap::{Args, Subcommand};
 
 use super::{Client, Console, Exit, exit::CliError};
 use crate::{
+    api::dto::{RootsReport, RootsRequest},
     clock::{rfc3339, wall},
     identity::{Files, RootKey},
+    keys::file,
 };
 
 /// `skein issuer`.
@@ -26,6 +28,78 @@ pub(super) struct RootArgs {
     /// The root's key [default: root.key in the agent's directory]
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
+}
+
+/// `skein root`.
+#[derive(Subcommand, Debug)]
+pub(super) enum RootCommand {
+    /// Let another root follow on the newest: trusted by all first, used then
+    Rotate(RotateArgs),
+}
+
+/// `skein root rotate`.
+#[derive(Args, Debug)]
+pub(super) struct RotateArgs {
+    /// The newest root's key [default: root.key in the agent's directory]
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// Use the new root though members are away: they will have to join anew
+    #[arg(long)]
+    force: bool,
+    /// How long to wait for members to trust it
+    #[arg(long, value_name = "DURATION", value_parser = super::duration, default_value = "30s")]
+    wait: std::time::Duration,
+}
+
+/// The verbs of roots.
+pub(super) fn root(
+    client: &Client,
+    dir: &Path,
+    command: &RootCommand,
+    console: &mut Console<'_>,
+) -> Result<Exit, CliError> {
+    let RootCommand::Rotate(args) = command;
+    let failed = |error: &dyn std::fmt::Display| CliError::failed(error.to_string());
+    let files = Files::new(dir);
+    let path = args.root.clone().unwrap_or_else(|| files.root_key());
+    let beside = |word: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(word);
+        PathBuf::from(name)
+    };
+    let held = RootKey::open(&files, Some(&path)).map_err(|error| {
+        CliError::failed(format!("this needs the newest root's key: {error}"))
+            .fix("run it on a member where that key is, or name it with --root FILE")
+    })?;
+    let chain = held.follow(&beside(".next"), wall()).map_err(|error| failed(&error))?;
+    let request = RootsRequest {
+        roots: file::roots_text(&chain),
+        wait_ms: u64::try_from(args.wait.as_millis()).unwrap_or(u64::MAX),
+    };
+    let report: RootsReport = client.post("/v1/roots", &request)?;
+    let (on, of) = (report.visible.on, report.visible.of);
+    let known = format!("the new root is trusted on {on}/{of} nodes");
+    if !report.unheard.is_empty() && !args.force {
+        let who = report.unheard.join(", ");
+        console.print(&format!("{known}, not on {who}; nothing uses it yet"))?;
+        console.say(
+            "  next: run this again when they are back, or say --force: who is away then has to \
+             join anew",
+        );
+        return Ok(Exit::Degraded);
+    }
+    let old = beside(&format!(".old-{}", report.roots - 1));
+    let moved = std::fs::rename(&path, &old).and_then(|()| std::fs::rename(beside(".next"), &path));
+    moved.map_err(|error| failed(&format!("{}: {error}", path.display())))?;
+    let _: serde_json::Value = client.post("/v1/issuer", &())?;
+    console.print(&format!(
+        "{known}; its key is {}, the old one {}. This host's issuer is renewed under it now; on each \
+         other issuer's host run `skein issuer renew --root FILE` with the new key, and nodes follow \
+         by themselves. The old root stays trusted",
+        path.display(),
+        old.display()
+    ))?;
+    Ok(Exit::Done)
 }
 
 /// The verbs of issuers.

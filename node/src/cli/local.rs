@@ -1,9 +1,9 @@
 //! The commands that work on this host's keys and files, or run the agent itself.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
-use skein_protocol::{name::NodeName, trust::token::Token};
+use skein_protocol::{engine::Write, name::NodeName, policy::SignedVersion, trust::token::Token};
 
 use super::hooks::{
     AgentOptions, InitOptions, InitReport, JoinOptions, JoinReport, KeyReport, Local,
@@ -16,6 +16,7 @@ use crate::{
     clock::wall,
     disk::Disk,
     identity::{self, Files, IssuingHost},
+    keys::file,
 };
 
 /// This host.
@@ -63,14 +64,27 @@ fn issuer(dir: PathBuf) -> Result<IssuingHost> {
     })
 }
 
+/// Puts the documents and revocations of a backup on this host's disk: they are in force when the
+/// agent starts, before any peer is met.
+fn restore(dir: &std::path::Path, backup: &identity::backup::Verified) -> Result<()> {
+    let (disk, _) = Disk::open(dir, wall())?;
+    let mut writes = Vec::new();
+    for statement in &backup.revocations {
+        writes.push(Write::Revocation(statement.id(), statement.encode()?));
+    }
+    for bundle in &backup.documents {
+        let signed = SignedVersion::parse(Arc::new(bundle.clone()), backup.roots.mesh)?;
+        writes.push(Write::Policy(signed.version(), bundle.encode()?));
+    }
+    Ok(disk.restore(writes)?)
+}
+
 impl Local for ThisHost {
     fn init(&self, options: InitOptions) -> Result<InitReport> {
         let files = Files::new(options.dir.clone());
         let now = wall();
         let mesh = options.mesh.clone().unwrap_or_else(|| "mesh".to_owned());
-        if options.from.is_some() {
-            bail!("`--from` is not part of this version");
-        }
+        let backup = options.from.as_deref().map(identity::Backup::read).transpose()?;
         let wanted = identity::InitOptions {
             mesh: mesh.clone(),
             node: node_name(options.name.as_ref())?,
@@ -79,7 +93,20 @@ impl Local for ThisHost {
             offline_root: options.offline_root,
             operator: operator_directory(options.operator_key.as_ref())?,
         };
-        let made = match identity::init(&files, &wanted, now) {
+        let made = match &backup {
+            None => identity::init(&files, &wanted, now),
+            Some((_, backup)) => {
+                let said = options.root.as_deref().map(file::read_key).transpose()?;
+                let root = said.as_ref().or(backup.root.as_ref()).ok_or_else(|| {
+                    anyhow!("the backup does not hold the root's key: name it with --root FILE")
+                })?;
+                identity::init::restore(&files, &wanted, &backup.chain, root, now)
+            }
+        };
+        if let (Some((_, backup)), Ok(_)) = (&backup, &made) {
+            restore(&options.dir, backup)?;
+        }
+        let made = match made {
             Ok(made) => made,
             Err(identity::InitError::Already { mesh, node }) => {
                 return Ok(InitReport {
@@ -100,7 +127,7 @@ impl Local for ThisHost {
             node_name: wanted.node.to_string(),
             token: Some(made.token.to_text()?),
             token_not_after: Some(offline::rfc3339(made.token.proof.body.not_after)),
-            operator_key: Some(made.operator_key),
+            operator_key: made.operator_key,
             root_key: Some(made.root_key),
             address: offline::outward_address(),
             dir: options.dir,

@@ -5,6 +5,7 @@
 //! What a verb needs of this host's keys and files is behind [`hooks::Local`].
 
 mod agent;
+mod backup;
 mod client;
 mod demo;
 mod documents;
@@ -102,9 +103,14 @@ enum Verb {
     Why(policy::WhyArgs),
     /// End a node's key: it is out, everywhere, within seconds
     Revoke(revoke::RevokeArgs),
+    /// Write what the loss of every disk would take: roots, documents, revocations
+    Backup(backup::BackupArgs),
     /// Issuers, who certify nodes: add, renew
     #[command(subcommand)]
     Issuer(issuer::IssuerCommand),
+    /// The root, which certifies issuers and operators: rotate
+    #[command(subcommand)]
+    Root(issuer::RootCommand),
     /// Operators, who sign policy: create, list, revoke
     #[command(subcommand)]
     Operator(revoke::OperatorCommand),
@@ -214,7 +220,9 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
         Verb::Diff(args) => documents::diff(&client()?, args, console),
         Verb::Policy(command) => policy::policy(&client()?, command, console),
         Verb::Revoke(args) => revoke::revoke(&client()?, args, console),
+        Verb::Backup(args) => backup::backup(&client()?, dir, args, console),
         Verb::Issuer(command) => issuer::issuer(&client()?, dir, command, console),
+        Verb::Root(command) => issuer::root(&client()?, dir, command, console),
         Verb::Operator(command) => revoke::operator(client, dir, command, console),
         Verb::Why(args) => policy::why(&client()?, args, console),
         Verb::Get(args) => documents::get(&client()?, args, console),

@@ -21,6 +21,8 @@ pub(super) enum PolicyCommand {
     Default(DefaultArgs),
     /// Who calls whom, and what the rules say of it
     Edges(EdgesArgs),
+    /// Put the signed documents of a backup into force again
+    Adopt(super::backup::AdoptArgs),
 }
 
 /// `skein policy default`.
@@ -72,6 +74,7 @@ pub(super) fn policy(
         }
         PolicyCommand::Default(args) => default(client, args, console),
         PolicyCommand::Edges(args) => edges(client, args, console),
+        PolicyCommand::Adopt(args) => super::backup::adopt(client, args, console),
     }
 }
 

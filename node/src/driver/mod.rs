@@ -25,7 +25,7 @@ use skein_protocol::{
     name::{Label, NodeKey},
     policy::Policy,
     record::node::Address,
-    trust::{CloseCode, Crypto, Revocations, VerifiedChain, admit::Alpn},
+    trust::{CloseCode, Crypto, Revocations, RootChain, VerifiedChain, admit::Alpn},
     view::View,
     wire::frame::Hello,
 };
@@ -123,6 +123,8 @@ pub struct Shown {
     pub revocations: watch::Receiver<Arc<Revocations>>,
     /// The mesh-wide documents in force, and what they decide.
     pub policy: watch::Receiver<Arc<Policy>>,
+    /// Further roots that peers told: to be written, and handed in.
+    pub told_roots: watch::Receiver<Option<Arc<RootChain>>>,
     /// The peer that last said that this node's key was revoked.
     pub put_out: watch::Receiver<Option<NodeKey>>,
     /// Lines for people. When nobody reads, the newest are lost.
@@ -175,6 +177,7 @@ pub struct Driver {
     revocations: watch::Sender<Arc<Revocations>>,
     policy: watch::Sender<Arc<Policy>>,
     put_out: watch::Sender<Option<NodeKey>>,
+    told_roots: watch::Sender<Option<Arc<RootChain>>>,
     events: mpsc::Sender<Event>,
     met: mpsc::Sender<(SocketAddr, Result<NodeKey, String>)>,
     shutdown: watch::Receiver<bool>,
@@ -212,6 +215,7 @@ impl Driver {
         let (revoked, revocations_out) = watch::channel(revocations);
         let (policy, policy_out) = watch::channel(Arc::clone(engine.policy()));
         let (put_out, put_out_out) = watch::channel(None);
+        let (told_roots, told_roots_out) = watch::channel(None);
         let handle = DriverHandle { commands: commands_in };
         let driver = Self {
             engine,
@@ -234,6 +238,7 @@ impl Driver {
             revocations: revoked,
             policy,
             put_out,
+            told_roots,
             events: events_in,
             met: met_in,
             shutdown: config.shutdown,
@@ -244,6 +249,7 @@ impl Driver {
             revocations: revocations_out,
             policy: policy_out,
             put_out: put_out_out,
+            told_roots: told_roots_out,
             events,
             gossip,
             met,
@@ -381,6 +387,9 @@ impl Driver {
             }
             Output::Revoked(revocations) => {
                 self.revocations.send_replace(revocations);
+            }
+            Output::Roots(chain) => {
+                self.told_roots.send_replace(Some(chain));
             }
             Output::Policy(policy) => {
                 self.policy.send_replace(policy);

@@ -53,8 +53,8 @@ pub struct Init {
     pub token: Token,
     /// Where the root's key lies.
     pub root_key: PathBuf,
-    /// Where the operator's key lies.
-    pub operator_key: PathBuf,
+    /// Where the operator's key lies; `None` where the operators of a backup go on.
+    pub operator_key: Option<PathBuf>,
 }
 
 /// Why no mesh was made.
@@ -118,24 +118,58 @@ pub fn init(files: &Files, options: &InitOptions, now: Wall) -> Result<Init, Ini
     file::make_directory(files.directory())?;
     file::make_directory(&options.operator)?;
 
-    let (root, node) = (KeyPair::generate()?, node_key(files)?);
+    let root = KeyPair::generate()?;
     let certificate = issue::root(&root, name, now, random()?)?;
     let roots = RootChain::new(certificate);
     let mesh = roots.verify(&Ed25519).map_err(IssueError::Signer)?.mesh;
     let by = Authority::new(&mesh, &roots.first, &root)?;
+    let made = found(files, options, &roots, &root, now)?;
+    write_operator(&options.operator, &by, now)?;
+    Ok(Init { operator_key: Some(operator_key), ..made })
+}
+
+/// Makes this the first host of a mesh that is there already: its roots and the newest root's
+/// key come from a backup. Its operators go on with their keys.
+pub fn restore(
+    files: &Files,
+    options: &InitOptions,
+    roots: &RootChain,
+    root: &KeyPair,
+    now: Wall,
+) -> Result<Init, InitError> {
+    if files.is_member() {
+        let (mesh, node) = files.membership(now)?;
+        return Err(InitError::Already { mesh, node });
+    }
+    file::make_directory(files.directory())?;
+    found(files, options, roots, root, now)
+}
+
+/// Root, issuer and this node; its certificate is written last.
+fn found(
+    files: &Files,
+    options: &InitOptions,
+    chain: &RootChain,
+    root: &KeyPair,
+    now: Wall,
+) -> Result<Init, InitError> {
+    let node = node_key(files)?;
+    let roots = chain.verify(&Ed25519).map_err(IssueError::Signer)?;
+    let mesh = roots.mesh;
+    let certificate = roots.roots.get(&root.public_key()).ok_or(IssueError::OtherKey)?;
+    let by = Authority::new(&mesh, certificate, root)?;
     let root_key =
         if options.offline_root { options.operator.join("root.key") } else { files.root_key() };
-    file::write_key(&root_key, &root)?;
-    file::write_roots(&files.roots(), &roots)?;
+    file::write_key(&root_key, root)?;
+    file::write_roots(&files.roots(), chain)?;
     write_issuer(files, &by, &node.node_key(), now)?;
-    write_operator(&options.operator, &by, now)?;
     let issuer = IssuingHost::open(files)?.ok_or(IssuerError::None)?;
     let grant =
         Grant::new(options.node.clone(), vec![ServicePattern::All], vec![], options.zone.clone())?;
     let chain = issuer.admit(&node.node_key(), &grant, now)?;
     let token = issuer.create_token(first_token(options), now)?;
     file::write_chain(&files.node_chain(), &chain)?;
-    Ok(Init { mesh, node: node.node_key(), token, root_key, operator_key })
+    Ok(Init { mesh, node: node.node_key(), token, root_key, operator_key: None })
 }
 
 /// This host's key: the one that is there, or a new one.

@@ -6,6 +6,7 @@
 //!
 //! Never: sends a secret, writes half a file, counts a token's use after it was honoured.
 
+pub mod backup;
 pub mod client;
 pub mod desk;
 pub mod files;
@@ -17,6 +18,7 @@ pub mod serve;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Backup, BackupError};
 pub use client::{JoinError, Joined, RenewError, join, renew, renew_at, renew_own};
 pub use desk::{Member, Situation};
 pub use files::Files;

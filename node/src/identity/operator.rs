@@ -6,10 +6,12 @@ use skein_protocol::{
     clock::Wall,
     limits,
     trust::{
-        Roots, Signer,
+        RootChain, Roots, Signer,
+        certificate::mesh_name,
         issue::{self, Authority, IssueError, Validity},
         operator::Scope,
     },
+    wire::codec::CodecError,
 };
 
 use super::files::{Files, IdentityError};
@@ -45,6 +47,12 @@ pub enum OperatorError {
     /// A key that is no root of this mesh.
     #[error("{} is not the key of a root of this mesh", .0.display())]
     OtherRoot(PathBuf),
+    /// Too large to encode.
+    #[error("the new root: {0}")]
+    Codec(CodecError),
+    /// Another root has followed on it.
+    #[error("this is not the newest root of the mesh: name the key of the newest with --root")]
+    NotNewest,
     /// A key would be lost.
     #[error("{} is there already: move it away, or say another file", .0.display())]
     Exists(PathBuf),
@@ -54,6 +62,8 @@ pub enum OperatorError {
 pub struct RootKey {
     /// The mesh's roots.
     pub roots: Roots,
+    /// The same as they travel.
+    pub chain: RootChain,
     /// The key.
     pub pair: KeyPair,
     certificate: Vec<u8>,
@@ -77,7 +87,32 @@ impl RootKey {
         let pair = file::read_key(&path)?;
         let certificate = roots.roots.get(&pair.public_key()).cloned();
         let certificate = certificate.ok_or(OperatorError::OtherRoot(path))?;
-        Ok(Self { roots, pair, certificate })
+        Ok(Self { roots, chain, pair, certificate })
+    }
+
+    /// Makes the root that follows on this one and keeps its key in a file. Gives the roots with
+    /// it. Again, with the same file: the same roots.
+    pub fn follow(&self, next: &Path, now: Wall) -> Result<RootChain, OperatorError> {
+        if next.exists() {
+            let key = file::read_key(next)?.public_key();
+            if self.roots.newest() == Some(key) {
+                return Ok(self.chain.clone());
+            }
+        }
+        if self.roots.newest() != Some(self.pair.public_key()) {
+            return Err(OperatorError::NotNewest);
+        }
+        let key = match next.exists() {
+            true => file::read_key(next)?,
+            false => KeyPair::generate()?,
+        };
+        // On disk before anybody trusts it: a root whose key is lost can never be followed on.
+        file::write_key(next, &key)?;
+        let name = mesh_name(&self.certificate).unwrap_or_default();
+        let certificate = issue::root(&key, &name, now, random()?)?;
+        let mut chain = self.chain.clone();
+        chain.extend(self.roots.mesh, certificate, &self.pair).map_err(OperatorError::Codec)?;
+        Ok(chain)
     }
 
     /// Certifies this host's issuer for a year, with a key that is made if there is none, and

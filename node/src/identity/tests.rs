@@ -163,7 +163,7 @@ fn init_makes_a_whole_mesh_once() {
     for key in [files.node_key(), files.issuer_key(), host.made.root_key.clone()] {
         assert_eq!(mode(&key), 0o600, "{}", key.display());
     }
-    assert_eq!(mode(&host.made.operator_key), 0o600);
+    assert_eq!(mode(host.made.operator_key.as_deref().unwrap()), 0o600);
     let own = files.credentials(now()).unwrap().own().unwrap();
     assert_eq!(own.verified.grant.name.as_str(), "first");
     let body = &host.made.token.proof.body;

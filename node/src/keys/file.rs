@@ -190,21 +190,35 @@ pub fn roots_text(roots: &RootChain) -> String {
 pub fn read_roots(path: &Path) -> Result<RootChain, FileError> {
     let what = "root certificates, each after the first with its signature";
     let content = || FileError::Content { path: path.to_owned(), what };
-    let blocks = read(path)?;
-    let (first, rest) = blocks.split_first().ok_or_else(content)?;
+    roots_in(&read(path)?).ok_or_else(content)
+}
+
+/// The roots of a text as [`roots_text`] writes it.
+pub fn roots_of(text: &str) -> Option<RootChain> {
+    roots_in(&pem::decode(text)?)
+}
+
+/// The key of a text.
+pub fn key_of(text: &str) -> Option<KeyPair> {
+    match pem::decode(text)?.as_slice() {
+        [key] if key.label == pem::PRIVATE_KEY => KeyPair::from_pkcs8(&key.bytes).ok(),
+        _ => None,
+    }
+}
+
+fn roots_in(blocks: &[Block]) -> Option<RootChain> {
+    let (first, rest) = blocks.split_first()?;
     let mut roots = RootChain::new(first.bytes.clone());
     for pair in rest.chunks(2) {
-        let [certificate, signature] = pair else {
-            return Err(content());
-        };
-        let bytes = <[u8; 64]>::try_from(signature.bytes.as_slice()).map_err(|_| content())?;
+        let [certificate, signature] = pair else { return None };
+        let bytes = <[u8; 64]>::try_from(signature.bytes.as_slice()).ok()?;
         if certificate.label != pem::CERTIFICATE || signature.label != pem::ROOT_SIGNATURE {
-            return Err(content());
+            return None;
         }
         let certificate = certificate.bytes.clone();
         roots.next.push(NextRoot { certificate, signature: Signature(bytes) });
     }
-    if first.label == pem::CERTIFICATE { Ok(roots) } else { Err(content()) }
+    (first.label == pem::CERTIFICATE).then_some(roots)
 }
 
 #[cfg(test)]

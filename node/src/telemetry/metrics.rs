@@ -65,6 +65,7 @@ pub struct Metrics {
     links: Family<OfWord, Gauge>,
     blame: Family<OfWord, Counter>,
     decisions: Family<OfRule, Counter>,
+    ignored: Family<OfWord, Counter>,
     log_dropped: Counter,
     view_age: Seconds,
     certificate_left: Seconds,
@@ -98,6 +99,7 @@ impl Metrics {
             links: Family::default(),
             blame: Family::default(),
             decisions: Family::default(),
+            ignored: Family::default(),
             log_dropped: Counter::default(),
             view_age: Seconds::default(),
             certificate_left: Seconds::default(),
@@ -127,6 +129,8 @@ impl Metrics {
         r.register("members", "Members by state", self.members.clone());
         r.register("links", "Links to other agents by role", self.links.clone());
         r.register("blame", "Faults of peers by kind", self.blame.clone());
+        let help = "Records that changed nothing, though they were new to the link";
+        r.register("records_ignored", help, self.ignored.clone());
         let help = "Calls that an AccessPolicy decided here";
         r.register("policy_decisions", help, self.decisions.clone());
         r.register("problems", "Problems that status shows", self.problems.clone());
@@ -200,6 +204,11 @@ impl Metrics {
     /// Links by role; `role` is `control` or `data`.
     pub fn set_links(&self, role: &'static str, count: usize) {
         set(&self.links.get_or_create_owned(&OfWord { kind: role }), count);
+    }
+
+    /// A record was not taken, and nobody is to blame.
+    pub fn ignored(&self, kind: &'static str) {
+        self.ignored.get_or_create(&OfWord { kind }).inc();
     }
 
     /// An AccessPolicy decided a call. Documents are signed by operators and bounded in number,

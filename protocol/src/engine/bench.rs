@@ -18,7 +18,7 @@ use crate::{
         },
     },
     trust::{
-        Revocations, VerifiedChain,
+        Revocations, RootChain, VerifiedChain,
         testing::{Keyed, Mesh, NOW},
         verify_chain,
     },
@@ -196,7 +196,7 @@ impl Bench {
                     }
                 }
                 Output::Dial(node, _) => self.sides[side].dials.push(node),
-                Output::Close(..) | Output::Revoked(_) | Output::Policy(_) => {}
+                Output::Close(..) | Output::Revoked(_) | Output::Policy(_) | Output::Roots(_) => {}
                 Output::Verify(id, job) => {
                     let checked = Box::new(job.run(&Keyed));
                     self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
@@ -224,6 +224,7 @@ impl Side {
         let start = Start {
             mesh: mesh.mesh,
             roots: Arc::new(mesh.roots.clone()),
+            chain: RootChain::new(mesh.root.clone()),
             own: OwnChain { chain, verified },
             signer: Arc::new(mesh.node_signer(number)),
             local: local(number, &format!("shop/svc-{number}")),

@@ -184,7 +184,7 @@ impl Engine {
             chain: Arc::clone(chain),
             dialled,
             opened: now.tick,
-            told: self.revocations.root(),
+            told: self.ended_root(),
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
@@ -221,7 +221,7 @@ impl Engine {
             mesh: self.mesh,
             key: self.me,
             boot: self.own.boot,
-            revocation_root: self.revocations.root(),
+            revocation_root: self.ended_root(),
             issuer_root: self.issuer_root(),
             records_root: self.store.root(),
             wall: now.wall,
@@ -252,7 +252,7 @@ impl Engine {
         }
         let told = self.links.links.get(&link).map(|entry| entry.told);
         let agreed = told == Some(hello.revocation_root);
-        if !agreed || told != Some(self.revocations.root()) {
+        if !agreed || told != Some(self.ended_root()) {
             self.tell_revocations(link);
         }
         if agreed {
@@ -271,6 +271,9 @@ impl Engine {
             self.record_came(now, Some(link), Arc::new(bundle));
         }
         self.tell_doubts(link);
+        // Not by the first probe that differs: who is new shall not serve without it for a moment
+        // longer than it must.
+        self.tell_policy(link);
         if hello.records_root != self.store.root() {
             self.offer_heads(now, link, hello.records_root);
         }

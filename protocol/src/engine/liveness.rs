@@ -283,7 +283,7 @@ impl Engine {
 
     pub(super) fn stand(&mut self) -> Stand {
         let policy = self.policy.documents.root();
-        let revocations = self.revocations.root();
+        let revocations = self.ended_root();
         Stand { records: self.store.root(), revocations, policy }
     }
 

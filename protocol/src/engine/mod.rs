@@ -41,7 +41,7 @@ use crate::{
     record::{Bundle, OwnChain, RecordError, Signed, Verified, node::NodeRecord},
     store::Store,
     trust::{
-        CloseCode, Crypto, Revocations, Roots, Signer, VerifiedChain,
+        ChainError, CloseCode, Crypto, Revocations, RootChain, Roots, Signer, VerifiedChain,
         revocation::{RevocationError, Statement, VerifiedStatement},
     },
     view::View,
@@ -101,6 +101,8 @@ pub enum Input {
     Revoke(Box<Statement>),
     /// An operator signed a document, somebody says here.
     Policy(Box<PolicyBundle>),
+    /// Further roots are on disk: as they travel, and verified.
+    Roots(Box<RootChain>, Arc<Roots>),
     /// chitchat hints that a node has a newer record.
     Hint {
         /// The node.
@@ -129,6 +131,9 @@ pub enum Output {
     View(Arc<View>),
     /// Keys have ended: judge every handshake by this, cut what is open to them.
     Revoked(Arc<Revocations>),
+    /// Roots that follow on those that are trusted were told and verified: write them, and hand
+    /// them in as [`Input::Roots`].
+    Roots(Arc<RootChain>),
     /// Other documents are in force: judge every call by this, also those that are open.
     Policy(Arc<Policy>),
     /// Tell people.
@@ -218,6 +223,7 @@ enum Subject {
     Witness(SignedWitness),
     Revocation(Box<Statement>),
     Policy(Box<SignedVersion>),
+    Roots(Box<RootChain>),
 }
 
 /// What a signature check found.
@@ -230,6 +236,7 @@ enum Finding {
     Witness(SignedWitness, bool),
     Revocation(Box<Result<VerifiedStatement, RevocationError>>),
     Policy(Box<Result<VerifiedVersion, VersionError>>),
+    Roots(Box<RootChain>, Box<Result<Roots, ChainError>>),
 }
 
 impl Job {
@@ -243,6 +250,10 @@ impl Job {
             Subject::Revocation(statement) => Finding::Revocation(Box::new(
                 Statement::clone(statement).verify(&self.roots, crypto),
             )),
+            Subject::Roots(chain) => {
+                let roots = chain.verify(crypto);
+                Finding::Roots(chain.clone(), Box::new(roots))
+            }
             Subject::Policy(signed) => {
                 Finding::Policy(Box::new(signed.verify(&self.roots, crypto)))
             }
@@ -339,6 +350,9 @@ pub enum Event {
     Policy(String, String),
     /// A document that was handed in here is not taken, and why.
     PolicyRefused(String),
+    /// A peer told a record that is older than the one held: a laggard, or a replay. Nothing
+    /// came of it, and nobody is blamed.
+    Outdated(NodeKey),
     /// A node signed two contents at one sequence.
     Forked(NodeKey),
     /// Whether a newer agent made the node's record, so that it is carried and not read.
@@ -362,6 +376,8 @@ pub struct Start {
     pub mesh: MeshId,
     /// The trusted roots.
     pub roots: Arc<Roots>,
+    /// The same as they travel.
+    pub chain: RootChain,
     /// This host's chain.
     pub own: OwnChain,
     /// This host's key.
@@ -386,6 +402,7 @@ pub struct Start {
 pub struct Engine {
     mesh: MeshId,
     roots: Arc<Roots>,
+    chain: RootChain,
     me: NodeKey,
     signer: Arc<dyn Signer>,
     rng: StdRng,
@@ -446,6 +463,7 @@ impl Engine {
         let mut engine = Self {
             mesh: start.mesh,
             roots: start.roots,
+            chain: start.chain,
             me,
             signer: start.signer,
             rng,
@@ -500,6 +518,7 @@ impl Engine {
             Input::Persisted(id) => self.persisted(now, id),
             Input::PersistFailed(id, why) => self.persist_failed(now, id, why),
             Input::Revoke(statement) => self.verify_statement(now, None, *statement),
+            Input::Roots(chain, roots) => self.trust_roots(now, *chain, roots),
             Input::Policy(bundle) => self.policy_came(now, None, Arc::new(*bundle)),
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
             Input::Doubt(node) => self.doubted(now, node),
@@ -620,6 +639,9 @@ impl Engine {
         if let Frame::Hello(hello) = frame {
             return self.hello(now, link, peer, *hello);
         }
+        if let Frame::Roots(chain) = frame {
+            return self.roots_came(now, link, *chain);
+        }
         if let Frame::Revocations(run) = frame {
             return self.revocations_came(now, link, peer, run);
         }
@@ -644,7 +666,7 @@ impl Engine {
             Frame::Heard(probe) => self.contact(now, probe.subject),
             Frame::Policy(bundle) => self.policy_came(now, Some(link), Arc::new(*bundle)),
             Frame::Policies(range) => self.policies_came(link, &range),
-            Frame::Revocations(_) | Frame::Unknown(_) | Frame::Hello(_) => {}
+            Frame::Revocations(_) | Frame::Roots(_) | Frame::Unknown(_) | Frame::Hello(_) => {}
         }
     }
 
@@ -659,6 +681,7 @@ impl Engine {
             },
             Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
             Finding::Revocation(found) => self.statement_checked(now, source, *found),
+            Finding::Roots(chain, found) => self.roots_checked(now, source, *chain, *found),
             Finding::Policy(found) => self.policy_checked(now, source, *found),
             Finding::Witness(_, false) => {
                 if let Some(peer) = source.and_then(|link| self.links.peer(link)) {

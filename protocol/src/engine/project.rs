@@ -62,7 +62,7 @@ impl Engine {
             me: self.me,
             locality: self.own.local.host.locality.clone(),
             records_root,
-            revocation_root: self.revocations.root(),
+            revocation_root: self.ended_root(),
             policy_root: self.policy.documents.root(),
             policy: Arc::clone(&self.policy),
             nodes,

@@ -6,18 +6,73 @@ use super::{Blame, Engine, Event, LinkId, Output, Subject, Write};
 use crate::{
     clock::Now,
     limits,
-    name::NodeKey,
+    name::{Hash, NodeKey},
     planted::{Planted, planted},
     trust::{
-        CloseCode, Revocations,
+        ChainError, CloseCode, Revocations, RootChain, Roots,
         revocation::{RevocationError, Statement, VerifiedStatement},
     },
     wire::frame::{Frame, RevocationRun, Stand},
 };
 
 impl Engine {
-    /// Tells a peer all statements that are held.
+    /// What both ends of a link must agree on before they believe each other's records: the keys
+    /// that have ended, and the roots that followed on the first.
+    pub(super) fn ended_root(&self) -> Hash {
+        let root = self.revocations.root();
+        if self.chain.next.is_empty() {
+            return root;
+        }
+        let keys: Vec<&[u8]> = self.roots.order.iter().map(<[u8; 32]>::as_slice).collect();
+        Hash::of(&[b"skein/ended/v1\0", &root.0, &keys.concat()])
+    }
+
+    /// A peer tells the roots that it knows.
+    pub(super) fn roots_came(&mut self, now: Now, link: LinkId, chain: RootChain) {
+        if chain.extends(&self.chain) && self.has_room(Some(link)) {
+            self.verify(now, Some(link), None, Subject::Roots(Box::new(chain)));
+        }
+    }
+
+    pub(super) fn roots_checked(
+        &mut self,
+        now: Now,
+        source: Option<LinkId>,
+        chain: RootChain,
+        found: Result<Roots, ChainError>,
+    ) {
+        match found {
+            Ok(roots) if roots.mesh == self.mesh => {
+                // Written first: who forgot a root over a crash could meet nobody that uses it.
+                self.outbox.push_back(Output::Roots(Arc::new(chain)));
+            }
+            Ok(_) | Err(_) => {
+                if let Some(peer) = source.and_then(|link| self.links.peer(link)) {
+                    let why = "roots that do not follow on those of this mesh".to_owned();
+                    self.blame(now, peer, Blame::BadRevocation(why));
+                }
+            }
+        }
+    }
+
+    /// Further roots are on disk: now they are trusted, and told on.
+    pub(super) fn trust_roots(&mut self, now: Now, chain: RootChain, roots: Arc<Roots>) {
+        if roots.mesh != self.mesh || !chain.extends(&self.chain) {
+            return;
+        }
+        self.chain = chain;
+        self.roots = roots;
+        let frame = Frame::Roots(Box::new(self.chain.clone()));
+        self.flood(&frame, None);
+        self.show_view(now);
+    }
+
+    /// Tells a peer all statements that are held, and the roots.
     pub(super) fn tell_revocations(&mut self, link: LinkId) {
+        if !self.chain.next.is_empty() {
+            let frame = Frame::Roots(Box::new(self.chain.clone()));
+            self.send(link, &frame);
+        }
         let all: Vec<Statement> = self.revocations.iter().map(|(_, s)| s.clone()).collect();
         let count = all.len().div_ceil(limits::HELLO_REVOCATIONS);
         for (number, chunk) in all.chunks(limits::HELLO_REVOCATIONS).enumerate() {
@@ -186,7 +241,7 @@ impl Engine {
 
     pub(super) fn compare_stand(&mut self, now: Now, link: LinkId, stand: Stand) {
         self.links.told(link, stand);
-        if stand.revocations == self.revocations.root() {
+        if stand.revocations == self.ended_root() {
             if let Some(exchange) = self.links.exchange(link) {
                 exchange.revocations = None;
             }

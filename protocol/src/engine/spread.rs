@@ -109,6 +109,11 @@ impl Engine {
         {
             self.blame(now, peer, Blame::OutOfTurn);
         }
+        if standing == Standing::Older
+            && let Some(peer) = source.and_then(|link| self.links.peer(link))
+        {
+            self.event(Event::Outdated(peer));
+        }
         let stale = header.not_after.after(limits::CLOCK_SKEW) < now.wall;
         let full = !self.has_room(source);
         // What is known, stale or above the budget costs no blame: the next exchange mends it.

@@ -68,6 +68,13 @@ impl RootChain {
         Ok(roots)
     }
 
+    /// Whether this is `other` with further roots behind it.
+    pub fn extends(&self, other: &Self) -> bool {
+        self.first == other.first
+            && self.next.len() > other.next.len()
+            && self.next.starts_with(&other.next)
+    }
+
     /// Adds a root, signed by the newest so far.
     pub fn extend(
         &mut self,

@@ -15,7 +15,7 @@ use crate::{
     policy::PolicyBundle,
     record::Bundle,
     store::Head,
-    trust::revocation::Statement,
+    trust::{RootChain, revocation::Statement},
 };
 
 /// The version of this protocol that an agent of this build speaks.
@@ -172,6 +172,8 @@ pub enum Frame {
     Policy(Box<PolicyBundle>),
     /// Which versions I hold.
     Policies(PolicyRange),
+    /// The roots that I trust, from the first to the newest.
+    Roots(Box<RootChain>),
     /// A kind of a newer agent: skipped.
     Unknown(u8),
 }
@@ -189,6 +191,7 @@ const REVOCATIONS: u8 = 10;
 const STAND: u8 = 11;
 const POLICY: u8 = 12;
 const POLICIES: u8 = 13;
+const ROOTS: u8 = 14;
 
 impl Frame {
     /// The bytes of it.
@@ -207,6 +210,7 @@ impl Frame {
             Self::Stand(stand) => write(STAND, stand),
             Self::Policy(bundle) => write(POLICY, bundle),
             Self::Policies(range) => write(POLICIES, range),
+            Self::Roots(chain) => write(ROOTS, chain),
             Self::Unknown(kind) => Ok(vec![*kind]),
         }
     }
@@ -229,6 +233,7 @@ impl Frame {
             STAND => read(body).map(Self::Stand),
             POLICY => read(body).map(Self::Policy),
             POLICIES => bounded_policies(read(body)?).map(Self::Policies),
+            ROOTS => read(body).map(Self::Roots),
             unknown => Ok(Self::Unknown(unknown)),
         }
     }
@@ -338,7 +343,7 @@ mod tests {
     proptest! {
         #[test]
         fn decoding_never_panics_and_is_the_inverse_of_encoding(
-            kind in 0u8..14, body in proptest::collection::vec(any::<u8>(), 0..300)
+            kind in 0u8..15, body in proptest::collection::vec(any::<u8>(), 0..300)
         ) {
             let bytes = [vec![kind], body].concat();
             match Frame::decode(&bytes) {

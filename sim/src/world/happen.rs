@@ -181,6 +181,8 @@ impl World {
             Output::View(view) => node.view = Some(view),
             Output::Revoked(revocations) => node.ended = Some(revocations),
             Output::Policy(policy) => node.policy = Some(policy),
+            // The world's root stays.
+            Output::Roots(_) => {}
             Output::Event(event) => {
                 self.check(|checks, world| checks.told(world, number, &event));
                 self.events.push((self.now, number, event));

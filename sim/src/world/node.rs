@@ -140,6 +140,7 @@ impl Node {
         let start = Start {
             mesh: mesh.id,
             roots: Arc::clone(&mesh.roots),
+            chain: mesh.chain.clone(),
             own: self.own.clone(),
             signer: Arc::clone(&self.signer),
             local: self.local.clone(),

@@ -7,6 +7,7 @@
 pub(super) mod ask;
 mod edges;
 mod revoke;
+pub(super) mod roots;
 pub(super) mod show;
 pub(super) mod sign;
 

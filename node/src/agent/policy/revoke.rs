@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skein_protocol::{
     engine::Input,
-    name::{NodeKey, ServiceName},
+    name::{Hash, NodeKey, ServiceName},
     policy::Content,
     trust::revocation::{By, Revocation, Statement, Subject},
     view::{Liveness, NodeView, Use},
@@ -52,7 +52,7 @@ impl Agent {
 
     /// What the end of a key would do.
     pub(crate) fn revoke_plan(&self, asked: &RevokePlanRequest) -> Result<RevokePlan, ApiError> {
-        let mesh = self.roots.mesh.0.to_string();
+        let mesh = self.roots().mesh.0.to_string();
         if asked.kind == "operator" {
             let key: NodeKey = asked.target.parse().map_err(invalid)?;
             return Ok(RevokePlan {
@@ -126,10 +126,12 @@ impl Agent {
     fn signed_by(&self, revocation: &Revocation, key: &NodeKey) -> bool {
         match &revocation.by {
             By::Root(root) => root == &key.0,
-            By::Operator(certificate) => {
-                skein_protocol::trust::operator::verify_operator(certificate, &self.roots, &Ed25519)
-                    .is_ok_and(|operator| operator.key == key.0)
-            }
+            By::Operator(certificate) => skein_protocol::trust::operator::verify_operator(
+                certificate,
+                &self.roots(),
+                &Ed25519,
+            )
+            .is_ok_and(|operator| operator.key == key.0),
         }
     }
 
@@ -145,9 +147,11 @@ impl Agent {
             Statement::Void(void, _) => void.revocation.to_string(),
         };
         let id = statement.id();
-        statement.clone().verify(&self.roots, &Ed25519).map_err(|error| {
+        statement.clone().verify(&self.roots(), &Ed25519).map_err(|error| {
             ApiError::new(ApiErrorKind::Denied, format!("the revocation is not taken: {error}"))
         })?;
+        let before = self.view().revocation_root;
+        let known = self.revocations.borrow().contains(&id);
         self.driver.input(Input::Revoke(Box::new(statement))).await;
         let mut revocations = self.revocations.clone();
         let taken = revocations.wait_for(|held| held.contains(&id));
@@ -155,15 +159,28 @@ impl Agent {
             return Err(ApiError::unavailable("the revocation could not be written to disk")
                 .fix("`skein status` says what is wrong with it"));
         }
+        if !known {
+            self.view_beyond(before).await;
+        }
         let wait = Duration::from_millis(request.wait_ms).max(Duration::from_secs(1));
-        Ok(self.heard(key, wait).await)
+        let (visible, unheard) = self.heard(wait).await;
+        Ok(RevokeReport { key, visible, unheard })
     }
 
-    /// Waits until every live member has heard of all keys that have ended here.
-    async fn heard(&self, key: String, wait: Duration) -> RevokeReport {
+    /// Waits until the view has another root of what has ended than that.
+    pub(super) async fn view_beyond(&self, before: Hash) {
+        let mut view = self.view.clone();
+        let other = view.wait_for(|view| view.revocation_root != before);
+        // What is not seen by then is told as not heard.
+        let _ = tokio::time::timeout(TAKEN, other).await;
+    }
+
+    /// Waits until every live member has heard of all keys that have ended here and of all roots:
+    /// on how many it is in force, and who has not heard.
+    pub(super) async fn heard(&self, wait: Duration) -> (Visible, Vec<String>) {
         let start = self.clock.now().tick;
         loop {
-            let root = self.revocations.borrow().root();
+            let root = self.view().revocation_root;
             let stands = self.policy_roots().await;
             let view = self.view();
             let mut unheard = Vec::new();
@@ -183,7 +200,7 @@ impl Agent {
             if unheard.is_empty() || took >= wait {
                 unheard.extend(away.map(|node| format!("{} (dead)", node.name)));
                 let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                return RevokeReport { key, visible: Visible { on, of, ms }, unheard };
+                return (Visible { on, of, ms }, unheard);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -19,8 +19,8 @@ use super::{
 use crate::api::{
     ApiError,
     dto::{
-        ConflictInfo, Document, DocumentDetail, EdgeInfo, EdgesReport, NodePolicy, PolicyReport,
-        WhyReport, WhyRequest, WhyStep,
+        BackupReport, ConflictInfo, Document, DocumentDetail, EdgeInfo, EdgesReport, NodePolicy,
+        PolicyReport, WhyReport, WhyRequest, WhyStep,
     },
 };
 
@@ -226,6 +226,21 @@ impl Agent {
         report
             .holds("endpoint", format!("{} is {}", endpoint.id(), endpoint.instance.health.word()));
         report.works = true;
+    }
+
+    /// What a backup holds of the mesh.
+    pub(crate) fn backup_report(&self) -> Result<BackupReport, ApiError> {
+        let hex = |bytes: Vec<u8>| data_encoding::HEXLOWER.encode(&bytes);
+        let mut report = BackupReport::default();
+        for (_, heads) in self.policy.borrow().documents.iter() {
+            for head in heads {
+                report.documents.push(hex(head.bundle().encode().map_err(invalid)?));
+            }
+        }
+        for (_, statement) in self.revocations.borrow().iter() {
+            report.revocations.push(hex(statement.encode().map_err(invalid)?));
+        }
+        Ok(report)
     }
 
     /// A mesh-wide document as `describe` shows it, with all its versions.

@@ -57,7 +57,7 @@ impl Agent {
             drafts.push(self.deletion(&id, &key)?);
             replace(&mut next, &id, Some(Content::Deleted));
         }
-        let mesh = self.roots.mesh.0.to_string();
+        let mesh = self.roots().mesh.0.to_string();
         let (cuts, silent) = match drafts.iter().any(|draft| draft.result != "unchanged") {
             true => self.cuts(&AccessRules::compile(&next)).await,
             false => (Vec::new(), Vec::new()),
@@ -195,9 +195,9 @@ impl Agent {
             ApiError::new(ApiErrorKind::Denied, format!("the signed document is not taken: {why}"))
                 .fix("sign it with an operator key of this mesh that covers its namespace: --as")
         };
-        let signed = SignedVersion::parse(Arc::new(bundle), self.roots.mesh);
+        let signed = SignedVersion::parse(Arc::new(bundle), self.roots().mesh);
         let signed = signed.map_err(|error| denied(&error))?;
-        let version = signed.verify(&self.roots, &Ed25519).map_err(|error| denied(&error))?;
+        let version = signed.verify(&self.roots(), &Ed25519).map_err(|error| denied(&error))?;
         let trust = self.credentials.trust();
         if trust.is_some_and(|trust| !version.stands(&trust.revocations)) {
             let name = version.operator().name.clone();

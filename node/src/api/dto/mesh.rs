@@ -285,6 +285,8 @@ pub struct Certificate {
     pub seconds_left: i64,
     /// The services that a node's grant names; empty for others.
     pub services: Vec<String>,
+    /// The short id of the root that it stands under; empty for roots.
+    pub root: String,
     /// The file it stands in; empty where it is held in the store.
     pub path: String,
     /// What is wrong with it; none otherwise.

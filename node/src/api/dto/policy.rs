@@ -140,6 +140,16 @@ pub struct ConflictInfo {
     pub fix: String,
 }
 
+/// What of the mesh a backup holds, as bytes in hexadecimal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackupReport {
+    /// Signed versions of documents.
+    pub documents: Vec<String>,
+    /// Signed statements about keys that have ended.
+    pub revocations: Vec<String>,
+}
+
 /// A question to `skein why`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

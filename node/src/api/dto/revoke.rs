@@ -60,6 +60,28 @@ pub struct RevokeRequest {
     pub wait_ms: u64,
 }
 
+/// A further root.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootsRequest {
+    /// All roots as PEM, from the first to the new one; empty: only say who knows those of now.
+    pub roots: String,
+    /// How long to follow it.
+    pub wait_ms: u64,
+}
+
+/// Who trusts the newest root.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootsReport {
+    /// How many roots there are.
+    pub roots: usize,
+    /// How many live members trust all of them.
+    pub visible: Visible,
+    /// Who does not, or could not be asked.
+    pub unheard: Vec<String>,
+}
+
 /// How far a key's end got.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
