@@ -177,10 +177,18 @@ impl Disk {
             .collect()
     }
 
-    /// Keeps the virtual address of a service.
-    pub fn keep_virtual_address(&self, service: &str, address: u32) -> Result<(), redb::Error> {
+    /// Keeps the virtual addresses of services, all or none.
+    pub fn keep_virtual_addresses<'s>(
+        &self,
+        given: impl IntoIterator<Item = (&'s str, u32)>,
+    ) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
-        transaction.open_table(ADDRESSES)?.insert(service, address)?;
+        {
+            let mut table = transaction.open_table(ADDRESSES)?;
+            for (service, address) in given {
+                table.insert(service, address)?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }

@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod capture;
 mod carry;
 mod crash;
 mod harness;
@@ -16,3 +17,4 @@ mod hostile;
 mod tidy;
 mod walk;
 mod walls;
+mod who;

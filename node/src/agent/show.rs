@@ -18,7 +18,12 @@ use skein_protocol::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    compose::NOT_DONE, data::DataLinks, events::Problems, identity::Tokens, local::Phase,
+    capture::{Capture, Mode},
+    compose::NOT_DONE,
+    data::DataLinks,
+    events::Problems,
+    identity::Tokens,
+    local::Phase,
     settings::Settings,
 };
 use crate::{
@@ -56,6 +61,8 @@ pub(crate) struct Agent {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listening: Listening,
     pub(crate) virtual_addresses: tokio::sync::Mutex<VirtualAddresses>,
+    /// How they are bound.
+    pub(crate) capture: Capture,
     /// The listeners that are wanted now.
     pub(crate) wanted: watch::Receiver<Arc<crate::proxy::Listeners>>,
     /// Services whose virtual address is bound.
@@ -131,6 +138,7 @@ impl Agent {
                 of: alive,
             },
             issuers: self::count(issuers),
+            capture: self.capture.show(),
             version: super::VERSION.to_owned(),
             problems: self.show_problems(issuers),
         }
@@ -238,6 +246,7 @@ impl Agent {
             endpoint_info(endpoint, own)
         });
         let given = self.virtual_addresses.lock().await.of(&service.name);
+        let given = given.filter(|_| self.capture.mode != Mode::Off);
         let name = service.name.to_string();
         let listeners = self.show_listeners().into_iter().filter(|l| l.service == name).collect();
         ServiceDetail {
@@ -277,6 +286,7 @@ impl Agent {
                 fix: None,
             });
         }
+        all.extend(self.capture.show_listeners());
         all
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Target;
+use super::{Arrival, Target};
 use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
 
 /// A connection of an application.
@@ -53,6 +53,27 @@ impl Socket {
             Self::Unix(stream) => {
                 let (recv, send) = stream.into_split();
                 (Box::new(UnixSend(send)), Box::new(UnixRecv(recv)))
+            }
+        }
+    }
+
+    /// How it came here from `client`, `dialled` being what a redirect put this end in place of.
+    pub(super) fn arrival(
+        &self,
+        client: Option<SocketAddr>,
+        dialled: Option<SocketAddrV4>,
+    ) -> Option<Arrival> {
+        match self {
+            Self::Tcp(stream) => {
+                let caller = client.or_else(|| stream.peer_addr().ok())?;
+                let own = stream.local_addr().ok()?;
+                let called = dialled.map_or(own, SocketAddr::V4);
+                Some(Arrival::Tcp { caller, called, redirected: dialled.is_some() })
+            }
+            Self::Unix(stream) => {
+                let peer = stream.peer_cred().ok()?;
+                let socket = rustix::fs::fstat(stream).ok()?.st_ino;
+                Some(Arrival::Unix { uid: peer.uid(), process: peer.pid(), socket })
             }
         }
     }

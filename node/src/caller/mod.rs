@@ -1,0 +1,119 @@
+//! Callers: asks the kernel which local process is at the other end of a connection.
+//!
+//! ```text
+//! TCP:  both addresses -> sock_diag (uid, cgroup) -> unit by the cgroup's number
+//! unix: SO_PEERCRED (uid, pid)                    -> unit in /proc/PID/cgroup
+//! ```
+//!
+//! In:    a connection that was accepted.
+//! Out:   the user and the unit of the process that made its other end, or why they are not known.
+//! Never: takes a socket that only resembles the caller's: a listening one, one of the same
+//!        addresses that is not this connection's, a process that got the number of one that ended.
+//!
+//! Every figure is what the kernel kept when the socket was made, so a process that hands its
+//! socket on, or moves to another cgroup later, stays who it was. Both answers need no rights.
+
+mod cgroup;
+mod diag;
+mod process;
+mod user;
+
+use std::net::SocketAddr;
+
+use skein_protocol::{caller::Caller, limits};
+use tokio::{sync::Semaphore, time::timeout};
+
+pub use user::uid;
+
+use crate::{
+    link::mux::BoxFuture,
+    proxy::{Arrival, Identify},
+};
+use cgroup::Units;
+use diag::Found;
+
+/// The kernel, and what is remembered of its cgroups.
+#[derive(Debug)]
+pub struct Kernel {
+    units: Units,
+    searches: Semaphore,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { units: Units::default(), searches: Semaphore::new(limits::SEARCHES_MAX) }
+    }
+}
+
+impl Identify for Kernel {
+    fn identify(&self, arrival: Arrival, unit: bool) -> BoxFuture<'_, Result<Caller, String>> {
+        Box::pin(async move {
+            let known = timeout(limits::IDENTIFY_TIMEOUT, self.ask(arrival, unit)).await;
+            let most = limits::IDENTIFY_TIMEOUT.as_millis();
+            known.unwrap_or_else(|_| Err(format!("it was not found out within {most} ms")))
+        })
+    }
+}
+
+impl Kernel {
+    async fn ask(&self, arrival: Arrival, unit: bool) -> Result<Caller, String> {
+        match arrival {
+            Arrival::Tcp { caller, called, redirected } => {
+                let found = tcp(caller, called, redirected)?;
+                let unit = if unit { self.unit(&found).await? } else { None };
+                Ok(Caller { uid: found.uid, unit })
+            }
+            Arrival::Unix { uid, process, socket } => {
+                let unit = if unit { self.unit_of_peer(process, socket).await? } else { None };
+                Ok(Caller { uid, unit })
+            }
+        }
+    }
+
+    /// By the cgroup that the socket was made in; a kernel before 5.8 does not say it, and a host
+    /// without the unified hierarchy has none: there it is the process that holds the socket.
+    async fn unit(&self, found: &Found) -> Result<Option<String>, String> {
+        if let Some(cgroup) = found.cgroup
+            && let Some(unit) = self.units.of(cgroup).await?
+        {
+            return Ok(unit);
+        }
+        let (inode, uid) = (found.inode, found.uid);
+        self.search(move || process::unit_of_holder(inode, uid)).await
+    }
+
+    async fn unit_of_peer(
+        &self,
+        process: Option<i32>,
+        socket: u64,
+    ) -> Result<Option<String>, String> {
+        let process = process.ok_or_else(|| "its process is of another namespace".to_owned())?;
+        let inode = u32::try_from(socket).map_err(|_| "its socket has no number".to_owned())?;
+        let peer = diag::unix_peer(inode)?;
+        self.search(move || process::unit_of_peer(process, peer)).await
+    }
+
+    /// Reads /proc on a thread of its own, a few at a time.
+    async fn search(
+        &self,
+        look: impl FnOnce() -> Result<Option<String>, String> + Send + 'static,
+    ) -> Result<Option<String>, String> {
+        let stopping = |_| "the agent stops".to_owned();
+        let _permit = self.searches.acquire().await.map_err(stopping)?;
+        let found = tokio::task::spawn_blocking(look).await;
+        found.unwrap_or_else(|_| Err("the search for its process failed".to_owned()))
+    }
+}
+
+/// The socket at the caller's end.
+///
+/// Behind a redirect the kernel maps the caller's port when another connection has it already.
+/// The socket that is then found with the mapped port is somebody else's, of a connection that was
+/// not redirected: this agent still has the other end of it.
+fn tcp(caller: SocketAddr, called: SocketAddr, redirected: bool) -> Result<Found, String> {
+    let found = diag::caller(caller, called)?;
+    if redirected && diag::exists(called, caller)? {
+        return Err("its port was mapped on the way, so its socket is not known".to_owned());
+    }
+    Ok(found)
+}

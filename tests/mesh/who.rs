@@ -1,0 +1,277 @@
+//! Who calls: a process is the service that the kernel proves it to be, or only its node.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use skein_tests::{
+    host::Host,
+    mesh::Mesh,
+    namespace::{self, Lab},
+    process::Process,
+    wait::until,
+};
+use tokio::process::Command;
+
+const SOON: Duration = Duration::from_secs(10);
+const PORT: u16 = 8080;
+const HERE: u16 = 9080;
+const PROCESS: u16 = 18_080;
+/// Users that no host has: by number they are as good as any.
+const BATCH: u32 = 61_001;
+const STRANGER: u32 = 61_002;
+
+/// Cgroups made by hand, as a service manager would. They go with the test.
+struct Cgroups(Vec<PathBuf>);
+
+impl Cgroups {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// A cgroup of this path below the unified hierarchy, each part of it new.
+    fn make(&mut self, path: &str) -> PathBuf {
+        let mounts = fs::read_to_string("/proc/mounts").expect("the mounts");
+        let root = mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            (fields[2] == "cgroup2").then(|| PathBuf::from(fields[1]))
+        });
+        let mut at = root.expect("a unified hierarchy of cgroups");
+        for part in path.split('/') {
+            at.push(part);
+            if !at.exists() {
+                fs::create_dir(&at).expect("a cgroup");
+                self.0.push(at.clone());
+            }
+        }
+        at
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// The demo's HTTP echo, which names its instance.
+fn serve(host: &Host, folder: &Path) -> Process {
+    let mut command = host.program("sh");
+    let fifo = folder.join(format!("{}.fifo", host.name));
+    command.args(["-c", "mkfifo \"$0\" && exec \"$@\" <>\"$0\""]).arg(fifo);
+    let listen = format!("{}:{PROCESS}", host.ip);
+    command.arg(skein_tests::binary::skein());
+    command.args(["demo-http", "--listen", &listen, "--name", &host.name]);
+    Process::start(command, &folder.join(format!("{}.service.log", host.name)))
+}
+
+fn db(process: SocketAddr) -> String {
+    skein_tests::manifest::registry("db", PORT, process)
+}
+
+/// A service of which nothing is served: only its processes are named.
+fn workload(name: &str, port: u16, process: &str) -> String {
+    format!(
+        "apiVersion: skein/v1
+kind: ServiceRegistry
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  ports: [{{name: tcp, port: {port}}}]
+  workload: {process}
+  checks: []
+"
+    )
+}
+
+/// Somebody who calls: in a cgroup, or as a user.
+enum Who<'a> {
+    In(&'a Path),
+    As(u32),
+}
+
+/// One call of `who` on this host.
+async fn call(host: &Host, who: &Who<'_>, to: SocketAddr) -> Result<String, String> {
+    let url = format!("http://{to}/");
+    let curl = ["curl", "-sS", "--max-time", "3", &url];
+    let mut command = match who {
+        Who::In(cgroup) => {
+            // Before it enters the host's namespace, where the cgroups may not be mounted.
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo $$ >\"$0\" && exec \"$@\""]);
+            command.arg(cgroup.join("cgroup.procs"));
+            if let Some(namespace) = &host.namespace {
+                command.args(["ip", "netns", "exec", namespace]);
+            }
+            command.args(curl);
+            command
+        }
+        Who::As(uid) => {
+            let mut command = host.program("setpriv");
+            let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+            command.args([&user, &group, "--clear-groups"]).args(curl);
+            command
+        }
+    };
+    let output = command.stdin(Stdio::null()).output().await.expect("curl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// The lines of a host's access log about shop/db on one side.
+fn lines(host: &Host, side: &str) -> Vec<Value> {
+    let log = host.log();
+    let all = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    all.filter(|line| line["side"] == side && line["service"] == "shop/db").collect()
+}
+
+/// The next line of that side, `seen` being the number of those before it.
+async fn line(host: &Host, side: &str, seen: usize) -> Value {
+    let (line, _) = until(SOON, "the access log has the line", async || {
+        let all = lines(host, side);
+        all.get(seen).cloned().ok_or_else(|| format!("{all:?}"))
+    })
+    .await;
+    line
+}
+
+struct Stage {
+    mesh: Mesh,
+    cgroups: Cgroups,
+    web: PathBuf,
+    tag: String,
+    _service: Process,
+}
+
+/// Host a calls, host b serves shop/db. On a, shop/web is a unit and shop/batch a user.
+async fn stage(mut mesh: Mesh, tag: &str) -> Stage {
+    let mut cgroups = Cgroups::new();
+    let unit = format!("skein-{tag}-web.service");
+    let web = cgroups.make(&unit);
+    mesh.form().await;
+    let service = serve(&mesh[1], mesh.folder());
+    mesh[1].manifest("db.yaml", &db(SocketAddr::new(mesh[1].ip, PROCESS)));
+    mesh[0].manifest("web.yaml", &workload("web", 81, &format!("{{unit: {unit}}}")));
+    mesh[0].manifest("batch.yaml", &workload("batch", 82, &format!("{{user: \"{BATCH}\"}}")));
+    until(SOON, "all three services are known", async || {
+        let services = mesh[0].try_json(&["services"]).await?;
+        let all = services.as_array().map_or(0, Vec::len);
+        let detail = mesh[0].try_json(&["service", "shop/db"]).await?;
+        let passing = detail["endpoints"][0]["status"] == "passing";
+        (all == 3 && passing).then_some(()).ok_or_else(|| format!("{services} {detail}"))
+    })
+    .await;
+    Stage { mesh, cgroups, web, tag: tag.to_owned(), _service: service }
+}
+
+/// Show 10 of issue 4, and what goes wrong with it.
+async fn all_are_known_as_what_they_are(mut stage: Stage, mode: &str) {
+    let forged = format!("skein-{0}-user.service/skein-{0}-web.service", stage.tag);
+    let forged = stage.cgroups.make(&forged);
+    let Stage { mesh, web, .. } = &stage;
+    let (here, there) = (&mesh[0], &mesh[1]);
+    let status = here.json(&["status"]).await;
+    assert_eq!(status["capture"]["mode"], mode, "{status}");
+    here.cli(&["service", "shop/db", "--bind"]).await;
+    let detail = here.json(&["service", "shop/db"]).await;
+    let at: IpAddr = detail["virtual_address"].as_str().expect("one").parse().expect("an IP");
+    let to = SocketAddr::new(at, PORT);
+    let callers = [
+        (Who::In(web), "shop/web"),
+        (Who::As(BATCH), "shop/batch"),
+        (Who::As(STRANGER), "node"),
+        (Who::In(&forged), "node"),
+    ];
+    for (who, source) in &callers {
+        let (seen, sent) = (lines(there, "inbound").len(), lines(here, "outbound").len());
+        call(here, who, to).await.expect("a call");
+        let (served, called) =
+            (line(there, "inbound", seen).await, line(here, "outbound", sent).await);
+        println!("{served}\n{called}");
+        assert_eq!(served["source"], *source, "{served}");
+        assert_eq!(called["source"], *source, "{called}");
+        let detail = called["detail"].as_str().expect("text");
+        let only = detail.contains("caller proved only node a") && detail.contains("`workload:`");
+        assert_eq!(only, *source == "node", "{called}");
+    }
+}
+
+/// `allow` closes both ways to the service, by port and by virtual address, to all others.
+async fn a_stranger_may_not_connect_where_allow_says_who_may(stage: &Stage) {
+    let Stage { mesh, web, tag, .. } = stage;
+    let host = &mesh[0];
+    host.manifest(
+        "use.yaml",
+        &format!(
+            "apiVersion: skein/v1
+kind: ServiceDiscovery
+metadata: {{name: use-db, namespace: shop}}
+spec:
+  service: shop/db
+  source: shop/batch
+  allow: {{unit: skein-{tag}-web.service}}
+  ports: [{{name: tcp, port: {HERE}, targetPort: {PORT}}}]
+"
+        ),
+    );
+    let own = if host.ip.is_loopback() { host.ip } else { [127, 0, 0, 1].into() };
+    let to = SocketAddr::new(own, HERE);
+    let web = Who::In(web);
+    until(SOON, "who is allowed is served", async || call(host, &web, to).await).await;
+    let served = lines(&mesh[1], "inbound").pop().expect("a line");
+    assert_eq!(served["source"], "shop/batch", "`source` holds for its port: {served}");
+    let detail = host.json(&["service", "shop/db"]).await;
+    let at = detail["virtual_address"].as_str().expect("one").parse().expect("an IP");
+    for to in [to, SocketAddr::new(at, PORT)] {
+        let sent = lines(host, "outbound").len();
+        let error = call(host, &Who::As(STRANGER), to).await.expect_err("it is refused");
+        assert!(error.contains("reset"), "{error}");
+        let refused = line(host, "outbound", sent).await;
+        println!("{refused}");
+        assert_eq!(refused["end"], "not_allowed", "{refused}");
+        let detail = refused["detail"].as_str().expect("text");
+        for word in [&format!("uid {STRANGER}"), "allow", &format!("skein-{tag}-web.service")] {
+            assert!(detail.contains(word), "`{word}` is not in {detail}");
+        }
+    }
+}
+
+/// Takes the document of [`a_stranger_may_not_connect_where_allow_says_who_may`] back.
+async fn open_again(stage: &Stage) {
+    let host = &stage.mesh[0];
+    host.remove_manifest("use.yaml");
+    until(SOON, "the listener of the document is gone", async || {
+        let listeners = host.try_json(&["listeners"]).await?;
+        let all = listeners.as_array().into_iter().flatten();
+        let gone = all.clone().all(|one| one["port"] != HERE);
+        gone.then_some(()).ok_or_else(|| listeners.to_string())
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs root, iproute2, nftables, curl and cgroups"]
+async fn root_two_services_and_a_stranger_behind_a_redirect_are_known_as_what_they_are() {
+    let lab = Lab::new(2);
+    let stage = stage(Mesh::in_lab(&lab), &format!("r{}", std::process::id())).await;
+    a_stranger_may_not_connect_where_allow_says_who_may(&stage).await;
+    open_again(&stage).await;
+    all_are_known_as_what_they_are(stage, "redirect").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root, curl and cgroups"]
+async fn root_two_services_and_a_stranger_at_a_bound_address_are_known_as_what_they_are() {
+    namespace::require();
+    let stage = stage(Mesh::of_hosts(2), &format!("l{}", std::process::id())).await;
+    stage.mesh[0].cli(&["service", "shop/db", "--bind"]).await;
+    a_stranger_may_not_connect_where_allow_says_who_may(&stage).await;
+    open_again(&stage).await;
+    all_are_known_as_what_they_are(stage, "listen").await;
+}
