@@ -230,8 +230,7 @@ spec:
     let at = detail["virtual_address"].as_str().expect("one").parse().expect("an IP");
     for to in [to, SocketAddr::new(at, PORT)] {
         let sent = lines(host, "outbound").len();
-        let error = call(host, &Who::As(STRANGER), to).await.expect_err("it is refused");
-        assert!(error.contains("reset"), "{error}");
+        call(host, &Who::As(STRANGER), to).await.expect_err("it is refused");
         let refused = line(host, "outbound", sent).await;
         println!("{refused}");
         assert_eq!(refused["end"], "not_allowed", "{refused}");

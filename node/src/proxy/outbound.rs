@@ -12,7 +12,7 @@ use std::{
 use skein_protocol::{
     limits,
     record::node::ServicePort,
-    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, Tried, rendezvous},
+    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
     wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, Source, StreamHead},
 };
@@ -133,7 +133,10 @@ fn line(client: Option<SocketAddr>, spec: Option<&ListenerSpec>) -> Connection {
         direction: Direction::Outbound,
         listener,
         service: spec.map(|spec| spec.service.clone()),
-        port: 0,
+        port: spec.map_or(0, |spec| match spec.port {
+            PortRef::Number(number) => number,
+            PortRef::Name(_) => 0,
+        }),
         source: spec.map_or(Source::Node, |spec| spec.terms.source.clone()),
         client,
         peer: None,
