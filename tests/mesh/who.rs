@@ -235,7 +235,8 @@ spec:
         println!("{refused}");
         assert_eq!(refused["end"], "not_allowed", "{refused}");
         let detail = refused["detail"].as_str().expect("text");
-        for word in [&format!("uid {STRANGER}"), "allow", &format!("skein-{tag}-web.service")] {
+        let unit = format!("skein-{tag}-web.service");
+        for word in [&format!("uid {STRANGER}"), "`allow` of ServiceDiscovery shop/use-db", &unit] {
             assert!(detail.contains(word), "`{word}` is not in {detail}");
         }
     }
@@ -262,6 +263,65 @@ async fn root_two_services_and_a_stranger_behind_a_redirect_are_known_as_what_th
     a_stranger_may_not_connect_where_allow_says_who_may(&stage).await;
     open_again(&stage).await;
     all_are_known_as_what_they_are(stage, "redirect").await;
+}
+
+/// Connects from `port` of 127.0.0.1, which other connections may have as well, in that network
+/// namespace.
+fn connect_from(namespace: String, port: u16, to: SocketAddr) -> std::net::TcpStream {
+    use rustix::{
+        net::{AddressFamily, SocketType, bind, connect, socket, sockopt::set_socket_reuseaddr},
+        thread::{LinkNameSpaceType, move_into_link_name_space},
+    };
+    // The thread ends with this, and so does its being elsewhere.
+    let elsewhere = std::thread::spawn(move || {
+        let room = fs::File::open(format!("/run/netns/{namespace}")).expect("a namespace");
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&room), network).expect("to enter it");
+        let made = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        set_socket_reuseaddr(&made, true).expect("to share the port");
+        bind(&made, &SocketAddr::from(([127, 0, 0, 1], port))).expect("the port");
+        connect(&made, &to).expect("a connection");
+        std::net::TcpStream::from(made)
+    });
+    elsewhere.join().expect("a thread")
+}
+
+#[tokio::test]
+#[ignore = "needs root, iproute2, nftables, curl and cgroups"]
+async fn root_a_caller_whose_port_the_redirect_mapped_is_known_all_the_same() {
+    let lab = Lab::new(2);
+    let stage = stage(Mesh::in_lab(&lab), &format!("m{}", std::process::id())).await;
+    let Stage { mesh, .. } = &stage;
+    mesh[0].manifest("batch.yaml", &workload("batch", 82, "{user: root}"));
+    let process = SocketAddr::new(mesh[1].ip, PROCESS);
+    mesh[1].manifest("other.yaml", &skein_tests::manifest::registry("other", PORT, process));
+    let at = async |service: &str| {
+        let (at, _) = until(SOON, "the service passes", async || {
+            let detail = mesh[0].try_json(&["service", service]).await?;
+            let at = detail["virtual_address"]
+                .as_str()
+                .filter(|_| detail["endpoints"][0]["status"] == "passing");
+            at.map(str::to_owned).ok_or_else(|| detail.to_string())
+        })
+        .await;
+        SocketAddr::new(at.parse::<IpAddr>().expect("an IP"), PORT)
+    };
+    // Both are sent to one listener; with one port at both the second gets another on the way.
+    let (first, second) = (at("shop/other").await, at("shop/db").await);
+    let name = &lab.rooms[0].name;
+    until(SOON, "this process is shop/batch", async || {
+        let seen = lines(&mesh[1], "inbound").len();
+        drop(connect_from(name.clone(), 50_000, second));
+        let served = line(&mesh[1], "inbound", seen).await;
+        (served["source"] == "shop/batch").then_some(()).ok_or_else(|| served.to_string())
+    })
+    .await;
+    let seen = lines(&mesh[1], "inbound").len();
+    let held = connect_from(name.clone(), 50_001, first);
+    drop(connect_from(name.clone(), 50_001, second));
+    let served = line(&mesh[1], "inbound", seen).await;
+    assert_eq!(served["source"], "shop/batch", "{served}");
+    drop(held);
 }
 
 #[tokio::test]

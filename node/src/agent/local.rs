@@ -121,6 +121,7 @@ pub fn terms(usage: Option<&Usage>, users: &Users) -> Terms {
     let Some(usage) = usage else { return Terms::default() };
     let allow = usage.allow.as_ref();
     Terms {
+        document: Some(usage.document.to_string()),
         subset: usage.subset.clone(),
         source: usage.source.clone().map_or(Source::Node, Source::Service),
         allow: allow.map(|allow| Processes::new(allow, |name| users.get(name).copied())),

@@ -5,14 +5,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
+use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla as InetNla},
     unix::{ShowFlags, StateFlags as UnixStates, UnixRequest},
 };
-use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::netlink::ask;
 
 /// The socket at the caller's end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,11 +44,6 @@ pub(super) fn caller(from: SocketAddr, to: SocketAddr) -> Result<Found, String> 
     Ok(Found { uid: header.uid, inode: header.inode, cgroup: cgroup(&response) })
 }
 
-/// Whether there is a connection from `from` to `to`, in any state.
-pub(super) fn exists(from: SocketAddr, to: SocketAddr) -> Result<bool, String> {
-    tcp(from, to).map(|found| found.is_some())
-}
-
 /// The number of the socket to which the unix socket `inode` is connected.
 pub(super) fn unix_peer(inode: u32) -> Result<u32, String> {
     let request = UnixRequest {
@@ -55,7 +52,9 @@ pub(super) fn unix_peer(inode: u32) -> Result<u32, String> {
         show_flags: ShowFlags::PEER,
         cookie: ANY_COOKIE,
     };
-    match ask(SockDiagMessage::UnixRequest(request)).map_err(|error| failed(&error))? {
+    match ask(NETLINK_SOCK_DIAG, SockDiagMessage::UnixRequest(request))
+        .map_err(|error| failed(&error))?
+    {
         Some(SockDiagMessage::UnixResponse(response)) => {
             response.peer().ok_or_else(|| "it has closed its socket already".to_owned())
         }
@@ -80,7 +79,8 @@ fn tcp(from: SocketAddr, to: SocketAddr) -> Result<Option<Box<InetResponse>>, St
         states: StateFlags::all(),
         socket_id: id,
     };
-    let answer = ask(SockDiagMessage::InetRequest(request)).map_err(|error| failed(&error))?;
+    let answer = ask(NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(request))
+        .map_err(|error| failed(&error))?;
     Ok(match answer {
         Some(SockDiagMessage::InetResponse(response)) if is(&response, from, to) => Some(response),
         _ => None,
@@ -112,29 +112,6 @@ fn cgroup(response: &InetResponse) -> Option<u64> {
     })
 }
 
-/// One question to the kernel. It answers within the call that asks, so nothing is waited for.
-/// `None`: there is no such socket.
-fn ask(question: SockDiagMessage) -> io::Result<Option<SockDiagMessage>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.set_non_blocking(true)?;
-    socket.send_to(&bytes, &KernelAddr::new(0, 0), 0)?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    socket.recv(&mut answer, 0)?;
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer);
-    match answer.map_err(|error| io::Error::other(error.to_string()))?.payload {
-        NetlinkPayload::InnerMessage(answer) => Ok(Some(answer)),
-        NetlinkPayload::Error(error) if error.raw_code() == -ENOENT => Ok(None),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Err(io::Error::other("an answer of another kind")),
-    }
-}
-
 fn failed(error: &io::Error) -> String {
     format!("sock_diag does not answer ({error}): does this kernel have tcp_diag and unix_diag?")
 }
@@ -143,9 +120,6 @@ fn failed(error: &io::Error) -> String {
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// Any socket of these addresses (INET_DIAG_NOCOOKIE).
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
-/// An answer is a header of 72 bytes and a few attributes.
-const ANSWER_BYTES: usize = 4096;
-const ENOENT: i32 = libc::ENOENT;
 
 #[cfg(test)]
 mod tests {

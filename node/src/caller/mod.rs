@@ -4,21 +4,22 @@
 //! TCP:  both addresses -> sock_diag (uid, cgroup) -> unit by the cgroup's number
 //! unix: SO_PEERCRED (uid, pid)                    -> unit in /proc/PID/cgroup
 //! ```
+//! What was redirected has its addresses from the kernel's table of connections.
 //!
 //! In:    a connection that was accepted.
 //! Out:   the user and the unit of the process that made its other end, or why they are not known.
-//! Never: takes a socket that only resembles the caller's: a listening one, one of the same
-//!        addresses that is not this connection's, a process that got the number of one that ended.
+//! Never: takes a socket that only resembles the caller's: a listening one, one whose port is the
+//!        one that a redirect mapped another to, a process that got the number of one that ended.
 //!
 //! Every figure is what the kernel kept when the socket was made, so a process that hands its
-//! socket on, or moves to another cgroup later, stays who it was. Both answers need no rights.
+//! socket on, or moves to another cgroup later, stays who it was. sock_diag needs no rights.
 
 mod cgroup;
+mod conntrack;
 mod diag;
+mod netlink;
 mod process;
 mod user;
-
-use std::net::SocketAddr;
 
 use skein_protocol::{caller::Caller, limits};
 use tokio::{sync::Semaphore, time::timeout};
@@ -58,16 +59,23 @@ impl Identify for Kernel {
 impl Kernel {
     async fn ask(&self, arrival: Arrival, unit: bool) -> Result<Caller, String> {
         match arrival {
-            Arrival::Tcp { caller, called, redirected } => {
-                let found = tcp(caller, called, redirected)?;
-                let unit = if unit { self.unit(&found).await? } else { None };
-                Ok(Caller { uid: found.uid, unit })
+            Arrival::Tcp { caller, called } => {
+                self.known(&diag::caller(caller, called)?, unit).await
+            }
+            Arrival::Redirected { seen, own } => {
+                let (caller, called) = conntrack::original(own, seen)?;
+                self.known(&diag::caller(caller, called)?, unit).await
             }
             Arrival::Unix { uid, process, socket } => {
                 let unit = if unit { self.unit_of_peer(process, socket).await? } else { None };
                 Ok(Caller { uid, unit })
             }
         }
+    }
+
+    async fn known(&self, found: &Found, unit: bool) -> Result<Caller, String> {
+        let unit = if unit { self.unit(found).await? } else { None };
+        Ok(Caller { uid: found.uid, unit })
     }
 
     /// By the cgroup that the socket was made in; a kernel before 5.8 does not say it, and a host
@@ -105,19 +113,6 @@ impl Kernel {
     }
 }
 
-/// The socket at the caller's end.
-///
-/// Behind a redirect the kernel maps the caller's port when another connection has it already.
-/// The socket that is then found with the mapped port is somebody else's, of a connection that was
-/// not redirected: this agent still has the other end of it.
-fn tcp(caller: SocketAddr, called: SocketAddr, redirected: bool) -> Result<Found, String> {
-    let found = diag::caller(caller, called)?;
-    if redirected && diag::exists(called, caller)? {
-        return Err("its port was mapped on the way, so its socket is not known".to_owned());
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -145,7 +140,7 @@ mod tests {
         let called = listener.local_addr().unwrap();
         let _client = TcpStream::connect(called).unwrap();
         let (_served, caller) = listener.accept().unwrap();
-        let arrival = Arrival::Tcp { caller, called, redirected: false };
+        let arrival = Arrival::Tcp { caller, called };
         for unit in [false, true] {
             let begun = Instant::now();
             for _ in 0..100 {
@@ -169,15 +164,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_is_another_connections_is_not_the_callers() {
-        // What is found as a redirected caller's has its other end here: it was not redirected.
+    async fn what_is_not_redirected_is_nobodys_behind_a_redirect() {
         let kernel = Kernel::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let called = listener.local_addr().unwrap();
-        let _client = TcpStream::connect(called).unwrap();
-        let (_served, caller) = listener.accept().unwrap();
-        let arrival = Arrival::Tcp { caller, called, redirected: true };
-        let error = kernel.identify(arrival, false).await.unwrap_err();
-        assert!(error.contains("mapped on the way"), "{error}");
+        let own = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(own).unwrap();
+        let (_served, seen) = listener.accept().unwrap();
+        // Not tracked, or tracked as what it is; without the capability there is no answer.
+        let known = kernel.identify(Arrival::Redirected { seen, own }, false).await;
+        assert!(known.is_err() || known.is_ok_and(|caller| caller.uid == own_uid()));
     }
 }

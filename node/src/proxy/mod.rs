@@ -213,6 +213,8 @@ pub struct ListenerSpec {
 /// What a ServiceDiscovery says of the calls to a service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Terms {
+    /// Which one, for people: `ServiceDiscovery shop/checkout`.
+    pub document: Option<String>,
     /// Which instances; an image pattern is part of it.
     pub subset: Subset,
     /// What the calls count as; `Node`: as what each caller is proven to be.
@@ -225,7 +227,13 @@ pub struct Terms {
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { subset: Subset::default(), source: Source::Node, allow: None, fallback: Vec::new() }
+        Self {
+            document: None,
+            subset: Subset::default(),
+            source: Source::Node,
+            allow: None,
+            fallback: Vec::new(),
+        }
     }
 }
 

@@ -3,11 +3,7 @@
 //! Route -> stream -> head -> reply; another endpoint until one says `ok`, never after it, and
 //! not one byte of the caller before it. A call holds one view for all its tries.
 
-use std::{
-    net::{SocketAddr, SocketAddrV4},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use skein_protocol::{
     limits,
@@ -62,26 +58,25 @@ struct Call<'a> {
 impl Proxy {
     /// Carries a connection that came in at a listener, to its end.
     pub async fn carry(&self, socket: Socket, client: Option<SocketAddr>, spec: &ListenerSpec) {
-        self.carry_from(socket, client, None, spec).await;
+        self.carry_from(socket, client, spec, false).await;
     }
 
-    /// The same for one that the kernel redirected here, from what the caller had dialled.
+    /// The same for one that the kernel redirected here from what `spec` stands for.
     pub(super) async fn carry_redirected(
         &self,
         socket: Socket,
         client: SocketAddr,
-        dialled: SocketAddrV4,
         spec: &ListenerSpec,
     ) {
-        self.carry_from(socket, Some(client), Some(dialled), spec).await;
+        self.carry_from(socket, Some(client), spec, true).await;
     }
 
     async fn carry_from(
         &self,
         socket: Socket,
         client: Option<SocketAddr>,
-        dialled: Option<SocketAddrV4>,
         spec: &ListenerSpec,
+        redirected: bool,
     ) {
         let started = Instant::now();
         // Counted first: what asks the kernel is bounded by it too.
@@ -92,11 +87,12 @@ impl Proxy {
             );
             return self.refuse(socket, line(client, Some(spec)), (CloseReason::TooMany, many));
         };
-        let arrival = |socket: &Socket| socket.arrival(client, dialled);
+        let arrival = |socket: &Socket| socket.arrival(client, redirected);
         let standing = match self.standing(&socket, arrival, spec).await {
             Ok(standing) => standing,
             Err(why) => {
-                let mut line = line(client, Some(spec));
+                // Who is not let in has not become what the document would have made of it.
+                let mut line = Connection { source: Source::Node, ..line(client, Some(spec)) };
                 line.duration = started.elapsed();
                 return self.refuse(socket, line, (CloseReason::NotAllowed, why));
             }

@@ -51,8 +51,8 @@ impl Proxy {
     async fn carry_captured(&self, stream: TcpStream, client: SocketAddr, all: &Captured) {
         let dialled = dialled(&stream);
         let socket = Socket::Tcp(stream);
-        match dialled.and_then(|dialled| Some((dialled, all.0.get(&dialled)?))) {
-            Some((dialled, spec)) => self.carry_redirected(socket, client, dialled, spec).await,
+        match dialled.and_then(|dialled| all.0.get(&dialled)) {
+            Some(spec) => self.carry_redirected(socket, client, spec).await,
             None => {
                 let why = match dialled {
                     Some(dialled) => format!(

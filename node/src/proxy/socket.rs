@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -57,18 +57,16 @@ impl Socket {
         }
     }
 
-    /// How it came here from `client`, `dialled` being what a redirect put this end in place of.
-    pub(super) fn arrival(
-        &self,
-        client: Option<SocketAddr>,
-        dialled: Option<SocketAddrV4>,
-    ) -> Option<Arrival> {
+    /// How it came here from `client`.
+    pub(super) fn arrival(&self, client: Option<SocketAddr>, redirected: bool) -> Option<Arrival> {
         match self {
             Self::Tcp(stream) => {
                 let caller = client.or_else(|| stream.peer_addr().ok())?;
                 let own = stream.local_addr().ok()?;
-                let called = dialled.map_or(own, SocketAddr::V4);
-                Some(Arrival::Tcp { caller, called, redirected: dialled.is_some() })
+                Some(match redirected {
+                    false => Arrival::Tcp { caller, called: own },
+                    true => Arrival::Redirected { seen: caller, own },
+                })
             }
             Self::Unix(stream) => {
                 let peer = stream.peer_cred().ok()?;

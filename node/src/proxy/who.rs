@@ -19,8 +19,14 @@ pub enum Arrival {
         caller: SocketAddr,
         /// What the caller dialled.
         called: SocketAddr,
-        /// Whether a redirect of the kernel stands between the two.
-        redirected: bool,
+    },
+    /// TCP that a redirect of the kernel stands in the way of: neither end shows here as the
+    /// caller has it.
+    Redirected {
+        /// The caller's address, its port perhaps mapped.
+        seen: SocketAddr,
+        /// Where the kernel sent it.
+        own: SocketAddr,
     },
     /// A unix socket.
     Unix {
@@ -79,7 +85,8 @@ impl Proxy {
         };
         let caller = caller.as_ref().map_err(String::as_str);
         if let Some(allow) = allow {
-            allow.admit(caller, &spec.name)?;
+            let document = spec.terms.document.as_deref().unwrap_or(&spec.name);
+            allow.admit(caller, document)?;
         }
         if !proves {
             return Ok(Standing { source: said, note: String::new() });
