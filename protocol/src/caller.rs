@@ -18,15 +18,18 @@ use crate::{
 pub struct Caller {
     /// The user that made its socket.
     pub uid: u32,
-    /// The unit that it belongs to, where one was asked for and there is one.
-    pub unit: Option<String>,
+    /// The unit that it belongs to, where one was asked for and there is one; or why that is not
+    /// known, which takes nothing from what its user proves.
+    pub unit: Result<Option<String>, String>,
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a process of uid {}", self.uid)?;
         match &self.unit {
-            Some(unit) => write!(f, "a process of uid {} in {unit}", self.uid),
-            None => write!(f, "a process of uid {}", self.uid),
+            Ok(Some(unit)) => write!(f, " in {unit}"),
+            Ok(None) => Ok(()),
+            Err(why) => write!(f, " whose unit is not known ({why})"),
         }
     }
 }
@@ -60,7 +63,7 @@ impl Processes {
     /// Whether `caller` is one of them.
     pub fn include(&self, caller: &Caller) -> bool {
         match self {
-            Self::Unit(unit) => caller.unit.as_ref() == Some(unit),
+            Self::Unit(unit) => caller.unit.as_ref().is_ok_and(|own| own.as_ref() == Some(unit)),
             Self::User { uid, .. } => *uid == Some(caller.uid),
         }
     }
@@ -198,7 +201,7 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32, unit: Option<&str>) -> Caller {
-        Caller { uid, unit: unit.map(str::to_owned) }
+        Caller { uid, unit: Ok(unit.map(str::to_owned)) }
     }
 
     fn grant(services: &[&str]) -> Grant {
@@ -251,6 +254,11 @@ mod tests {
         assert!(why(Ok(&both), &wide).contains("shop/web and of shop/batch"));
         let web = caller(0, Some("web.service"));
         assert!(why(Ok(&web), &grant(&["ops/*"])).contains("`skein admit`"));
+        let hidden = Caller { uid: 7, unit: Err("it is hidden".to_owned()) };
+        assert!(why(Ok(&hidden), &wide).contains("uid 7 whose unit is not known (it is hidden)"));
+        let hidden = Caller { uid: 1001, unit: hidden.unit.clone() };
+        let batch = all.service(Ok(&hidden), &wide).unwrap();
+        assert_eq!(batch.to_string(), "shop/batch", "its user proves it all the same");
         assert!(why(Err("no such socket"), &wide).ends_with("web-3: no such socket"));
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
@@ -223,8 +224,9 @@ spec:
     let own = if host.ip.is_loopback() { host.ip } else { [127, 0, 0, 1].into() };
     let to = SocketAddr::new(own, HERE);
     let web = Who::In(web);
+    let seen = lines(&mesh[1], "inbound").len();
     until(SOON, "who is allowed is served", async || call(host, &web, to).await).await;
-    let served = lines(&mesh[1], "inbound").pop().expect("a line");
+    let served = line(&mesh[1], "inbound", seen).await;
     assert_eq!(served["source"], "shop/batch", "`source` holds for its port: {served}");
     let detail = host.json(&["service", "shop/db"]).await;
     let at = detail["virtual_address"].as_str().expect("one").parse().expect("an IP");
@@ -266,7 +268,7 @@ async fn root_two_services_and_a_stranger_behind_a_redirect_are_known_as_what_th
 }
 
 /// Connects from `port` of 127.0.0.1, which other connections may have as well, in that network
-/// namespace.
+/// namespace, and waits until it is served.
 fn connect_from(namespace: String, port: u16, to: SocketAddr) -> std::net::TcpStream {
     use rustix::{
         net::{AddressFamily, SocketType, bind, connect, socket, sockopt::set_socket_reuseaddr},
@@ -281,7 +283,11 @@ fn connect_from(namespace: String, port: u16, to: SocketAddr) -> std::net::TcpSt
         set_socket_reuseaddr(&made, true).expect("to share the port");
         bind(&made, &SocketAddr::from(([127, 0, 0, 1], port))).expect("the port");
         connect(&made, &to).expect("a connection");
-        std::net::TcpStream::from(made)
+        let mut stream = std::net::TcpStream::from(made);
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("to ask");
+        stream.set_read_timeout(Some(SOON)).expect("a limit");
+        assert!(stream.read(&mut [0; 64]).expect("an answer") > 0);
+        stream
     });
     elsewhere.join().expect("a thread")
 }

@@ -48,11 +48,7 @@ impl Default for Kernel {
 
 impl Identify for Kernel {
     fn identify(&self, arrival: Arrival, unit: bool) -> BoxFuture<'_, Result<Caller, String>> {
-        Box::pin(async move {
-            let known = timeout(limits::IDENTIFY_TIMEOUT, self.ask(arrival, unit)).await;
-            let most = limits::IDENTIFY_TIMEOUT.as_millis();
-            known.unwrap_or_else(|_| Err(format!("it was not found out within {most} ms")))
-        })
+        Box::pin(self.ask(arrival, unit))
     }
 }
 
@@ -60,22 +56,22 @@ impl Kernel {
     async fn ask(&self, arrival: Arrival, unit: bool) -> Result<Caller, String> {
         match arrival {
             Arrival::Tcp { caller, called } => {
-                self.known(&diag::caller(caller, called)?, unit).await
+                Ok(self.known(&diag::caller(caller, called)?, unit).await)
             }
             Arrival::Redirected { seen, own } => {
                 let (caller, called) = conntrack::original(own, seen)?;
-                self.known(&diag::caller(caller, called)?, unit).await
+                Ok(self.known(&diag::caller(caller, called)?, unit).await)
             }
             Arrival::Unix { uid, process, socket } => {
-                let unit = if unit { self.unit_of_peer(process, socket).await? } else { None };
+                let unit = if unit { self.unit_of_peer(process, socket).await } else { Ok(None) };
                 Ok(Caller { uid, unit })
             }
         }
     }
 
-    async fn known(&self, found: &Found, unit: bool) -> Result<Caller, String> {
-        let unit = if unit { self.unit(found).await? } else { None };
-        Ok(Caller { uid: found.uid, unit })
+    async fn known(&self, found: &Found, unit: bool) -> Caller {
+        let unit = if unit { in_time(self.unit(found)).await } else { Ok(None) };
+        Caller { uid: found.uid, unit }
     }
 
     /// By the cgroup that the socket was made in; a kernel before 5.8 does not say it, and a host
@@ -113,6 +109,15 @@ impl Kernel {
     }
 }
 
+/// A unit that is found soon enough for a caller who waits.
+async fn in_time(
+    found: impl Future<Output = Result<Option<String>, String>>,
+) -> Result<Option<String>, String> {
+    let most = limits::IDENTIFY_TIMEOUT.as_millis();
+    let late = || format!("not found within {most} ms");
+    timeout(limits::IDENTIFY_TIMEOUT, found).await.unwrap_or_else(|_| Err(late()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -146,7 +151,7 @@ mod tests {
             for _ in 0..100 {
                 let known = kernel.identify(arrival, unit).await.unwrap();
                 assert_eq!(known.uid, own_uid());
-                assert_eq!(known.unit, own_unit().filter(|_| unit));
+                assert_eq!(known.unit, Ok(own_unit().filter(|_| unit)));
             }
             println!("known in {:?} each, with its unit: {unit}", begun.elapsed() / 100);
         }
@@ -160,7 +165,7 @@ mod tests {
         let socket = rustix::fs::fstat(&other).unwrap().st_ino;
         let arrival = Arrival::Unix { uid: peer.uid(), process: peer.pid(), socket };
         let known = kernel.identify(arrival, true).await.unwrap();
-        assert_eq!((known.uid, known.unit), (own_uid(), own_unit()));
+        assert_eq!((known.uid, known.unit), (own_uid(), Ok(own_unit())));
     }
 
     #[tokio::test]

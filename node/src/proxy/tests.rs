@@ -161,11 +161,10 @@ impl Observer for Lines {
 struct Known(Mutex<(Result<Caller, String>, u32)>);
 
 impl Identify for Known {
-    fn identify(&self, _: Arrival, unit: bool) -> BoxFuture<'_, Result<Caller, String>> {
+    fn identify(&self, _: Arrival, _: bool) -> BoxFuture<'_, Result<Caller, String>> {
         let mut known = self.0.lock().unwrap();
         known.1 += 1;
-        let unit = |caller: Caller| Caller { unit: caller.unit.filter(|_| unit), ..caller };
-        let known = known.0.clone().map(unit);
+        let known = known.0.clone();
         Box::pin(async { known })
     }
 }
@@ -233,7 +232,7 @@ impl Agent {
     }
 
     fn calls_as(&self, uid: u32) {
-        self.known.0.lock().unwrap().0 = Ok(Caller { uid, unit: None });
+        self.known.0.lock().unwrap().0 = Ok(Caller { uid, unit: Ok(None) });
     }
 
     fn asked(&self) -> u32 {
