@@ -33,7 +33,10 @@ pub enum NoRedirect {
          (`AmbientCapabilities=CAP_NET_ADMIN` in the agent's unit)"
     )]
     Nft(String),
-    /// Another agent has the range.
+    /// Nothing can listen for what it redirects.
+    #[error("no listener for it: {0}")]
+    Listener(String),
+    /// Another agent has the range, and gets what is dialled in it.
     #[error(
         "{range} is redirected for the agent {owner}, which runs: give this one another range by \
          meshConfig.virtualAddresses"

@@ -536,8 +536,9 @@ pub const VIRTUAL_ADDRESSES_MAX: usize = 16 * 1024;
 
 const _: () = assert!(VIRTUAL_ADDRESSES_MAX * 2 <= 65_024);
 
-/// Asking the kernel who a local caller is may take so long: a netlink answer takes 20 us, a walk
-/// over [`CGROUPS_MAX`] cgroups or [`DESCRIPTORS_MAX`] descriptors a tenth of a second.
+/// Finding the unit of a local caller may take so long. To ask the kernel takes a tenth of a
+/// millisecond; a walk over [`CGROUPS_MAX`] cgroups or [`DESCRIPTORS_MAX`] descriptors, where one
+/// is needed, a tenth of a second.
 pub const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Cgroups whose unit is remembered; a host with 1,000 units has about 2,000. 16,384 at 40 bytes
 /// are 640 KiB.

@@ -103,6 +103,14 @@ async fn root_a_redirect_answers_unasked_outlives_a_crash_and_leaves_no_rule_beh
 
     mesh[0].kill().await;
     assert!(lab.rules(0).contains("redirect"), "killed, it left its chain");
+    mesh[0].manifest("agent.yaml", &agent(&["capture: listen"]));
+    mesh[0].start(&[]).await;
+    assert_eq!(mode(&mesh[0]).await, "listen");
+    assert_eq!(lab.rules(0), before, "a chain would be in the way of listeners");
+    mesh[0].remove_manifest("agent.yaml");
+    mesh[0].stop(SOON).await;
+    mesh[0].start(&[]).await;
+    mesh[0].kill().await;
     mesh[0].start(&[]).await;
     assert_eq!(lab.rules(0).matches("redirect to").count(), 1, "{}", lab.rules(0));
     assert_eq!(address(&mesh[0]).await, at, "an address is kept");
@@ -162,6 +170,31 @@ async fn root_agents_of_one_network_have_a_chain_each_and_the_last_takes_the_tab
     mesh[1].stop(SOON).await;
     let rules = lab.rules(0);
     assert!(rules.contains("chain theirs") && !rules.contains("redirect"), "{rules}");
+}
+
+#[tokio::test]
+#[ignore = "needs root, iproute2 and nftables"]
+async fn root_an_agent_does_not_take_the_range_of_another_that_runs() {
+    let lab = Lab::new(2);
+    let mut mesh = Mesh::in_lab(&lab);
+    // Addresses whose last part is the same have the same range.
+    for (host, third) in mesh.hosts.iter_mut().zip([0, 1]) {
+        host.ip = IpAddr::V4(Ipv4Addr::new(127, 0, third, 1));
+        host.namespace = Some(lab.rooms[0].name.clone());
+    }
+    mesh.form().await;
+    let rules = lab.rules(0);
+    assert_eq!(rules.matches("redirect to").count(), 1, "{rules}");
+    assert_eq!((mode(&mesh[0]).await, mode(&mesh[1]).await), ("redirect".into(), "listen".into()));
+    let said = mesh[1].run(&["status"]).await;
+    println!("{}", said.out);
+    let told = "127.129.0.0/16 is redirected for the agent";
+    assert!(said.code() == 3 && said.out.contains(told), "{}", said.out);
+    assert!(said.out.contains("meshConfig.virtualAddresses"), "{}", said.out);
+    mesh[1].stop(SOON).await;
+    assert_eq!(lab.rules(0), rules, "the other's chain stands");
+    mesh[0].stop(SOON).await;
+    assert_eq!(lab.rules(0), "");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
         ApiError,
         dto::{CaptureStatus, Listener},
     },
-    capture::Redirect,
+    capture::{NoRedirect, Redirect},
     proxy::{Bind, Captured, Capturing, ListenerSpec, Proxy, virtual_address::VirtualRange},
 };
 
@@ -98,26 +98,32 @@ pub(super) async fn start(
             let running = Running { _capturing: capturing, keeping };
             (with(Mode::Redirect, String::new()), Some(running))
         }
-        Err(why) => {
+        Err(error) => {
             let text = format!(
                 "meshConfig.capture: redirect is not possible, so virtual addresses are bound one \
-                 by one as they are asked for: {why}"
+                 by one as they are asked for: {error}"
             );
-            problems.set(SUBJECT, (settings.capture == Said::Redirect).then_some(text));
-            (with(Mode::Listen, why), None)
+            // Bound or not, what is dialled in a range of another agent does not come here.
+            let held = matches!(error, NoRedirect::Held { .. });
+            let tell = held || settings.capture == Said::Redirect;
+            problems.set(SUBJECT, tell.then_some(text));
+            (with(Mode::Listen, error.to_string()), None)
         }
     }
 }
 
 /// The listener and the chain that leads to it.
-async fn redirect(range: VirtualRange, owner: String) -> Result<(TcpListener, Redirect), String> {
-    let failed = |error: std::io::Error| format!("no listener for it: {error}");
+async fn redirect(
+    range: VirtualRange,
+    owner: String,
+) -> Result<(TcpListener, Redirect), NoRedirect> {
+    let failed = |error: std::io::Error| NoRedirect::Listener(error.to_string());
     // The kernel redirects what is sent on this host to 127.0.0.1.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     let put = spawn_blocking(move || Redirect::put(range, port, &owner)).await;
-    let put = put.map_err(|error| error.to_string())?;
-    Ok((listener, put.map_err(|error| error.to_string())?))
+    let put = put.unwrap_or_else(|error| Err(NoRedirect::Nft(error.to_string())));
+    Ok((listener, put?))
 }
 
 /// Keeps the chain in until the agent stops, then takes it out.
