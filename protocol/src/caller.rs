@@ -254,10 +254,10 @@ mod tests {
         assert!(why(Ok(&both), &wide).contains("shop/web and of shop/batch"));
         let web = caller(0, Some("web.service"));
         assert!(why(Ok(&web), &grant(&["ops/*"])).contains("`skein admit`"));
-        let hidden = Caller { uid: 7, unit: Err("it is hidden".to_owned()) };
-        assert!(why(Ok(&hidden), &wide).contains("uid 7 whose unit is not known (it is hidden)"));
-        let hidden = Caller { uid: 1001, unit: hidden.unit.clone() };
-        let batch = all.service(Ok(&hidden), &wide).unwrap();
+        let hidden = |uid| Caller { uid, unit: Err("it is hidden".to_owned()) };
+        let (stranger, batch) = (hidden(7), hidden(1001));
+        assert!(why(Ok(&stranger), &wide).contains("uid 7 whose unit is not known (it is hidden)"));
+        let batch = all.service(Ok(&batch), &wide).unwrap();
         assert_eq!(batch.to_string(), "shop/batch", "its user proves it all the same");
         assert!(why(Err("no such socket"), &wide).ends_with("web-3: no such socket"));
     }
