@@ -193,6 +193,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Keeps the virtual addresses of these services no longer.
+    pub fn forget_virtual_addresses<'s>(
+        &self,
+        services: impl IntoIterator<Item = &'s str>,
+    ) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(ADDRESSES)?;
+            for service in services {
+                table.remove(service)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// How often each join token was used at this issuer, and which are revoked.
     pub fn token_uses(&self) -> Result<TokenUses, redb::Error> {
         let read = self.database.begin_read()?;

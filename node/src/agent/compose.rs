@@ -27,7 +27,7 @@ use crate::{
     gossip::{Directory, Head, Hints},
     proxy::{
         Bind, Captured, ListenerSpec, Listeners, LocalServices, PeerIdentity,
-        virtual_address::{AddressBook, Occupied, plan, stands, wildcard_ports},
+        virtual_address::{AddressBook, NoAddress, Occupied, plan, stands, wildcard_ports},
     },
     workload::Snapshot,
 };
@@ -167,7 +167,13 @@ impl Composer {
     /// With a redirect every service has its address, and answers there on all of its ports.
     async fn stand(&self, snapshot: &Snapshot, view: &View) -> Vec<String> {
         let mut addresses = self.agent.virtual_addresses.lock().await;
-        let given = addresses.give_all(view.services.keys());
+        let mut given = addresses.give_all(view.services.keys());
+        let known = |service: &ServiceName| view.services.contains_key(service);
+        if matches!(given, Err(NoAddress::Full(_)))
+            && addresses.make_room(known).is_ok_and(|made| made)
+        {
+            given = addresses.give_all(view.services.keys());
+        }
         let mut all: BTreeMap<SocketAddrV4, Arc<ListenerSpec>> = BTreeMap::new();
         for (name, service) in &view.services {
             if let Some(address) = addresses.of(name) {
@@ -267,5 +273,11 @@ impl AddressBook for VirtualBook {
             given.iter().map(|(service, at)| (service.to_string(), (*at).into())).collect();
         let entries = texts.iter().map(|(service, at)| (service.as_str(), *at));
         self.0.keep_virtual_addresses(entries).map_err(io::Error::other)
+    }
+
+    fn forget(&mut self, services: &[ServiceName]) -> io::Result<()> {
+        let texts: Vec<String> = services.iter().map(ToString::to_string).collect();
+        let texts = texts.iter().map(String::as_str);
+        self.0.forget_virtual_addresses(texts).map_err(io::Error::other)
     }
 }

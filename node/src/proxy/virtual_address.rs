@@ -2,9 +2,9 @@
 //!
 //! In:    services, and in `listen` mode what local services and other programs listen at.
 //! Out:   what stands at each address and port; what cannot be bound, with the line that replaces it.
-//! Never: gives a service another address than the one it had, takes a port that an application
-//!        of this host uses or that a wildcard listener holds: an application on 0.0.0.0:P and an
-//!        agent on 127.128.0.5:P exclude each other.
+//! Never: gives a service another address than the one it had while there is room, takes a port
+//!        that an application of this host uses or that a wildcard listener holds: an application
+//!        on 0.0.0.0:P and an agent on 127.128.0.5:P exclude each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +29,8 @@ pub trait AddressBook: Send {
     fn load(&self) -> io::Result<BTreeMap<ServiceName, Ipv4Addr>>;
     /// Keeps more, before they are used.
     fn save(&mut self, given: &[(ServiceName, Ipv4Addr)]) -> io::Result<()>;
+    /// Keeps those of these services no longer.
+    fn forget(&mut self, services: &[ServiceName]) -> io::Result<()>;
 }
 
 /// A range of loopback addresses: `127.128.0.0/9`.
@@ -178,6 +180,22 @@ impl VirtualAddresses {
         if full { Err(NoAddress::Full(self.given.len())) } else { Ok(()) }
     }
 
+    /// Takes back the addresses of services that are not `known`, where no other is left: whoever
+    /// may register services could otherwise use them all up with names that come and go. One that
+    /// comes back gets the same as a rule, since each name has a place of its own. False if there
+    /// are none.
+    pub fn make_room(&mut self, known: impl Fn(&ServiceName) -> bool) -> io::Result<bool> {
+        let gone: Vec<ServiceName> =
+            self.given.keys().filter(|service| !known(service)).cloned().collect();
+        self.book.forget(&gone)?;
+        for service in &gone {
+            if let Some(address) = self.given.remove(service) {
+                self.used.remove(&address);
+            }
+        }
+        Ok(!gone.is_empty())
+    }
+
     /// The first free one from the name's own place on, so that hosts tend to agree.
     fn free(&self, service: &ServiceName) -> Option<Ipv4Addr> {
         let start = Hash::of(&[b"skein/virtual-address", service.to_string().as_bytes()]).prefix();
@@ -300,6 +318,11 @@ mod tests {
             self.kept.extend(given.iter().cloned());
             Ok(())
         }
+
+        fn forget(&mut self, services: &[ServiceName]) -> io::Result<()> {
+            self.kept.retain(|service, _| !services.contains(service));
+            Ok(())
+        }
     }
 
     fn addresses(range: &str, book: Book) -> VirtualAddresses {
@@ -351,6 +374,23 @@ mod tests {
         assert_eq!(addresses("127.139.0.0/16", book.clone()).give(&name).unwrap(), kept);
         let moved = addresses("127.140.0.0/16", book).give(&name).unwrap();
         assert_eq!(moved.octets()[1], 140);
+    }
+
+    #[test]
+    fn names_that_come_and_go_do_not_use_up_all_addresses() {
+        let mut addresses = addresses("127.139.0.0/16", Book::default());
+        let own: ServiceName = "shop/own".parse().unwrap();
+        let at = addresses.give(&own).unwrap();
+        let names: Vec<ServiceName> = (0..limits::VIRTUAL_ADDRESSES_MAX)
+            .map(|number| format!("evil/s{number}").parse().unwrap())
+            .collect();
+        assert!(matches!(addresses.give_all(&names), Err(NoAddress::Full(_))));
+        let late: ServiceName = "shop/late".parse().unwrap();
+        assert!(addresses.give(&late).is_err());
+        assert!(addresses.make_room(|service| *service == own).unwrap());
+        assert_eq!(addresses.of(&own), Some(at), "what is known keeps its own");
+        assert!(addresses.give(&late).is_ok());
+        assert!(!addresses.make_room(|_| true).unwrap());
     }
 
     #[test]
