@@ -15,9 +15,14 @@ use skein_tests::{
     mesh::Mesh,
     namespace::{self, Lab},
     process::Process,
+    server::{Conduct, Server},
     wait::until,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    process::Command,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 const PORT: u16 = 8080;
@@ -265,6 +270,59 @@ async fn root_two_services_and_a_stranger_behind_a_redirect_are_known_as_what_th
     a_stranger_may_not_connect_where_allow_says_who_may(&stage).await;
     open_again(&stage).await;
     all_are_known_as_what_they_are(stage, "redirect").await;
+}
+
+/// What the server at the end says first; nothing where the connection is not served.
+async fn greeting(stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+    let mut stream = stream;
+    let mut all = String::new();
+    // A refusal is a reset or an end, as the kind of socket has it.
+    let _ = stream.shutdown().await;
+    let _ = tokio::time::timeout(SOON, stream.read_to_string(&mut all)).await;
+    all.trim().to_owned()
+}
+
+#[tokio::test]
+async fn listeners_of_both_kinds_let_in_whom_allow_names_and_nobody_else() {
+    let mut mesh = Mesh::of_hosts(1);
+    mesh[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    mesh[0].start(&[]).await;
+    let server = Server::start(mesh[0].ip, Conduct::Named("db".to_owned())).await;
+    mesh[0].manifest("db.yaml", &db(server.address));
+    let socket = mesh.folder().join("db.sock");
+    let (path, tcp) = (socket.display().to_string(), SocketAddr::new(mesh[0].ip, HERE));
+    let own = rustix::process::geteuid().as_raw();
+    for (user, said) in [(own, "db"), (STRANGER, "")] {
+        let document = format!(
+            "apiVersion: skein/v1
+kind: ServiceDiscovery
+metadata: {{name: use-db, namespace: shop}}
+spec:
+  service: shop/db
+  allow: {{user: \"{user}\"}}
+  ports:
+  - {{name: tcp-a, port: {HERE}, targetPort: {PORT}}}
+  - {{name: tcp-b, address: \"unix:{path}\", targetPort: {PORT}}}
+"
+        );
+        mesh[0].manifest("use.yaml", &document);
+        until(SOON, "both listeners do as the document says", async || {
+            let one = TcpStream::connect(tcp).await.map_err(|error| error.to_string())?;
+            let other = UnixStream::connect(&socket).await.map_err(|error| error.to_string())?;
+            let both = (greeting(one).await, greeting(other).await);
+            (both == (said.into(), said.into())).then_some(()).ok_or_else(|| format!("{both:?}"))
+        })
+        .await;
+    }
+    until(SOON, "the access log says whom it refused, by either", async || {
+        let refused = lines(&mesh[0], "outbound");
+        let refused = refused.iter().filter(|line| line["end"] == "not_allowed");
+        let uid = format!("a process of uid {own} may not connect here");
+        let told = refused.filter(|line| line["detail"].as_str().is_some_and(|d| d.contains(&uid)));
+        let count = told.count();
+        (count >= 2).then_some(()).ok_or_else(|| count.to_string())
+    })
+    .await;
 }
 
 /// Connects from `port` of 127.0.0.1, which other connections may have as well, in that network
