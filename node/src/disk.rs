@@ -25,6 +25,8 @@ const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
 const REVOCATIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("revocations");
 const ADDRESSES: TableDefinition<'_, &str, u32> = TableDefinition::new("virtual_addresses");
 
+const POLICIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("policies");
+
 const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("token_uses");
 
 const BOOT: &str = "boot";
@@ -41,6 +43,8 @@ pub struct Remembered {
     pub peers: Vec<Arc<Bundle>>,
     /// Statements about keys that have ended.
     pub revocations: Vec<Vec<u8>>,
+    /// Versions of mesh-wide documents.
+    pub policies: Vec<Vec<u8>>,
     /// What was wrong with the file, if something was, and what was done about it.
     pub alarm: Option<String>,
 }
@@ -132,6 +136,7 @@ impl Disk {
         transaction.open_table(NUMBERS)?;
         transaction.open_table(PEERS)?;
         transaction.open_table(REVOCATIONS)?;
+        transaction.open_table(POLICIES)?;
         transaction.open_table(ADDRESSES)?;
         transaction.open_table(TOKENS)?;
         transaction.commit()?;
@@ -164,7 +169,11 @@ impl Disk {
         for entry in read.open_table(REVOCATIONS)?.iter()? {
             revocations.push(entry?.1.value().to_vec());
         }
-        Ok(Remembered { boot, reserved, peers, revocations, alarm })
+        let mut policies = Vec::new();
+        for entry in read.open_table(POLICIES)?.iter()? {
+            policies.push(entry?.1.value().to_vec());
+        }
+        Ok(Remembered { boot, reserved, peers, revocations, policies, alarm })
     }
 
     /// The virtual addresses that this host has given, by service.
@@ -248,6 +257,7 @@ impl Disk {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let mut peers = transaction.open_table(PEERS)?;
             let mut revocations = transaction.open_table(REVOCATIONS)?;
+            let mut policies = transaction.open_table(POLICIES)?;
             for write in batches.iter().flat_map(|(_, writes)| writes) {
                 match write {
                     Write::Reserve(upto) => {
@@ -266,6 +276,12 @@ impl Disk {
                     }
                     Write::Revocation(id, bytes) => {
                         revocations.insert(id.0.as_slice(), bytes.as_slice())?;
+                    }
+                    Write::Policy(version, bytes) => {
+                        policies.insert(version.0.as_slice(), bytes.as_slice())?;
+                    }
+                    Write::ForgetPolicy(version) => {
+                        policies.remove(version.0.as_slice())?;
                     }
                 }
             }

@@ -87,6 +87,37 @@ pub const RINGS: usize = 4;
 /// everybody on the way in or out of a change of members.
 pub const CONTROL_PEERS_MAX: usize = 256;
 
+// Policy documents.
+
+/// The text of one mesh-wide document. With 256 ancestors at 40 bytes and its envelope it stays a
+/// record.
+pub const POLICY_TEXT_BYTES: usize = 48 * 1024;
+/// A version and the certificate of the operator that signed it.
+pub const POLICY_BUNDLE_BYTES: usize = RECORD_BYTES + CERTIFICATE_BYTES + 64;
+/// Mesh-wide documents, deleted ones among them: at 4 KiB each they are 16 MiB on every node.
+pub const POLICY_DOCUMENTS: usize = 4096;
+/// Versions of one document that did not know of each other.
+pub const POLICY_HEADS: usize = 8;
+/// Ancestors that a version lists.
+pub const POLICY_ANCESTORS: usize = 256;
+/// Versions told in one frame: 2,048 at 32 bytes are 64 KiB.
+pub const POLICIES_PER_FRAME: usize = 2048;
+
+const _: () = assert!(POLICY_TEXT_BYTES + POLICY_ANCESTORS * 40 + 4096 <= RECORD_BYTES);
+const _: () = assert!(POLICY_BUNDLE_BYTES + 1024 <= FRAME_BYTES);
+const _: () = assert!(POLICIES_PER_FRAME * 32 + 128 <= FRAME_BYTES);
+
+/// Who called what at one host: at about 120 bytes an edge 500 KiB.
+pub const EDGES_MAX: usize = 4096;
+/// A question to a peer.
+pub const ASK_BYTES: usize = 256;
+/// Its answer: 4,096 edges at most 280 bytes each.
+pub const ANSWER_BYTES: usize = 1280 * 1024;
+/// How long a peer may take to answer, its dial included.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Peers that are asked at one time.
+pub const ASK_AT_ONCE: usize = 32;
+
 // Control frames.
 
 /// A frame on the control link: a bundle, or a list of heads, and its envelope.

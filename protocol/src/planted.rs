@@ -28,6 +28,10 @@ pub enum Planted {
     CountEnded,
     /// A revocation counts before it is on disk, and is never written.
     RevokeUnwritten,
+    /// A document counts before it is on disk, and is never written.
+    RuleUnwritten,
+    /// Versions of documents that were replaced are taken again.
+    RuleReturns,
     /// One witness is enough.
     OneWitness,
     /// A host that is doubted does not sign again.
@@ -56,7 +60,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SkipFloor,
         Self::LastWins,
         Self::SkipReserve,
@@ -68,6 +72,8 @@ impl Planted {
         Self::PassEnded,
         Self::CountEnded,
         Self::RevokeUnwritten,
+        Self::RuleUnwritten,
+        Self::RuleReturns,
         Self::OneWitness,
         Self::NoRefute,
         Self::SuspectForever,

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
     name::{Hash, Locality, NodeKey, NodeName, ServiceName, ShortId},
+    policy::Policy,
     record::node::{Address, Instance, InstanceId, ServicePort},
 };
 
@@ -211,6 +212,8 @@ pub struct View {
     pub revocation_root: Hash,
     /// The hash over policy heads.
     pub policy_root: Hash,
+    /// The mesh-wide documents, and what they decide.
+    pub policy: Arc<Policy>,
     /// Every node known, this one too.
     pub nodes: BTreeMap<NodeKey, Arc<NodeView>>,
     /// Every service known.

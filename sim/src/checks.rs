@@ -4,8 +4,8 @@
 //! Out:   the first [`Violation`]
 //! Never: changes the world; counts a node to the honest that is not
 //!
-//! S1 to S10 are those of the design. S3 and S5 speak of policy, which the engine does not have
-//! yet. S10 is looked at once a second, the others at each event of the node concerned.
+//! S1 to S10 are those of the design but S5, which speaks of freshness that this engine has not.
+//! S10 is looked at once a second, the others at each event of the node concerned.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +28,7 @@ use skein_protocol::{
 
 use crate::{
     mesh::EPOCH,
+    rulings::Rulings,
     world::{Node, World},
 };
 
@@ -38,6 +39,8 @@ pub enum Check {
     S1,
     /// A sequence fell, or an origin used one twice.
     S2,
+    /// A document went back: what was in force is gone, and nothing in force was made after it.
+    S3,
     /// A node deals with a key that it knows to have ended.
     S4,
     /// A node keeps something of a key that nobody certified.
@@ -58,7 +61,7 @@ pub enum Check {
     L3,
     /// An honest node that lives is held for dead.
     L4,
-    /// A revocation does not reach the core.
+    /// A revocation or a document does not reach the core.
     L5,
     /// The core's idle bytes grow beyond what its links cost.
     L6,
@@ -109,6 +112,8 @@ pub struct Checks {
     touched: Vec<(NodeKey, Arc<Bundle>)>,
     /// Nodes whose keys have ended.
     pub revoked: BTreeSet<usize>,
+    /// What mesh-wide documents each node held last.
+    pub rulings: Rulings,
     /// Since when two nodes can reach each other.
     settled: BTreeMap<(usize, usize), u64>,
 }
@@ -275,6 +280,20 @@ impl Checks {
             self.believed(world, number, node, &key, &bundle);
         }
         self.ended(world, number, node);
+        self.ruled(world, number, node);
+    }
+
+    /// Also over a crash and a start, at whatever point: unless the disk lost what it had.
+    fn ruled(&mut self, world: &World, number: usize, node: &Node) {
+        let Some(policy) = &node.policy else { return };
+        self.made += 1;
+        if node.forgot || self.forgetful.contains(&number) {
+            return self.rulings.forget(number);
+        }
+        if let Err(version) = self.rulings.look(number, policy) {
+            let what = format!("version {} is gone, and nothing superseded it", version.short());
+            self.fail(world, Check::S3, number, what);
+        }
     }
 
     fn believed(

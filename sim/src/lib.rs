@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod plan;
 pub mod plot;
 pub mod report;
+pub mod rulings;
 pub mod run;
 pub mod seeds;
 pub mod shrink;

@@ -8,6 +8,7 @@ use skein_protocol::{
     engine::Local,
     limits,
     name::{Label, MeshId, NodeKey, ServiceName},
+    policy::{Draft, PolicyBundle},
     record::{
         OwnChain,
         node::{
@@ -71,6 +72,12 @@ impl Mesh {
             works: Vec::new(),
         };
         Ok(revocation.sign(&*self.signatures.key(self.base + 2)?)?)
+    }
+
+    /// The operator signs a version of a document.
+    pub fn ruling(&self, draft: &Draft) -> Result<PolicyBundle> {
+        let key = self.signatures.key(self.base + 2)?;
+        Ok(draft.sign(self.id, &self.operator, &*key)?)
     }
 
     /// The key of a node.

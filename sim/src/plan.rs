@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use crate::{
     adversary::Attack,
     crypto::Signatures,
+    rulings,
     world::{Options, Weather},
 };
 
@@ -164,6 +165,8 @@ pub enum Action {
     Attack(usize, Attack),
     /// The first node tells the mesh, at the second, that the key of the third has ended.
     Revoke(usize, usize),
+    /// The operator edits a document at a node: which, and how.
+    Edit(usize, u8, u32),
     /// Another weight.
     Weight(usize, u32),
     /// A check turns.
@@ -256,6 +259,7 @@ impl Plan {
         for family in &families {
             draft.family(*family, &adversaries);
         }
+        draft.edits(seed);
         let mut schedule = draft.schedule;
         schedule.sort_by_key(|(at, _)| *at);
         Self { options, families, adversaries, silent, chaos, schedule }
@@ -300,6 +304,7 @@ impl Action {
             Self::Leave(_) => "leave",
             Self::Attack(_, attack) => attack.word(),
             Self::Revoke(..) => "revocation",
+            Self::Edit(..) => "document edited",
             Self::Weight(..) => "weight changed",
             Self::Flap(_) => "check turned",
             Self::Register(..) => "instance added",
@@ -320,6 +325,7 @@ impl Action {
                 | Self::Snapshot(_)
                 | Self::Join
                 | Self::Leave(_)
+                | Self::Edit(..)
                 | Self::Weight(..)
                 | Self::Flap(_)
                 | Self::Register(..)
@@ -359,6 +365,22 @@ impl Draft {
             let node = self.rng.random_range(0..self.nodes);
             if !self.bad.contains(&node) {
                 return node;
+            }
+        }
+    }
+
+    /// Documents are edited on half of the seeds. Drawn apart, so that what else a seed does does
+    /// not depend on it.
+    fn edits(&mut self, seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x6564_6974);
+        if rng.random_bool(0.5) {
+            return;
+        }
+        for _ in 0..rng.random_range(2..30) {
+            let (at, node) = (rng.random_range(0..self.chaos), rng.random_range(0..self.nodes));
+            let (document, how) = (rng.random_range(0..rulings::DOCUMENTS), rng.random());
+            if !self.bad.contains(&node) {
+                self.put(at, Action::Edit(node, document, how));
             }
         }
     }

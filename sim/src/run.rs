@@ -13,7 +13,7 @@ use skein_protocol::{
     name::{Hash, ServiceName},
     record::node::{Health, NodeState},
     route::{Ask, Balancer, Outcome, Subset, Tried, Tuning},
-    view::{Reason, Use},
+    view::{Reason, Use, View},
     wire::frame::Frame,
 };
 
@@ -22,6 +22,7 @@ use crate::{
     checks::{Check, Checks, Violation},
     mesh,
     plan::{Action, Plan},
+    rulings,
     world::{Disk, Weather, World},
 };
 
@@ -240,6 +241,7 @@ impl Run {
             Action::Leave(node) => self.leave(*node),
             Action::Attack(who, attack) => adversary::attack(world, *who, *attack, &mut self.rng),
             Action::Revoke(by, of) => self.revoke(*by, *of)?,
+            Action::Edit(at, document, how) => rulings::edit(world, *at, *document, *how)?,
             Action::Weight(node, weight) => {
                 world.say(*node, |local| {
                     local.instances.0.iter_mut().for_each(|instance| instance.weight = *weight);
@@ -447,9 +449,10 @@ impl Run {
         None
     }
 
-    fn roots(&self, core: &[usize]) -> BTreeSet<(Hash, Hash)> {
+    fn roots(&self, core: &[usize]) -> BTreeSet<(Hash, Hash, Hash)> {
         let views = core.iter().filter_map(|number| self.world.view(*number));
-        views.map(|view| (view.records_root, view.revocation_root)).collect()
+        let roots = |view: &View| (view.records_root, view.revocation_root, view.policy_root);
+        views.map(|view| roots(view)).collect()
     }
 
     fn agreed(&self, core: &[usize]) -> bool {

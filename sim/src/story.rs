@@ -58,6 +58,8 @@ fn word(world: &World, event: &Event) -> String {
         Event::Cloned { .. } => "cloned".to_owned(),
         Event::Revoked(key, _) => format!("{} ended", name(key)),
         Event::RevocationRefused(why) => format!("refuses a revocation: {why}"),
+        Event::Policy(document, _) => format!("rules {document}"),
+        Event::PolicyRefused(why) => format!("refuses a document: {why}"),
         Event::Forked(key) => format!("{} forked", name(key)),
         Event::NotPublished(why) => format!("not published: {why}"),
         Event::DiskFailed(why) => format!("disk: {why}"),

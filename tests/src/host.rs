@@ -53,6 +53,8 @@ pub struct Host {
     pub manifests: PathBuf,
     /// The network namespace that all its processes run in.
     pub namespace: Option<String>,
+    /// By how many days its clock is ahead: all its processes run with Debian's libfaketime.
+    pub days_ahead: u32,
     agent: Option<Process>,
     address_lock: Option<Address>,
 }
@@ -83,6 +85,7 @@ impl Host {
             dir,
             manifests,
             namespace,
+            days_ahead: 0,
             agent: None,
             address_lock: None,
         }
@@ -101,6 +104,11 @@ impl Host {
         command.env("SKEIN_DIR", &self.dir).env("NO_COLOR", "1");
         command.env_remove("SKEIN_TOKEN").kill_on_drop(true);
         command.env("XDG_CONFIG_HOME", self.dir.join("person"));
+        if self.days_ahead > 0 {
+            // Expiry goes by the wall clock; timers are left alone.
+            command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command.env("FAKETIME", format!("+{}d", self.days_ahead));
+        }
         command
     }
 
@@ -237,6 +245,13 @@ impl Host {
     fn log_path(&self) -> PathBuf {
         self.dir.with_extension("log")
     }
+}
+
+/// Where Debian puts the library that shows another time.
+fn libfaketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("/usr/lib").filter_map(Result::ok);
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    found.find(|path| path.exists()).expect("no libfaketime: apt-get install faketime")
 }
 
 impl Drop for Host {

@@ -52,7 +52,13 @@ impl Mesh {
 
     /// Makes the mesh on the first host, joins the others one after the other, starts all.
     pub async fn form(&mut self) {
-        let said = self.hosts[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+        self.form_with(&[]).await;
+    }
+
+    /// The same with further arguments of `init`.
+    pub async fn form_with(&mut self, arguments: &[&str]) {
+        let init = [&["init", "--mesh", "test", "--name", "a"], arguments].concat();
+        let said = self.hosts[0].cli(&init).await;
         self.token = token_in(&said.out).expect("`skein init` prints a join token");
         self.hosts[0].start(&[]).await;
         let seed = self.mesh_address(0);

@@ -16,11 +16,12 @@ use crate::{
         AgentApi, ApiError, ApiErrorKind, Reply,
         dto::{
             AdmitRequest, Admitted, ApplyReport, ApplyResult, BindReport, Certificate, CheckStatus,
-            CheckUpdate, DeleteRequest, DiffReport, DiffResult, Document, DocumentDetail,
-            DocumentName, Documents, DrainReport, DrainRequest, Fault, InstanceStatus, LeaveReport,
+            CheckUpdate, DeleteRequest, DiffReport, Document, DocumentDetail, DocumentName,
+            Documents, DrainReport, DrainRequest, EdgesReport, Fault, InstanceStatus, LeaveReport,
             LeaveRequest, Link, Listener, LogLevel, MaintenanceReport, MaintenanceRequest, Member,
-            ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest,
-            ValidateReport, Visible,
+            PolicyReport, PrepareRequest, Prepared, RevokePlan, RevokePlanRequest, RevokeReport,
+            RevokeRequest, ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo,
+            TokenRequest, ValidateReport, Visible, WhyReport, WhyRequest,
         },
     },
     clock::{rfc3339, wall},
@@ -36,7 +37,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a change is followed at least, so that what is said of it means something.
 const VISIBLE: Duration = Duration::from_secs(1);
 
-fn invalid(text: impl std::fmt::Display) -> ApiError {
+pub(super) fn invalid(text: impl std::fmt::Display) -> ApiError {
     ApiError::new(ApiErrorKind::Invalid, text.to_string())
 }
 
@@ -100,11 +101,15 @@ impl Agent {
 
     /// Waits until the peers this agent is linked to hold this host's newest record. What a peer
     /// further away holds is not known here, and not counted.
-    async fn visible(&self, wait: Duration) -> Visible {
+    pub(super) async fn visible(&self, wait: Duration) -> Visible {
         let start = self.clock.now().tick;
         let alive = |agent: &Self| {
             let view = agent.view();
-            let up = view.nodes.values().filter(|node| node.liveness == Liveness::Alive).count();
+            let up = view
+                .nodes
+                .values()
+                .filter(|node| node.liveness == Liveness::Alive && !agent.is_revoked(&node.key));
+            let up = up.count();
             u32::try_from(up).unwrap_or(u32::MAX)
         };
         let wait = wait.max(VISIBLE);
@@ -155,21 +160,20 @@ pub(crate) fn fault(fault: &manifest::Fault, severity: &str) -> Fault {
     }
 }
 
-fn change_error(error: ChangeError) -> ApiError {
+pub(super) fn change_error(error: ChangeError) -> ApiError {
     let text = error.to_string();
     match error {
         ChangeError::Faults(faults) => {
             ApiError::faults(faults.0.iter().map(|found| fault(found, "error")).collect())
         }
         ChangeError::OwnedByFile { .. } => ApiError::new(ApiErrorKind::Conflict, text),
-        ChangeError::NeedsOperator(_) => ApiError::new(ApiErrorKind::Denied, text),
         ChangeError::Unknown(_) => ApiError::not_found(text),
         ChangeError::Empty => invalid(text),
         ChangeError::Disk { .. } | ChangeError::Stopped => ApiError::unavailable(text),
     }
 }
 
-fn applied(outcome: &Outcome) -> ApplyResult {
+pub(super) fn applied(outcome: &Outcome) -> ApplyResult {
     let document = &outcome.document;
     ApplyResult {
         kind: document.id.kind.word().to_owned(),
@@ -181,7 +185,7 @@ fn applied(outcome: &Outcome) -> ApplyResult {
     }
 }
 
-fn document_id(name: &DocumentName, namespace: &Label) -> Result<DocumentId, ApiError> {
+pub(super) fn document_id(name: &DocumentName, namespace: &Label) -> Result<DocumentId, ApiError> {
     let kind = Kind::from_word(&name.kind).ok_or_else(|| {
         invalid(format!(
             "`{}` is no kind: ServiceRegistry, ServiceDiscovery, ServiceMesh, TrafficManagement, \
@@ -198,7 +202,7 @@ fn document_id(name: &DocumentName, namespace: &Label) -> Result<DocumentId, Api
 }
 
 /// All documents of a request as one text: all of them are taken, or none.
-fn joined(documents: &Documents) -> (String, String) {
+pub(super) fn joined(documents: &Documents) -> (String, String) {
     match documents.files.as_slice() {
         [one] => (one.name.clone(), one.text.clone()),
         many => {
@@ -402,19 +406,24 @@ impl AgentApi for Agent {
                 })?),
             };
             let snapshot = Arc::clone(&self.workload.snapshot.borrow());
-            let mut all: Vec<&Owned> = snapshot
-                .documents
-                .iter()
-                .filter(|owned| kind.is_none_or(|kind| owned.document.id.kind == kind))
-                .collect();
-            all.sort_by(|a, b| a.document.id.cmp(&b.document.id));
-            Ok(all.into_iter().map(Self::document).collect())
+            let mut all: Vec<Document> = snapshot.documents.iter().map(Self::document).collect();
+            all.extend(self.policy_documents());
+            all.retain(|document| kind.is_none_or(|kind| document.kind == kind.word()));
+            let key = |document: &Document| {
+                let Document { kind, namespace, name, .. } = document;
+                (Kind::from_word(kind), namespace.clone(), name.clone())
+            };
+            all.sort_by_key(key);
+            Ok(all)
         })
     }
 
     fn describe(&self, document: DocumentName) -> Reply<'_, DocumentDetail> {
         Box::pin(async move {
             let id = document_id(&document, &self.settings.namespace)?;
+            if let Some(detail) = self.describe_policy(&id) {
+                return Ok(detail);
+            }
             let snapshot = Arc::clone(&self.workload.snapshot.borrow());
             let owned = snapshot
                 .document(id.kind, &id.namespace, &id.name)
@@ -458,42 +467,11 @@ impl AgentApi for Agent {
     }
 
     fn apply(&self, documents: Documents) -> Reply<'_, ApplyReport> {
-        Box::pin(async move {
-            let (file, text) = joined(&documents);
-            let outcomes =
-                self.workload.apply(&file, &text, documents.dry_run).await.map_err(change_error)?;
-            let visible = if documents.dry_run {
-                Visible::default()
-            } else {
-                self.visible(Duration::from_millis(documents.wait_ms)).await
-            };
-            Ok(ApplyReport { results: outcomes.iter().map(applied).collect(), visible })
-        })
+        Box::pin(async move { self.change_documents(&documents).await })
     }
 
     fn delete(&self, request: DeleteRequest) -> Reply<'_, ApplyReport> {
-        Box::pin(async move {
-            let ids: Vec<DocumentId> = request
-                .documents
-                .iter()
-                .map(|name| document_id(name, &self.settings.namespace))
-                .collect::<Result<_, _>>()?;
-            // First all as a rehearsal, so that none is deleted when one cannot be.
-            for id in &ids {
-                self.workload.delete(id.clone(), true).await.map_err(change_error)?;
-            }
-            let mut results = Vec::new();
-            for id in ids {
-                let outcome = self.workload.delete(id, request.dry_run).await;
-                results.push(applied(&outcome.map_err(change_error)?));
-            }
-            let visible = if request.dry_run {
-                Visible::default()
-            } else {
-                self.visible(Duration::from_millis(request.wait_ms)).await
-            };
-            Ok(ApplyReport { results, visible })
-        })
+        Box::pin(async move { self.delete_documents(&request).await })
     }
 
     fn validate(&self, documents: Documents) -> Reply<'_, ValidateReport> {
@@ -501,24 +479,35 @@ impl AgentApi for Agent {
     }
 
     fn diff(&self, documents: Documents) -> Reply<'_, DiffReport> {
-        Box::pin(async move {
-            let (file, text) = joined(&documents);
-            let held = Arc::clone(&self.workload.snapshot.borrow());
-            let outcomes = self.workload.apply(&file, &text, true).await.map_err(change_error)?;
-            let results = outcomes.iter().map(|outcome| {
-                let id = &outcome.document.id;
-                let before = held.document(id.kind, &id.namespace, &id.name);
-                let before = before.map(|owned| owned.document.to_yaml()).unwrap_or_default();
-                DiffResult {
-                    kind: id.kind.word().to_owned(),
-                    namespace: id.namespace.to_string(),
-                    name: id.name.to_string(),
-                    result: outcome.change.word().to_owned(),
-                    diff: difference(&before, &outcome.document.to_yaml()),
-                }
-            });
-            Ok(DiffReport { results: results.collect() })
-        })
+        Box::pin(async move { self.compare_documents(&documents).await })
+    }
+
+    fn prepare(&self, request: PrepareRequest) -> Reply<'_, Prepared> {
+        Box::pin(async move { Self::prepare(self, &request).await })
+    }
+
+    fn policy(&self) -> Reply<'_, PolicyReport> {
+        Box::pin(async move { Ok(self.policy_report().await) })
+    }
+
+    fn edges(&self) -> Reply<'_, EdgesReport> {
+        Box::pin(async move { Ok(self.edges_report().await) })
+    }
+
+    fn reload_issuer(&self) -> Reply<'_, ()> {
+        Box::pin(async move { self.open_issuer().map_err(|error| invalid(format!("{error:#}"))) })
+    }
+
+    fn revoke_plan(&self, asked: RevokePlanRequest) -> Reply<'_, RevokePlan> {
+        Box::pin(async move { Self::revoke_plan(self, &asked) })
+    }
+
+    fn revoke(&self, request: RevokeRequest) -> Reply<'_, RevokeReport> {
+        Box::pin(async move { self.revoke_by(&request).await })
+    }
+
+    fn why(&self, asked: WhyRequest) -> Reply<'_, WhyReport> {
+        Box::pin(async move { Self::why(self, &asked).await })
     }
 
     fn check_update(&self, update: CheckUpdate) -> Reply<'_, ()> {
@@ -585,7 +574,7 @@ impl AgentApi for Agent {
 
     fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
         Box::pin(async move {
-            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
             let scope = token_scope(&request)?;
             created(&issuer.create_token(scope, wall()).map_err(issuer_error)?)
         })
@@ -593,7 +582,7 @@ impl AgentApi for Agent {
 
     fn token_list(&self) -> Reply<'_, Vec<TokenInfo>> {
         Box::pin(async move {
-            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            self.issuer().ok_or_else(|| no_issuer(self))?;
             let own = self.settings.name(&self.credentials);
             Ok(token_infos(&self.tokens.all(), &own))
         })
@@ -601,7 +590,7 @@ impl AgentApi for Agent {
 
     fn token_revoke(&self, id: String) -> Reply<'_, ()> {
         Box::pin(async move {
-            self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            self.issuer().ok_or_else(|| no_issuer(self))?;
             let id = token_id(&id)?;
             self.tokens
                 .change(|uses| {
@@ -617,7 +606,7 @@ impl AgentApi for Agent {
 
     fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted> {
         Box::pin(async move {
-            let issuer = self.issuer.as_ref().ok_or_else(|| no_issuer(self))?;
+            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
             let key: NodeKey = request.key.parse().map_err(invalid)?;
             let view = self.view();
             let taken = view.nodes.values().find(|node| {
@@ -632,7 +621,7 @@ impl AgentApi for Agent {
                 )
                 .fix("say another with --name"));
             }
-            admitted(issuer, &request)
+            admitted(&issuer, &request)
         })
     }
 
@@ -705,7 +694,7 @@ pub(crate) fn token_infos(
 }
 
 /// Lines that went and came, each with its sign.
-fn difference(before: &str, after: &str) -> String {
+pub(super) fn difference(before: &str, after: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("-{line}\n"));
     let came = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+{line}\n"));

@@ -27,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{identity, show::Agent};
+use super::{identity, policy, show::Agent};
 use crate::{
     clock::{Clock, wall},
     driver::{self, ControlLink},
@@ -294,6 +294,9 @@ impl DataLinks {
                     }
                     Some(StreamKind::Relay) => {
                         identity::serve_relayed(&agent, (send, receive)).await
+                    }
+                    Some(StreamKind::Ask) => {
+                        policy::ask::serve(&agent, (send, receive)).await;
                     }
                     Some(StreamKind::Ping) => {
                         let _ = send.shutdown().await;

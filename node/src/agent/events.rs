@@ -167,6 +167,10 @@ fn tell(agent: &Agent, event: Event) {
             tracing::warn!(node = name(&node), reason, "revoked: its connections are cut");
         }
         Event::RevocationRefused(why) => tracing::warn!(why, "a revocation was not taken"),
+        Event::Policy(document, operator) => {
+            tracing::info!(document, operator, "a document of the mesh is in force");
+        }
+        Event::PolicyRefused(why) => tracing::warn!(why, "a document was not taken"),
         Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
         Event::Published => {
             agent.problems.set("registration", None);
@@ -265,6 +269,21 @@ pub(super) async fn revoked(
             changed = revocations.changed() => if changed.is_err() { return },
             changed = view.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Says when peers hold this node's key for revoked.
+pub(super) async fn put_out(agent: Arc<Agent>, mut by: watch::Receiver<Option<NodeKey>>) {
+    while by.changed().await.is_ok() {
+        let peer = by.borrow_and_update().map(|peer| agent.name_of(&peer));
+        let text = peer.map(|peer| {
+            format!(
+                "{peer} says that this node's key was revoked: nobody in the mesh talks to it any \
+                 more; to come back, move {} away and join again, with a new key",
+                agent.files.directory().display()
+            )
+        });
+        agent.problems.set("revoked", text);
     }
 }
 

@@ -12,18 +12,27 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use skein_protocol::{
     limits,
-    record::{OwnChain, node::TokenUses},
+    name::NodeKey,
+    record::{
+        OwnChain,
+        node::{HeldIssuer, TokenUses},
+    },
     trust::{
         ChainClass, Revocations, Roots, VerifiedChain,
         join::{PeerAddress, Refusal, RefusalCode},
         token::Token,
         verify_chain,
     },
-    view::Liveness,
+    view::{Liveness, View},
 };
 use tokio::{runtime::Handle, sync::watch};
 
-use super::{seeds, settings::Settings, show::Agent, show_chain, trust};
+use super::{
+    seeds,
+    settings::Settings,
+    show::{Agent, ISSUER_NEAR},
+    show_chain, trust,
+};
 use crate::{
     clock::wall,
     disk::Disk,
@@ -89,10 +98,23 @@ impl Keys {
             for seed in &settings.seeds {
                 addresses.extend(seeds::resolve(seed).await);
             }
-            identity::renew(&self.files, &endpoint, &addresses, wall()).await.context(
-                "this node's certificate has ended and was not renewed: give the address of a \
-                 live agent with --join, or admit this node again",
-            )?;
+            if addresses.is_empty() {
+                bail!(
+                    "this node's certificate has ended, and no other agent's address is known: \
+                     say one with --join"
+                );
+            }
+            let mut pause = Duration::from_secs(1);
+            while let Err(error) = identity::renew(&self.files, &endpoint, &addresses, wall()).await
+            {
+                // Not the end: an issuer may come back, and this host then needs nobody.
+                tracing::warn!(
+                    "this node's certificate has ended and was not renewed ({error}): trying \
+                     again; give the address of a live agent with --join, or admit this node again"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_EVERY);
+            }
         }
         let own = credentials.own().context("no certificate after renewal")?;
         self.own = OwnChain { chain: own.chain.clone(), verified: own.verified.clone() };
@@ -205,7 +227,7 @@ pub(crate) struct AgentDesk(pub(crate) Arc<Agent>);
 
 impl Desk for AgentDesk {
     fn issuer(&self) -> Option<Arc<IssuingHost>> {
-        self.0.issuer.clone()
+        self.0.issuer()
     }
 
     fn situation(&self) -> Situation {
@@ -298,35 +320,110 @@ pub(super) async fn keep_fresh(
     mut stopped: watch::Receiver<bool>,
 ) {
     loop {
+        let issuers = live_issuers(&agent.view());
+        let due = agent.credentials.own().is_some_and(|own| {
+            wall() >= identity::renew_at(own.verified.not_before, own.verified.not_after)
+        });
+        if due {
+            let renewed = renew(&agent, &endpoint).await;
+            agent.problems.set("renewal", renewed.err().map(|error| format!("{error:#}")));
+        }
+        agent.problems.set("issuer", renew_issuer(&agent));
+        keep_peers(&agent);
         let jitter = rand::rng().random_range(0..30);
         tokio::select! {
             biased;
             () = crate::stop::stopped(&mut stopped) => return,
             () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
+            () = issuer_back(&agent, issuers), if due => {}
         }
-        let Some(own) = agent.credentials.own() else { continue };
-        let due = identity::renew_at(own.verified.not_before, own.verified.not_after);
-        if wall() < due {
-            continue;
-        }
-        let renewed = renew(&agent, &endpoint).await;
-        agent.problems.set("renewal", renewed.err().map(|error| format!("{error:#}")));
+    }
+}
+
+/// Renews this host's issuer while the root's key is here; else says who must.
+fn renew_issuer(agent: &Agent) -> Option<String> {
+    let issuer = agent.issuer()?;
+    let left = issuer.verified().not_after.since(wall());
+    if left > ISSUER_NEAR {
+        return None;
+    }
+    let days = left.as_secs() / 86_400;
+    if !issuer.has_root() {
+        return Some(format!(
+            "this host's issuer certificate ends in {days} days, and the root's key is not here: \
+             bring it for `skein issuer renew`"
+        ));
+    }
+    let renewed = identity::RootKey::open(&agent.files, None)
+        .and_then(|root| root.write_issuer(&agent.files, wall()))
+        .map_err(anyhow::Error::from)
+        .and_then(|_| agent.open_issuer());
+    let failed = |error| format!("this host's issuer ends in {days} days: {error:#}");
+    renewed.err().map(failed)
+}
+
+/// What a record says of the issuer on its host.
+pub(crate) fn held(issuer: Option<&IssuingHost>) -> HeldIssuer {
+    HeldIssuer(issuer.map(|issuer| issuer.certificate().to_vec()))
+}
+
+impl Agent {
+    /// Takes the issuer of this host's files, from now on.
+    pub(crate) fn open_issuer(&self) -> Result<()> {
+        let issuer = IssuingHost::open(&self.files)?.map(Arc::new);
+        let said = held(issuer.as_deref());
+        self.issuer.send_replace(issuer);
+        self.phase.send_modify(|phase| phase.issuer = said);
+        Ok(())
+    }
+}
+
+fn live_issuers(view: &View) -> BTreeSet<NodeKey> {
+    let issuers = view
+        .nodes
+        .values()
+        .filter(|node| node.issuer && node.liveness == Liveness::Alive && node.key != view.me);
+    issuers.map(|node| node.key).collect()
+}
+
+/// Waits until an issuer lives that did not: who waits for one need not wait for the next look.
+async fn issuer_back(agent: &Agent, before: BTreeSet<NodeKey>) {
+    let mut view = agent.view.clone();
+    let back = view.wait_for(|view| live_issuers(view).difference(&before).next().is_some());
+    if back.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Writes down where members are, for a start at which this host's certificate has ended.
+fn keep_peers(agent: &Agent) {
+    let view = agent.view();
+    let mut members: Vec<_> = view
+        .nodes
+        .values()
+        .filter(|node| node.key != agent.me && node.liveness == Liveness::Alive)
+        .collect();
+    members.sort_by_key(|node| !node.issuer);
+    let peers = members.into_iter().filter_map(|node| {
+        Some(PeerAddress { node: node.key, address: node.addresses.first()?.socket() })
+    });
+    let peers: Vec<PeerAddress> = peers.take(limits::JOIN_PEERS).collect();
+    // Without it a start finds them by its records and seeds, as long as its certificate holds.
+    if !peers.is_empty() && peers != agent.files.read_peers() {
+        let _ = agent.files.write_peers(&peers);
     }
 }
 
 async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
-    if let Some(issuer) = &agent.issuer {
-        identity::client::renew_own(&agent.files, &agent.credentials, issuer, wall())?;
+    if let Some(issuer) = agent.issuer() {
+        identity::client::renew_own(&agent.files, &agent.credentials, &issuer, wall())?;
     } else {
         let view = agent.view();
-        let alive = view
-            .nodes
-            .values()
-            .filter(|node| node.liveness == Liveness::Alive && node.key != agent.me);
-        let (issuers, others): (Vec<_>, Vec<_>) = alive.partition(|node| node.issuer);
-        let addresses: Vec<SocketAddr> = issuers
+        let mut others: Vec<_> = view.nodes.values().filter(|node| node.key != agent.me).collect();
+        // When this host's certificate has ended, nobody answers its probes: the dead may live.
+        others.sort_by_key(|node| (node.liveness, !node.issuer));
+        let addresses: Vec<SocketAddr> = others
             .into_iter()
-            .chain(others)
             .filter_map(|node| node.addresses.first())
             .map(|address| address.socket())
             .take(limits::DIAL_ADDRESSES)

@@ -39,8 +39,6 @@ pub struct Base {
     pub host: Host,
     /// Where it is reached.
     pub addresses: Vec<Address>,
-    /// The issuer that it holds.
-    pub issuer: HeldIssuer,
 }
 
 /// What changes besides the documents.
@@ -52,6 +50,8 @@ pub struct Phase {
     pub gossip_generation: u64,
     /// Uses of tokens that this host's issuer made.
     pub tokens: TokenUses,
+    /// The issuer that this host holds.
+    pub issuer: HeldIssuer,
 }
 
 /// The numbers of the users that documents name, as far as this host knows them.
@@ -82,7 +82,7 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
         addresses: Addresses(base.addresses.clone()),
         instances: Instances(instances),
         tokens: phase.tokens.clone(),
-        issuer: base.issuer.clone(),
+        issuer: phase.issuer.clone(),
     }
 }
 
@@ -180,6 +180,7 @@ pub fn listeners(
             service: service.clone(),
             port: listener.port.clone(),
             terms,
+            outside: listener.exposed,
             tuning: Tuning::default(),
         };
         let place = match &listener.listen {

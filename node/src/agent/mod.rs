@@ -7,6 +7,7 @@
 
 mod api;
 mod capture;
+mod change;
 mod compose;
 mod data;
 mod events;
@@ -14,6 +15,7 @@ mod identity;
 pub mod local;
 pub(crate) mod offline;
 mod open_files;
+mod policy;
 mod seeds;
 mod settings;
 mod show;
@@ -25,7 +27,8 @@ use skein_protocol::{
     engine::Start,
     limits,
     name::NodeKey,
-    record::node::{HeldIssuer, NodeState},
+    policy::{Documents, PolicyBundle, SignedVersion},
+    record::node::NodeState,
     trust::{CloseCode, Revocations, Roots, admit::Alpn, revocation::Statement},
     wire::frame::LinkRole,
 };
@@ -58,7 +61,7 @@ use crate::{
     gossip::{Gossip, GossipConfig, GossipPorts},
     keys::{Ed25519, Trust, file},
     link::{Endpoint, Link, Runtimes},
-    proxy::{AllowAll, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
+    proxy::{Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
     telemetry::{access::AccessLog, log, metrics::Metrics},
     workload::{Workload, WorkloadConfig},
 };
@@ -180,6 +183,7 @@ impl Running {
         let problems = Problems::default();
         problems.set("state", remembered.alarm.clone());
         let revocations = revocations(&remembered, &keys.roots, &problems);
+        let policies = policies(&remembered, (&keys.roots, &revocations), &problems);
         let credentials = keys.credentials(revocations.clone())?;
         let grant = keys.own.verified.grant.clone();
         let locality = settings.locality(&grant)?;
@@ -193,13 +197,13 @@ impl Running {
         let base = Base {
             host: settings.host(&grant, locality.clone(), remembered.boot)?,
             addresses: settings.addresses(mesh_address),
-            issuer: HeldIssuer(keys.issuer.as_ref().map(|held| held.certificate().to_vec())),
         };
         let tokens = Tokens::open(Arc::clone(&disk))?;
         let phase = Phase {
             state: NodeState::Up,
             gossip_generation: remembered.boot,
             tokens: tokens.all(),
+            issuer: identity::held(keys.issuer.as_deref()),
         };
         let (gossip_out, gossip_messages) = mpsc::channel(limits::GOSSIP_WAITING);
         let me = credentials.key();
@@ -214,6 +218,7 @@ impl Running {
                 reserved: remembered.reserved,
                 peers: remembered.peers,
                 revocations,
+                policies,
                 seed: rand::random(),
             },
             clock,
@@ -244,11 +249,14 @@ impl Running {
         let users = local::Users::new();
         let serves = local::serve(&identity, remembered.boot, &phase, (&first, &users));
         let (serves, served) = watch::channel(Arc::new(serves));
+        let (policy, view) = (shown.policy.clone(), shown.view.clone());
+        let rules = Arc::new(policy::Rules::new(policy, view, Arc::clone(&metrics), clock));
+        let edges = rules.edges();
         let proxy = Proxy::new(Parts {
             view: shown.view.clone(),
             local: served,
             dialer: Arc::new(data.clone()),
-            authorise: Arc::new(AllowAll),
+            authorise: rules,
             identify: Arc::new(caller::Kernel::default()),
             observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
             runtime: main.clone(),
@@ -294,13 +302,17 @@ impl Running {
             settings,
             files: keys.files,
             roots: keys.roots,
-            issuer: keys.issuer,
+            issuer: watch::channel(keys.issuer).0,
             tokens,
             credentials: Arc::clone(&credentials),
             workload: workload.clone(),
             view: shown.view.clone(),
             links: shown.links.clone(),
             data: data.clone(),
+            policy: shown.policy.clone(),
+            revocations: shown.revocations.clone(),
+            edges,
+            stands: std::sync::Mutex::default(),
             proxy: Arc::clone(&proxy),
             listening,
             wanted,
@@ -341,6 +353,7 @@ impl Running {
             data.clone(),
             shown.view.clone(),
         ));
+        main.spawn(events::put_out(Arc::clone(&agent), shown.put_out));
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
         control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone()));
@@ -418,6 +431,34 @@ fn revocations(remembered: &Remembered, roots: &Roots, problems: &Problems) -> R
         }
     }
     revocations
+}
+
+/// The mesh-wide documents on disk. One that no longer verifies is said, and not taken.
+fn policies(
+    remembered: &Remembered,
+    (roots, revocations): (&Roots, &Revocations),
+    problems: &Problems,
+) -> Documents {
+    let mut documents = Documents::default();
+    for bytes in &remembered.policies {
+        let verified = PolicyBundle::decode(bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|bundle| {
+                SignedVersion::parse(Arc::new(bundle), roots.mesh).map_err(|e| e.to_string())
+            })
+            .and_then(|signed| signed.verify(roots, &Ed25519).map_err(|e| e.to_string()));
+        match verified {
+            Ok(version) if version.stands(revocations) => {
+                documents.insert(Arc::new(version));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let text = format!("a document on disk is not taken: {error}; peers have it");
+                problems.set("policy", Some(text));
+            }
+        }
+    }
+    documents
 }
 
 /// Takes connections of peers and gives each to the part that it is for.

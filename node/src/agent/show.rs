@@ -3,16 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
     manifest::DocumentId,
-    name::{Label, NodeKey, ServiceName},
+    name::{Hash, Label, NodeKey, ServiceName},
+    policy::Policy,
     record::node::{Health, NodeState, Protocol, ServicePort},
-    trust::Roots,
+    trust::{Revocations, Roots},
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,7 @@ use super::{
     events::Problems,
     identity::Tokens,
     local::Phase,
+    policy::Edges,
     settings::Settings,
 };
 use crate::{
@@ -51,13 +53,21 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) files: Files,
     pub(crate) roots: Roots,
-    pub(crate) issuer: Option<Arc<IssuingHost>>,
+    pub(crate) issuer: watch::Sender<Option<Arc<IssuingHost>>>,
     pub(crate) tokens: Tokens,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) workload: WorkloadHandle,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) links: watch::Receiver<Arc<BTreeMap<NodeKey, LinkView>>>,
     pub(crate) data: DataLinks,
+    /// The mesh-wide documents in force.
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    /// The keys that have ended.
+    pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
+    /// Who called what here.
+    pub(crate) edges: Arc<Edges>,
+    /// What peers said last of the policy that they hold, and when.
+    pub(crate) stands: Mutex<BTreeMap<NodeKey, (Hash, Tick)>>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listening: Listening,
     pub(crate) virtual_addresses: tokio::sync::Mutex<VirtualAddresses>,
@@ -78,6 +88,8 @@ pub(crate) struct Agent {
     pub(crate) mesh_address: SocketAddr,
 }
 
+/// Below this an issuer is to be renewed: 60 days.
+pub(crate) const ISSUER_NEAR: Duration = Duration::from_secs(60 * 86_400);
 /// Below this a certificate that does not renew is a problem.
 const CERTIFICATE_NEAR: Duration = Duration::from_secs(3 * 86_400);
 
@@ -105,10 +117,11 @@ impl Agent {
     pub(super) fn show_status(&self, mesh_name: &str, agreeing: u32) -> Status {
         let view = self.view();
         let own = view.nodes.get(&self.me);
-        let count = |state| count(view.nodes.values().filter(|n| n.liveness == state).count());
+        let known = || view.nodes.values().filter(|node| !self.is_revoked(&node.key));
+        let count = |state| count(known().filter(|node| node.liveness == state).count());
         let alive = count(Liveness::Alive);
         let endpoints = view.services.values().map(|service| service.endpoints.len()).sum();
-        let issuers = view.nodes.values().filter(|node| node.issuer && usable(node)).count();
+        let issuers = known().filter(|node| node.issuer && usable(node)).count();
         Status {
             mesh: mesh_name.to_owned(),
             zone: view.locality.to_string(),
@@ -167,15 +180,30 @@ impl Agent {
             all.push(problem("listener", "error", format!("{}: {}", found.listener, found.what)));
         }
         all.extend(ill_instances(&self.workload.snapshot.borrow()));
-        let ended = self.credentials.trust().map(|trust| trust.revocations.clone());
-        let wanted =
-            |node: &&Arc<NodeView>| ended.as_ref().is_none_or(|ended| !ended.is_revoked(&node.key));
+        let policy = Arc::clone(&self.policy.borrow());
+        for (key, heads) in policy.conflicts() {
+            let text = format!(
+                "{} versions of {key} did not know of each other: any of them denies, and an allow \
+                 needs all",
+                heads.len()
+            );
+            let fix = "skein policy status".to_owned();
+            all.push(Problem { fix, ..problem("policy", "error", text) });
+        }
+        for (key, why) in policy.documents.iter().flat_map(|(key, heads)| {
+            heads.iter().filter_map(move |head| Some((key, head.unread()?)))
+        }) {
+            let text =
+                format!("{key} is for a newer agent, so this one closes what it covers: {why}");
+            all.push(problem("policy", "error", text));
+        }
+        let wanted = |node: &&Arc<NodeView>| !self.is_revoked(&node.key);
         all.extend(self.view().nodes.values().filter(wanted).filter_map(|node| missed(node)));
         if issuers < 2 {
             all.push(Problem {
                 fix:
-                    "bring back a host that holds one, or join a further host with the token that \
-                      `skein init` printed, while it lasts: this version makes no issuer later"
+                    "bring back a host that holds one, or run `skein issuer add` on a further host, \
+                     with the root's key at hand"
                         .to_owned(),
                 ..problem(
                     "issuers",
@@ -199,6 +227,7 @@ impl Agent {
         let now = self.clock.now().tick;
         let view = self.view();
         let links = Arc::clone(&self.links.borrow());
+        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut members: Vec<Member> = view
             .nodes
             .values()
@@ -209,10 +238,18 @@ impl Agent {
                     name: node.name.to_string(),
                     address: address(node).unwrap_or_default(),
                     zone: node.locality.to_string(),
-                    state: node.liveness.word().to_owned(),
+                    state: match self.is_revoked(&node.key) {
+                        true => "revoked".to_owned(),
+                        false => node.liveness.word().to_owned(),
+                    },
                     rtt_ms: link.map(|link| link.mux.stats().rtt.as_secs_f64() * 1000.0),
                     version: node.version.clone(),
-                    policy_root: view.policy_root.to_string(),
+                    policy_root: match (node.key == self.me, stands.get(&node.key)) {
+                        (true, _) => view.policy_root.to_string(),
+                        // What it said when it was last asked: `skein policy status` asks.
+                        (false, Some((root, _))) => root.to_string(),
+                        (false, None) => String::new(),
+                    },
                     last_heard_ms: link.map(|link| millis(now.since(link.heard()))),
                     reach: reach(node, self.me, link.is_some()).to_owned(),
                 }
@@ -220,6 +257,16 @@ impl Agent {
             .collect();
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         members
+    }
+
+    /// The issuer that this host holds.
+    pub(crate) fn issuer(&self) -> Option<Arc<IssuingHost>> {
+        self.issuer.borrow().clone()
+    }
+
+    /// Whether a node's key has ended.
+    pub(super) fn is_revoked(&self, node: &NodeKey) -> bool {
+        self.revocations.borrow().is_revoked(node)
     }
 
     pub(super) fn show_services(&self) -> Vec<ServiceSummary> {
@@ -335,7 +382,7 @@ impl Agent {
         let name = verified.grant.name.to_string();
         let node = certificate("node", &own.chain.leaf, &name, &self.settings.files.chain);
         let mut all = vec![Certificate { services, ..node }];
-        if let Some(issuer) = &self.issuer {
+        if let Some(issuer) = self.issuer() {
             let path = self.files.issuer_certificate();
             all.push(certificate("issuer", issuer.certificate(), &name, &path));
         }
@@ -363,11 +410,26 @@ fn certificate(kind: &str, der: &[u8], name: &str, path: &std::path::Path) -> Ce
             shown.not_before = rfc3339(summary.not_before);
             shown.not_after = rfc3339(summary.not_after);
             shown.seconds_left = seconds_left(summary.not_after, wall());
-            shown.problem = (summary.not_after < wall()).then(|| "it has ended".to_owned());
+            shown.problem = near_its_end(kind, summary.not_after.since(wall()));
         }
         Err(error) => shown.problem = Some(error.to_string()),
     }
     shown
+}
+
+/// What is wrong with the time that a certificate has left, and who must act.
+fn near_its_end(kind: &str, left: Duration) -> Option<String> {
+    let days = left.as_secs() / 86_400;
+    match kind {
+        _ if left.is_zero() => Some("it has ended".to_owned()),
+        "node" if left < CERTIFICATE_NEAR => {
+            Some(format!("{days} days left: it renews itself once an issuer is reached"))
+        }
+        "issuer" if left < ISSUER_NEAR => {
+            Some(format!("{days} days left: skein issuer renew, with the root's key at hand"))
+        }
+        _ => None,
+    }
 }
 
 fn seconds_left(end: Wall, now: Wall) -> i64 {

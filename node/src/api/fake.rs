@@ -289,6 +289,27 @@ impl AgentApi for FakeAgent {
             }],
         })
     }
+    fn prepare(&self, _: PrepareRequest) -> Reply<'_, Prepared> {
+        ok(Prepared::default())
+    }
+    fn policy(&self) -> Reply<'_, PolicyReport> {
+        ok(PolicyReport::default())
+    }
+    fn edges(&self) -> Reply<'_, EdgesReport> {
+        ok(EdgesReport::default())
+    }
+    fn reload_issuer(&self) -> Reply<'_, ()> {
+        self.wrote(())
+    }
+    fn revoke_plan(&self, _: RevokePlanRequest) -> Reply<'_, RevokePlan> {
+        ok(RevokePlan::default())
+    }
+    fn revoke(&self, _: RevokeRequest) -> Reply<'_, RevokeReport> {
+        self.wrote(RevokeReport::default())
+    }
+    fn why(&self, _: WhyRequest) -> Reply<'_, WhyReport> {
+        ok(WhyReport::default())
+    }
     fn check_update(&self, _: CheckUpdate) -> Reply<'_, ()> {
         self.wrote(())
     }

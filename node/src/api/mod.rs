@@ -22,9 +22,10 @@ use skein_protocol::words;
 use dto::{
     AdmitRequest, Admitted, ApplyReport, BindReport, Certificate, CheckUpdate, DeleteRequest,
     DiffReport, Document, DocumentDetail, DocumentName, Documents, DrainReport, DrainRequest,
-    Fault, LeaveReport, LeaveRequest, Link, Listener, LogLevel, MaintenanceReport,
-    MaintenanceRequest, Member, ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo,
-    TokenRequest, ValidateReport,
+    EdgesReport, Fault, LeaveReport, LeaveRequest, Link, Listener, LogLevel, MaintenanceReport,
+    MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared, RevokePlan,
+    RevokePlanRequest, RevokeReport, RevokeRequest, ServiceDetail, ServiceSummary, Status,
+    TokenCreated, TokenInfo, TokenRequest, ValidateReport, WhyReport, WhyRequest,
 };
 
 /// What an [`AgentApi`] method gives back.
@@ -162,6 +163,20 @@ pub trait AgentApi: Send + Sync + 'static {
     fn validate(&self, documents: Documents) -> Reply<'_, ValidateReport>;
     /// Compares documents with what is held. Faults are [`ApiError::faults`].
     fn diff(&self, documents: Documents) -> Reply<'_, DiffReport>;
+    /// What an operator is to sign, and what it would cut.
+    fn prepare(&self, request: PrepareRequest) -> Reply<'_, Prepared>;
+    /// Which nodes hold which policy, as each says now.
+    fn policy(&self) -> Reply<'_, PolicyReport>;
+    /// Who calls whom, mesh-wide.
+    fn edges(&self) -> Reply<'_, EdgesReport>;
+    /// The issuer's files of this host have changed.
+    fn reload_issuer(&self) -> Reply<'_, ()>;
+    /// What the end of a key would do.
+    fn revoke_plan(&self, asked: RevokePlanRequest) -> Reply<'_, RevokePlan>;
+    /// Takes a signed statement that a key has ended.
+    fn revoke(&self, request: RevokeRequest) -> Reply<'_, RevokeReport>;
+    /// How a call would go, step by step.
+    fn why(&self, asked: WhyRequest) -> Reply<'_, WhyReport>;
     /// The state of an instance with a ttl check.
     fn check_update(&self, update: CheckUpdate) -> Reply<'_, ()>;
 

@@ -6,6 +6,8 @@
 //! | `GET /v1/status`, `members`, `services`, `services/NAME`, `links`, `certs`, `listeners` | what the agent knows |
 //! | `GET /v1/documents[?kind=]`, `GET /v1/describe?kind=&namespace=&name=` | documents held |
 //! | `POST /v1/apply`, `delete`, `validate`, `diff` | documents |
+//! | `POST /v1/prepare`, `GET /v1/policy`, `edges`, `POST /v1/why` | what is signed, who holds it, who calls whom |
+//! | `POST /v1/revoke/plan`, `revoke`, `issuer` | the end of a key; this host's issuer was made or renewed |
 //! | `POST /v1/bind/NAME`, `PUT /v1/checks` | a virtual address; a ttl check |
 //! | `POST /v1/drain`, `maintenance`, `leave` | this host's life |
 //! | `POST`, `GET /v1/tokens`, `DELETE /v1/tokens/ID`, `POST /v1/admit` | admission |
@@ -28,7 +30,8 @@ use super::{
     AgentApi, ApiError, ApiErrorKind, Reply,
     dto::{
         AdmitRequest, CheckUpdate, DeleteRequest, DocumentName, Documents, DrainRequest, ErrorBody,
-        ErrorEnvelope, LeaveRequest, LogLevel, MaintenanceRequest, TokenRequest,
+        ErrorEnvelope, LeaveRequest, LogLevel, MaintenanceRequest, PrepareRequest,
+        RevokePlanRequest, RevokeRequest, TokenRequest, WhyRequest,
     },
 };
 
@@ -61,6 +64,8 @@ fn reads() -> Router<Arc<dyn AgentApi>> {
         )
         .route("/v1/links", get(async |api: Api| json(api.links()).await))
         .route("/v1/certs", get(async |api: Api| json(api.certs()).await))
+        .route("/v1/policy", get(async |api: Api| json(api.policy()).await))
+        .route("/v1/edges", get(async |api: Api| json(api.edges()).await))
         .route("/v1/listeners", get(async |api: Api| json(api.listeners()).await))
         .route(
             "/v1/documents",
@@ -87,6 +92,20 @@ fn writes() -> Router<Arc<dyn AgentApi>> {
             post(async |api: Api, b: JsonBody<Documents>| json(api.validate(b.0)).await),
         )
         .route("/v1/diff", post(async |api: Api, b: JsonBody<Documents>| json(api.diff(b.0)).await))
+        .route(
+            "/v1/prepare",
+            post(async |api: Api, b: JsonBody<PrepareRequest>| json(api.prepare(b.0)).await),
+        )
+        .route(
+            "/v1/revoke/plan",
+            post(async |api: Api, b: JsonBody<RevokePlanRequest>| json(api.revoke_plan(b.0)).await),
+        )
+        .route(
+            "/v1/revoke",
+            post(async |api: Api, b: JsonBody<RevokeRequest>| json(api.revoke(b.0)).await),
+        )
+        .route("/v1/issuer", post(async |api: Api| json(api.reload_issuer()).await))
+        .route("/v1/why", post(async |api: Api, b: JsonBody<WhyRequest>| json(api.why(b.0)).await))
         .route(
             "/v1/bind/{*name}",
             post(async |api: Api, Path(name): Path<String>| json(api.bind(name)).await),

@@ -13,12 +13,13 @@ use super::{
     Client, Console, Exit, duration,
     exit::CliError,
     hooks::Local,
+    operator::Operator,
     output::{Rows, Show, clean, millis},
     query,
 };
 use crate::api::dto::{
     ApplyReport, DeleteRequest, DiffReport, Document, DocumentDetail, DocumentName, Documents,
-    SourceFile, ValidateReport, Visible,
+    PrepareRequest, Prepared, PreparedDraft, SourceFile, ValidateReport, Visible,
 };
 
 /// Documents to read.
@@ -57,6 +58,22 @@ pub(super) struct ApplyArgs {
     files: FileArgs,
     #[command(flatten)]
     change: ChangeArgs,
+    #[command(flatten)]
+    sign: SignArgs,
+}
+
+/// With which key mesh-wide documents are signed, and when not.
+#[derive(Args, Debug, Default)]
+pub(super) struct SignArgs {
+    /// The operator's key [default: $SKEIN_OPERATOR_KEY, else ~/.config/skein/operator.key]
+    #[arg(long = "as", value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Only if this version is in force, as `skein get -o json` shows it
+    #[arg(long, value_name = "HASH")]
+    expect: Option<String>,
+    /// Even if calls that were seen in the last 24 hours are cut by it
+    #[arg(long)]
+    cut: bool,
 }
 
 /// `skein get`.
@@ -90,6 +107,8 @@ pub(super) struct DeleteArgs {
     file: Vec<PathBuf>,
     #[command(flatten)]
     change: ChangeArgs,
+    #[command(flatten)]
+    sign: SignArgs,
 }
 
 /// Exits 1 on any fault, with all of them.
@@ -113,12 +132,71 @@ pub(super) fn apply(
     console: &mut Console<'_>,
 ) -> Result<Exit, CliError> {
     let mut documents = args.files.read()?;
+    let request = PrepareRequest { files: documents.files.clone(), ..PrepareRequest::default() };
+    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    args.sign.check(&prepared, console)?;
     if args.change.dry_run {
         return compare(client, &documents, console);
     }
+    documents.signed = args.sign.sign(&prepared, &documents.files)?;
     documents.wait_ms = args.change.wait_ms();
     let report: ApplyReport = client.post("/v1/apply", &documents)?;
     changed(&report, &args.change, console)
+}
+
+/// Applies text that the command line made itself.
+pub(super) fn apply_files(
+    client: &Client,
+    files: Vec<SourceFile>,
+    sign: &SignArgs,
+    console: &mut Console<'_>,
+) -> Result<Exit, CliError> {
+    let request = PrepareRequest { files: files.clone(), ..PrepareRequest::default() };
+    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    sign.check(&prepared, console)?;
+    let signed = sign.sign(&prepared, &files)?;
+    let documents = Documents { files, signed, ..Documents::default() };
+    let report: ApplyReport = client.post("/v1/apply", &documents)?;
+    console.show(&report)?;
+    Ok(Exit::Done)
+}
+
+impl SignArgs {
+    /// What must hold before anything is signed. Warnings are told.
+    fn check(&self, prepared: &Prepared, console: &mut Console<'_>) -> Result<(), CliError> {
+        for draft in &prepared.drafts {
+            let DocumentName { kind, namespace, name } = &draft.document;
+            for warning in &draft.warnings {
+                console.say(&format!("warning: {kind} {namespace}/{name}: {}", clean(warning)));
+            }
+            if let Some(expect) = &self.expect
+                && !draft.hash.starts_with(expect.as_str())
+            {
+                let now = if draft.hash.is_empty() { "none" } else { &draft.hash };
+                let text = format!("{kind} {namespace}/{name}: version {now} is in force");
+                return Err(CliError::failed(text).fix("look at it, then say --expect anew"));
+            }
+        }
+        if prepared.cuts.is_empty() || self.cut {
+            return Ok(());
+        }
+        console.say(&prepared.cuts.text(true));
+        let count = words::count(prepared.cuts.len(), "edge", "edges");
+        let text = format!("this would cut {count} that carried calls in the last 24 hours");
+        Err(CliError::failed(format!("{text}; nothing was changed"))
+            .fix("allow them first (`skein policy edges` lists all), or say --cut"))
+    }
+
+    /// The documents that change, signed. No key is asked for where nothing does.
+    fn sign(&self, prepared: &Prepared, files: &[SourceFile]) -> Result<Vec<String>, CliError> {
+        let changed = prepared.drafts.iter().filter(|draft| draft.result != "unchanged");
+        let changed: Vec<&PreparedDraft> = changed.collect();
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let operator = Operator::load(self.key.as_ref())?;
+        changed.into_iter().map(|draft| operator.sign(&prepared.mesh, draft, files)).collect()
+    }
 }
 
 /// Exits 4 when applying would change something.
@@ -207,8 +285,12 @@ pub(super) fn delete(
         (Some(kind), Some(name)) => vec![document_name(kind, name)?],
         _ => local.validate(read_all(&args.file)?)?.documents,
     };
-    let request =
-        DeleteRequest { documents, wait_ms: args.change.wait_ms(), dry_run: args.change.dry_run };
+    let prepare = PrepareRequest { delete: documents.clone(), ..PrepareRequest::default() };
+    let prepared: Prepared = client.post("/v1/prepare", &prepare)?;
+    args.sign.check(&prepared, console)?;
+    let dry_run = args.change.dry_run;
+    let signed = if dry_run { Vec::new() } else { args.sign.sign(&prepared, &[])? };
+    let request = DeleteRequest { documents, wait_ms: args.change.wait_ms(), dry_run, signed };
     let report: ApplyReport = client.post("/v1/delete", &request)?;
     changed(&report, &args.change, console)
 }

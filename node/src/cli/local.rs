@@ -40,7 +40,7 @@ fn node_name(said: Option<&String>) -> Result<NodeName> {
 }
 
 /// Where an operator's key goes unless said: never into the agent's directory.
-fn operator_directory(said: Option<&PathBuf>) -> Result<PathBuf> {
+pub(super) fn operator_directory(said: Option<&PathBuf>) -> Result<PathBuf> {
     if let Some(path) = said {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         return Ok(parent.map_or_else(|| PathBuf::from("."), PathBuf::from));

@@ -11,9 +11,13 @@ mod documents;
 pub mod exit;
 pub mod hooks;
 mod identity;
+mod issuer;
 mod life;
 pub mod local;
+mod operator;
 pub mod output;
+mod policy;
+mod revoke;
 mod secret;
 mod see;
 mod shell;
@@ -91,6 +95,19 @@ enum Verb {
     Delete(documents::DeleteArgs),
     /// The JSON schema of documents
     Schema,
+    /// Access policy: which nodes hold it, the default, who calls whom
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// How a call would go, step by step; exits 1 where it would not work
+    Why(policy::WhyArgs),
+    /// End a node's key: it is out, everywhere, within seconds
+    Revoke(revoke::RevokeArgs),
+    /// Issuers, who certify nodes: add, renew
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
+    /// Operators, who sign policy: create, list, revoke
+    #[command(subcommand)]
+    Operator(revoke::OperatorCommand),
     /// How this agent and its mesh are; exits 3 while degraded
     Status,
     /// Agents of the mesh
@@ -195,6 +212,11 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
         Verb::Validate(args) => documents::validate(local, args, console),
         Verb::Apply(args) => documents::apply(&client()?, args, console),
         Verb::Diff(args) => documents::diff(&client()?, args, console),
+        Verb::Policy(command) => policy::policy(&client()?, command, console),
+        Verb::Revoke(args) => revoke::revoke(&client()?, args, console),
+        Verb::Issuer(command) => issuer::issuer(&client()?, dir, command, console),
+        Verb::Operator(command) => revoke::operator(client, dir, command, console),
+        Verb::Why(args) => policy::why(&client()?, args, console),
         Verb::Get(args) => documents::get(&client()?, args, console),
         Verb::Describe(args) => documents::describe(&client()?, args, console),
         Verb::Delete(args) => documents::delete(&client()?, local, args, console),

@@ -112,8 +112,9 @@ impl Run {
             Err(error) => error,
         };
         tracing::debug!(link = self.number.0, %ended, "control link ended");
+        let code = self.mux.closed_by_peer();
         self.mux.close(CloseCode::Done.number(), CloseCode::Done.text());
-        self.commands.tell(Command::Ended(self.number)).await;
+        self.commands.tell(Command::Ended(self.number, code)).await;
     }
 
     async fn carry(&self, control: ControlLink, queue: mpsc::Receiver<Vec<u8>>) -> io::Error {

@@ -23,6 +23,7 @@ use skein_protocol::{
     engine::{Agreeing, Blame, Checked, Engine, Event, Input, JobId, LinkId, Output, Start},
     limits,
     name::{Label, NodeKey},
+    policy::Policy,
     record::node::Address,
     trust::{CloseCode, Crypto, Revocations, VerifiedChain, admit::Alpn},
     view::View,
@@ -51,8 +52,8 @@ pub enum Command {
     Link(Box<Link>, Option<Box<(ControlLink, Hello)>>),
     /// A frame came on a control link.
     Frame(LinkId, Vec<u8>),
-    /// A control link has ended.
-    Ended(LinkId),
+    /// A control link has ended; with which code the peer closed it, if it did.
+    Ended(LinkId, Option<CloseCode>),
     /// A peer did what no honest agent does, as another part saw.
     Blame(NodeKey, Blame),
     /// How many agents are known to hold the same records?
@@ -120,6 +121,10 @@ pub struct Shown {
     pub links: watch::Receiver<Arc<BTreeMap<NodeKey, LinkView>>>,
     /// The keys that have ended.
     pub revocations: watch::Receiver<Arc<Revocations>>,
+    /// The mesh-wide documents in force, and what they decide.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// The peer that last said that this node's key was revoked.
+    pub put_out: watch::Receiver<Option<NodeKey>>,
     /// Lines for people. When nobody reads, the newest are lost.
     pub events: mpsc::Receiver<Event>,
     /// chitchat's messages from peers.
@@ -168,6 +173,8 @@ pub struct Driver {
     view: watch::Sender<Arc<View>>,
     shown_links: watch::Sender<Arc<BTreeMap<NodeKey, LinkView>>>,
     revocations: watch::Sender<Arc<Revocations>>,
+    policy: watch::Sender<Arc<Policy>>,
+    put_out: watch::Sender<Option<NodeKey>>,
     events: mpsc::Sender<Event>,
     met: mpsc::Sender<(SocketAddr, Result<NodeKey, String>)>,
     shutdown: watch::Receiver<bool>,
@@ -203,6 +210,8 @@ impl Driver {
         let (view, view_out) = watch::channel(first);
         let (shown_links, links_out) = watch::channel(Arc::default());
         let (revoked, revocations_out) = watch::channel(revocations);
+        let (policy, policy_out) = watch::channel(Arc::clone(engine.policy()));
+        let (put_out, put_out_out) = watch::channel(None);
         let handle = DriverHandle { commands: commands_in };
         let driver = Self {
             engine,
@@ -223,6 +232,8 @@ impl Driver {
             view,
             shown_links,
             revocations: revoked,
+            policy,
+            put_out,
             events: events_in,
             met: met_in,
             shutdown: config.shutdown,
@@ -231,6 +242,8 @@ impl Driver {
             view: view_out,
             links: links_out,
             revocations: revocations_out,
+            policy: policy_out,
+            put_out: put_out_out,
             events,
             gossip,
             met,
@@ -281,8 +294,11 @@ impl Driver {
                 }
                 self.handle(Input::Frame { link, bytes });
             }
-            Command::Ended(link) => {
-                if self.links.remove(&link).is_some() {
+            Command::Ended(link, code) => {
+                if let Some(attached) = self.links.remove(&link) {
+                    if code == Some(CloseCode::Revoked) {
+                        self.put_out.send_replace(Some(attached.view.peer));
+                    }
                     self.handle(Input::Disconnected(link));
                     self.show_links();
                 }
@@ -365,6 +381,9 @@ impl Driver {
             }
             Output::Revoked(revocations) => {
                 self.revocations.send_replace(revocations);
+            }
+            Output::Policy(policy) => {
+                self.policy.send_replace(policy);
             }
             Output::Event(event) => {
                 // Lines for people must not hold up the mesh.

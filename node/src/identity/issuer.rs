@@ -31,7 +31,7 @@ pub enum IssuerError {
     #[error("this host holds no issuer: run this on a host that does")]
     None,
     /// Its certificate has ended.
-    #[error("the issuer's certificate on this host ended {} ago, and this version cannot renew it: run this on another host that holds an issuer", words::span(*.by))]
+    #[error("the issuer's certificate on this host ended {} ago: run this on another host that holds an issuer, or `skein issuer renew` here", words::span(*.by))]
     Ended {
         /// How long ago.
         by: Duration,

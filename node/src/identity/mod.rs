@@ -11,6 +11,7 @@ pub mod desk;
 pub mod files;
 pub mod init;
 pub mod issuer;
+pub mod operator;
 pub mod serve;
 
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use desk::{Member, Situation};
 pub use files::Files;
 pub use init::{Init, InitError, InitOptions, init};
 pub use issuer::{IssuerError, IssuingHost, TokenScope};
+pub use operator::{OperatorError, RootKey};
 pub use serve::{Desk, serve, serve_relayed};

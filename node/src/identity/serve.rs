@@ -84,7 +84,7 @@ async fn serve_stream(link: &Link, pair: StreamPair, desk: &dyn Desk) -> io::Res
             send.shutdown().await
         }
         Some(StreamKind::Relay) => copy_to_issuer((send, recv), desk).await,
-        Some(StreamKind::Ping | StreamKind::Tcp | StreamKind::Http) | None => {
+        Some(StreamKind::Ping | StreamKind::Tcp | StreamKind::Http | StreamKind::Ask) | None => {
             send.reset(UNKNOWN_KIND);
             recv.stop(UNKNOWN_KIND);
             Ok(())

@@ -5,6 +5,7 @@
 
 use std::{fmt, pin::Pin, time::Duration};
 
+use skein_protocol::trust::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A boxed future, so that the trait can be an object.
@@ -21,6 +22,11 @@ pub trait RecvHalf: AsyncRead + Send + Unpin {
     /// Wants no more: the peer's write fails with this code.
     fn stop(&mut self, code: u32);
 }
+
+/// The code of a peer's reset, inside of the error that reading gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the peer reset the stream with code {0}")]
+pub struct Reset(pub u32);
 
 /// Both halves of a stream.
 pub type StreamPair = (Box<dyn SendHalf>, Box<dyn RecvHalf>);
@@ -63,6 +69,10 @@ pub trait Mux: Send + Sync + fmt::Debug + 'static {
     fn close(&self, code: u32, reason: &str);
     /// Waits until the connection has ended, and says why.
     fn closed(&self) -> BoxFuture<'_, MuxError>;
+    /// With which code the peer closed, if it did and the code is one of ours.
+    fn closed_by_peer(&self) -> Option<CloseCode> {
+        None
+    }
     /// Figures of now.
     fn stats(&self) -> MuxStats;
 }

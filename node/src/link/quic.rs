@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt};
 use skein_protocol::{
     limits,
     trust::{
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    mux::{BoxFuture, Mux, MuxError, MuxStats, RecvHalf, SendHalf, StreamPair},
+    mux::{BoxFuture, Mux, MuxError, MuxStats, RecvHalf, Reset, SendHalf, StreamPair},
     transport::Role,
 };
 
@@ -50,11 +50,6 @@ impl QuicMux {
         self.close(code.number(), code.text());
     }
 
-    /// With which code the peer closed, if it did and the code is one of ours.
-    pub fn closed_by_peer(&self) -> Option<CloseCode> {
-        close_code(&self.connection.close_reason()?)
-    }
-
     /// What binds a message to this connection (RFC 8446 7.5): the same on both sides, and on no
     /// other connection.
     pub fn exporter(&self) -> Option<Exporter> {
@@ -65,6 +60,10 @@ impl QuicMux {
 }
 
 impl Mux for QuicMux {
+    fn closed_by_peer(&self) -> Option<CloseCode> {
+        close_code(&self.connection.close_reason()?)
+    }
+
     fn open(&self) -> BoxFuture<'_, Result<StreamPair, MuxError>> {
         Box::pin(async {
             match timeout(limits::OPEN_TIMEOUT, self.connection.open_bi()).await {
@@ -166,6 +165,17 @@ impl AsyncWrite for Send {
     }
 }
 
+/// What the peer says by the code of its reset, in a form that does not name this transport.
+fn said(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
+        Some(ReadError::Reset(code)) => {
+            let code = u32::try_from(code.into_inner()).unwrap_or(u32::MAX);
+            io::Error::new(error.kind(), Reset(code))
+        }
+        _ => error,
+    }
+}
+
 struct Recv(RecvStream);
 
 impl RecvHalf for Recv {
@@ -181,6 +191,6 @@ impl AsyncRead for Recv {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.0), context, buffer)
+        AsyncRead::poll_read(Pin::new(&mut self.0), context, buffer).map_err(said)
     }
 }

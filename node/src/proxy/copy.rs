@@ -14,45 +14,44 @@ use std::{
 use skein_protocol::{
     limits,
     route::CloseReason,
-    wire::stream::{RESET_BY_APPLICATION, RESET_DRAINED, RESET_IDLE},
+    wire::stream::{RESET_BY_APPLICATION, RESET_DENIED, RESET_DRAINED, RESET_IDLE},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::guard::Phase;
-use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
+use crate::link::mux::{RecvHalf, Reset, SendHalf, StreamPair};
 
 /// How a connection ended, and what it moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Copied {
     pub(super) reason: CloseReason,
+    pub(super) detail: String,
     pub(super) up: u64,
     pub(super) down: u64,
 }
 
 /// Copies between the caller and the service until both directions have ended, one side resets,
-/// nothing moves for `idle` (at the latest after twice as long), or `phase` says cut.
+/// nothing moves for `idle` (at the latest after twice as long), or `cut` says why to cut it.
 pub(super) async fn copy(
     caller: StreamPair,
     service: StreamPair,
-    mut phase: watch::Receiver<Phase>,
+    cut: impl Future<Output = (CloseReason, String)>,
     idle: Duration,
 ) -> Copied {
     let (mut caller_send, mut caller_recv) = caller;
     let (mut service_send, mut service_recv) = service;
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let reason = {
+    let (reason, detail) = {
         let upward = pin!(pump(&mut *caller_recv, &mut *service_send, &up));
         let downward = pin!(pump(&mut *service_recv, &mut *caller_send, &down));
         let moved = || up.load(Ordering::Relaxed) + down.load(Ordering::Relaxed);
         tokio::select! {
             biased;
-            () = cut(&mut phase) => CloseReason::DrainDeadline,
-            reason = both(upward, downward) => reason,
-            () = idle_for(idle, moved) => CloseReason::IdleTimeout,
+            ended = cut => ended,
+            reason = both(upward, downward) => (reason, String::new()),
+            () = idle_for(idle, moved) => (CloseReason::IdleTimeout, String::new()),
         }
     };
     if reason != CloseReason::Done {
@@ -62,7 +61,7 @@ pub(super) async fn copy(
         caller_recv.stop(code);
         service_recv.stop(code);
     }
-    Copied { reason, up: up.into_inner(), down: down.into_inner() }
+    Copied { reason, detail, up: up.into_inner(), down: down.into_inner() }
 }
 
 /// Waits for both directions; the first fault ends both. The order is drawn anew each time: a
@@ -94,7 +93,15 @@ enum Fault {
     Write(io::Error),
 }
 
+/// The far agent may say why it reset.
 fn broken(error: &io::Error, reset: CloseReason) -> CloseReason {
+    let said = error.get_ref().and_then(|inner| inner.downcast_ref::<Reset>());
+    match said {
+        Some(Reset(RESET_DENIED)) => return CloseReason::Denied,
+        Some(Reset(RESET_DRAINED)) => return CloseReason::DrainDeadline,
+        Some(Reset(RESET_IDLE)) => return CloseReason::IdleTimeout,
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
@@ -107,13 +114,9 @@ fn code(reason: CloseReason) -> u32 {
     match reason {
         CloseReason::IdleTimeout => RESET_IDLE,
         CloseReason::DrainDeadline => RESET_DRAINED,
+        CloseReason::Denied => RESET_DENIED,
         _ => RESET_BY_APPLICATION,
     }
-}
-
-async fn cut(phase: &mut watch::Receiver<Phase>) {
-    // An error says that the proxy itself is gone: the same.
-    let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
 }
 
 async fn idle_for(idle: Duration, moved: impl Fn() -> u64) {

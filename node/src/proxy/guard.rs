@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use skein_protocol::route::CloseReason;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
@@ -103,8 +104,11 @@ impl Guard {
         *self.phase.borrow() >= Phase::Draining
     }
 
-    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+    /// Waits until what is open is cut, and gives the reason.
+    pub(super) async fn cut(&self) -> (CloseReason, String) {
+        // An error says that the proxy itself is gone: the same.
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Cut).await;
+        (CloseReason::DrainDeadline, String::new())
     }
 
     pub(super) async fn drain(&self, patience: Duration) -> Drained {
@@ -186,7 +190,7 @@ mod tests {
     async fn draining_waits_for_what_lives_and_cuts_at_the_deadline() {
         let guard = Guard::new(2, 2);
         let held = guard.outbound();
-        let mut phase = guard.phase();
+        let mut phase = guard.phase.subscribe();
         let drained = guard.drain(Duration::from_millis(20)).await;
         assert_eq!(drained, Drained { open: 1, cut: 1 });
         assert!(phase.wait_for(|phase| *phase == Phase::Cut).await.is_ok());

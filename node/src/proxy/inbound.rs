@@ -74,7 +74,8 @@ impl Proxy {
                 line.0.connected = started.elapsed();
                 let _open = self.parts.observer.opened(Direction::Inbound, &head.destination);
                 let pair = (send, recv);
-                line.ended(self.answer_and_copy(pair, socket, permit).await);
+                let caller = &peer.identity;
+                line.ended(self.answer_and_copy(pair, socket, (caller, &head), permit).await);
             }
             Err(Refused { code, why }) => {
                 line.refused(code, &why);
@@ -140,17 +141,37 @@ impl Proxy {
         Ok(instance)
     }
 
-    async fn answer_and_copy(&self, pair: StreamPair, socket: Socket, permit: Permit) -> Copied {
+    /// Waits until a call that is open is to be cut: when the time to drain is over, or when
+    /// policy no longer allows it.
+    pub(super) async fn cut(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+    ) -> (CloseReason, String) {
+        tokio::select! {
+            cut = self.guard.cut() => cut,
+            why = self.parts.authorise.forbidden(caller, head) => (CloseReason::Denied, why),
+        }
+    }
+
+    async fn answer_and_copy(
+        &self,
+        pair: StreamPair,
+        socket: Socket,
+        (caller, head): (&PeerIdentity, &StreamHead),
+        permit: Permit,
+    ) -> Copied {
         let (mut send, recv) = pair;
         let _permit = permit;
         let service = socket.into_pair();
         let ok = Reply::Ok.encode();
         let told = timeout(ANSWER_TIMEOUT, write(&mut *send, &ok)).await;
         if !matches!(told, Ok(Ok(()))) {
-            return Copied { reason: CloseReason::ClientReset, up: 0, down: 0 };
+            let detail = String::new();
+            return Copied { reason: CloseReason::ClientReset, detail, up: 0, down: 0 };
         }
-        let phase = self.guard.phase();
-        copy((send, recv), service, phase, self.parts.timeouts.idle).await
+        let cut = self.cut(caller, head);
+        copy((send, recv), service, cut, self.parts.timeouts.idle).await
     }
 
     fn log(&self, line: Line, started: Instant) {
@@ -271,6 +292,7 @@ impl Line {
 
     fn ended(&mut self, copied: Copied) {
         self.0.reason = copied.reason;
+        self.0.detail = copied.detail;
         self.0.up = copied.up;
         self.0.down = copied.down;
     }

@@ -77,6 +77,11 @@ pub struct PeerIdentity {
 pub trait Authorise: Send + Sync {
     /// The error is shown to people on both sides: it says which rule, and what to do.
     fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String>;
+
+    /// Waits until a call that was allowed no longer is, and says why. Dropped with the call.
+    fn forbidden<'a>(&'a self, _: &'a PeerIdentity, _: &'a StreamHead) -> BoxFuture<'a, String> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Allows every call.
@@ -206,6 +211,8 @@ pub struct ListenerSpec {
     pub port: PortRef,
     /// By whom, as whom, to which instances.
     pub terms: Terms,
+    /// Whether they come from outside the mesh.
+    pub outside: bool,
     /// What is said about choosing among its endpoints.
     pub tuning: Tuning,
 }

@@ -31,6 +31,8 @@ use crate::link::mux::{MuxError, RecvHalf, SendHalf, StreamPair};
 /// Where a call went, once the endpoint took it.
 struct Taken {
     pair: StreamPair,
+    /// The head, where the endpoint is on this host and this agent is the one that decides.
+    here: Option<StreamHead>,
     /// Held for as long as the call lives: both are counts.
     _counted: (Option<InFlight>, Option<Permit>),
 }
@@ -165,15 +167,22 @@ impl<'a> Call<'a> {
     async fn run(&mut self, socket: Socket, _permit: Permit, started: Instant) {
         match self.connect().await {
             Ok(taken) => {
-                let Taken { pair, _counted } = taken;
+                let Taken { pair, here, _counted } = taken;
                 self.line.connected = started.elapsed();
                 let proxy = self.proxy;
-                let phase = proxy.guard.phase();
                 let _open = proxy.parts.observer.opened(Direction::Outbound, &self.spec.service);
                 let caller = socket.into_pair();
-                let Copied { reason, up, down } =
-                    copy(caller, pair, phase, proxy.parts.timeouts.idle).await;
-                (self.line.reason, self.line.up, self.line.down) = (reason, up, down);
+                let me = Arc::clone(&proxy.parts.local.borrow());
+                let cut = async {
+                    match &here {
+                        Some(head) => proxy.cut(&me.me, head).await,
+                        None => proxy.guard.cut().await,
+                    }
+                };
+                let Copied { reason, detail, up, down } =
+                    copy(caller, pair, cut, proxy.parts.timeouts.idle).await;
+                (self.line.reason, self.line.detail) = (reason, detail);
+                (self.line.up, self.line.down) = (up, down);
             }
             Err(Failed { reason, detail }) => {
                 socket.refuse();
@@ -214,7 +223,10 @@ impl<'a> Call<'a> {
             };
             match self.attempt(service, port, &choice, &mut tried).await {
                 Ok((pair, permit)) => {
-                    return Ok(Taken { pair, _counted: (Some(in_flight), permit) });
+                    let endpoint = &choice.endpoint;
+                    let here = endpoint.node.key == self.view.me;
+                    let here = here.then(|| self.head(endpoint, port));
+                    return Ok(Taken { pair, here, _counted: (Some(in_flight), permit) });
                 }
                 Err((failed, Retry::Never)) => return Err(failed),
                 Err((failed, Retry::Elsewhere)) => last = Some(failed),
@@ -311,6 +323,7 @@ impl<'a> Call<'a> {
             boot: Some(endpoint.node.boot),
             ..StreamHead::new(spec.service.clone(), port, self.line.source.clone())
         }
+        .from_outside(spec.outside)
     }
 
     /// An endpoint on this host: the checks without the wire.
@@ -375,7 +388,11 @@ impl<'a> Call<'a> {
             self.line.endpoint = Some(text(target));
             match Socket::connect(target, self.proxy.parts.timeouts.connect).await {
                 Ok(socket) => {
-                    return Ok(Taken { pair: socket.into_pair(), _counted: (None, None) });
+                    return Ok(Taken {
+                        pair: socket.into_pair(),
+                        here: None,
+                        _counted: (None, None),
+                    });
                 }
                 Err(error) => detail = format!("{detail}; fallback: {error}"),
             }

@@ -1,6 +1,6 @@
 //! Agents on a table: real sockets for applications, a mux in memory between agents.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{collections::BTreeSet, future::pending, sync::Mutex};
 
 use skein_protocol::{
     caller::Caller,
@@ -23,7 +23,6 @@ use tokio::{
 
 use super::{
     copy::copy,
-    guard::Phase,
     testing::{MemMux, connection, stream},
     *,
 };
@@ -121,6 +120,7 @@ fn view(endpoints: &[(u8, Use)]) -> Arc<View> {
         records_root: zero,
         revocation_root: zero,
         policy_root: zero,
+        policy: Arc::default(),
         nodes: BTreeMap::new(),
         services,
     })
@@ -142,7 +142,7 @@ impl Dialer for Links {
         Box::pin(async move {
             match link {
                 Some(Link::Up(mux)) => Ok(mux as Arc<dyn Mux>),
-                Some(Link::Hangs) => std::future::pending().await,
+                Some(Link::Hangs) => pending().await,
                 Some(Link::Down) | None => Err(DialError("no route to host".to_owned())),
             }
         })
@@ -345,6 +345,7 @@ fn spec() -> ListenerSpec {
         service: SERVICE.parse().unwrap(),
         port: PortRef::Name("mysql".parse().unwrap()),
         terms: Terms::default(),
+        outside: false,
         tuning: Tuning::default(),
     }
 }
@@ -490,9 +491,8 @@ async fn a_slow_reader_gets_every_byte() {
 async fn memory_is_flat_when_nobody_reads() {
     let ((mut client, _keep_client), caller) = stream();
     let (service, (_keep_service, mut app)) = stream();
-    let (_phase_out, phase) = watch::channel(Phase::Serving);
     let idle = limits::IDLE_TIMEOUT;
-    let copied = Handle::current().spawn(copy(caller, service, phase, idle));
+    let copied = Handle::current().spawn(copy(caller, service, pending(), idle));
     // Enough to have grown to the largest buffer.
     let grown = 12 * 1024 * 1024;
     let (chunk, mut sink) = (vec![1; 32 * 1024], vec![0; 32 * 1024]);
@@ -844,8 +844,7 @@ async fn a_silent_or_malformed_head_gives_its_slot_back() {
 async fn a_connection_on_which_nothing_moves_is_reset() {
     let (_keep_client, caller) = stream();
     let (service, (_keep_service, mut app)) = stream();
-    let (_phase_out, phase) = watch::channel(Phase::Serving);
-    let copied = soon(copy(caller, service, phase, Duration::from_millis(20))).await;
+    let copied = soon(copy(caller, service, pending(), Duration::from_millis(20))).await;
     assert_eq!(copied.reason, CloseReason::IdleTimeout);
     is_reset(soon(app.read_u8()).await);
 }

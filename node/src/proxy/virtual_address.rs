@@ -225,6 +225,7 @@ pub fn stands(
         service: service.name.clone(),
         port: PortRef::Number(port),
         terms: terms.clone(),
+        outside: false,
         tuning: Tuning::default(),
     };
     let ports = service.ports.iter().map(|port| port.port);

@@ -35,6 +35,12 @@ struct OfWord {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfRule {
+    rule: String,
+    decision: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OfState {
     state: &'static str,
 }
@@ -58,6 +64,7 @@ pub struct Metrics {
     members: Family<OfState, Gauge>,
     links: Family<OfWord, Gauge>,
     blame: Family<OfWord, Counter>,
+    decisions: Family<OfRule, Counter>,
     log_dropped: Counter,
     view_age: Seconds,
     certificate_left: Seconds,
@@ -90,6 +97,7 @@ impl Metrics {
             members: Family::default(),
             links: Family::default(),
             blame: Family::default(),
+            decisions: Family::default(),
             log_dropped: Counter::default(),
             view_age: Seconds::default(),
             certificate_left: Seconds::default(),
@@ -119,6 +127,8 @@ impl Metrics {
         r.register("members", "Members by state", self.members.clone());
         r.register("links", "Links to other agents by role", self.links.clone());
         r.register("blame", "Faults of peers by kind", self.blame.clone());
+        let help = "Calls that an AccessPolicy decided here";
+        r.register("policy_decisions", help, self.decisions.clone());
         r.register("problems", "Problems that status shows", self.problems.clone());
         let help = "Since the view was last known to be current";
         r.register_with_unit("view_age", help, Unit::Seconds, self.view_age.clone());
@@ -190,6 +200,12 @@ impl Metrics {
     /// Links by role; `role` is `control` or `data`.
     pub fn set_links(&self, role: &'static str, count: usize) {
         set(&self.links.get_or_create_owned(&OfWord { kind: role }), count);
+    }
+
+    /// An AccessPolicy decided a call. Documents are signed by operators and bounded in number,
+    /// so their names may be labels.
+    pub fn decided(&self, rule: &str, decision: &'static str) {
+        self.decisions.get_or_create(&OfRule { rule: rule.to_owned(), decision }).inc();
     }
 
     /// A peer did what it must not; `kind` is one of the closed set of faults.

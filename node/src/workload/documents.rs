@@ -5,9 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use skein_protocol::manifest::{
-    Body, Document, DocumentId, Fault, Faults, Inputs, Kind, Plan, parse,
-};
+use skein_protocol::manifest::{Document, DocumentId, Fault, Faults, Inputs, Kind, Plan, parse};
 
 use super::{
     disk::Disk,
@@ -281,12 +279,6 @@ pub enum ChangeError {
         /// The file.
         file: PathBuf,
     },
-    /// A mesh-wide kind.
-    #[error(
-        "{0} holds for the whole mesh: it is not applied without an operator's signature, which \
-         this version cannot take yet; leave it out"
-    )]
-    NeedsOperator(DocumentId),
     /// Nobody applied it.
     #[error("{0} is not among the applied documents; see `skein get {kind}`", kind = .0.kind)]
     Unknown(DocumentId),
@@ -347,15 +339,14 @@ pub(crate) fn applying(
     inputs: &Inputs,
 ) -> Result<(Vec<Arc<Document>>, Vec<Outcome>), ChangeError> {
     let inputs = Inputs { may_run_commands: false, ..inputs.clone() };
-    let new = shared(parse(file, text, &inputs).map_err(ChangeError::Faults)?);
+    let mut new = shared(parse(file, text, &inputs).map_err(ChangeError::Faults)?);
+    // Those of the mesh go to everybody, by another way.
+    new.retain(|document| !document.id.kind.is_mesh_wide());
     if new.is_empty() {
         return Err(ChangeError::Empty);
     }
     let mut outcomes = Vec::new();
     for document in &new {
-        if matches!(document.body, Body::Traffic(_) | Body::Access(_)) {
-            return Err(ChangeError::NeedsOperator(document.id.clone()));
-        }
         let old = find(documents, &document.id);
         if let Some((id, file)) = old.and_then(file_of) {
             return Err(ChangeError::OwnedByFile { id, file });

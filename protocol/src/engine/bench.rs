@@ -9,6 +9,7 @@ use super::{Engine, Event, Input, LinkId, Local, Output, PersistId, Start, Write
 use crate::{
     clock::{Now, Tick, Wall},
     name::NodeKey,
+    policy::Documents,
     record::{
         Bundle, OwnChain,
         node::{
@@ -141,7 +142,7 @@ impl Bench {
                 Write::Reserve(upto) => reserved = *upto,
                 Write::Peer(key, bundle) => drop(peers.insert(*key, Arc::clone(bundle))),
                 Write::Forget(key) => drop(peers.remove(key)),
-                Write::Revocation(..) => {}
+                Write::Revocation(..) | Write::Policy(..) | Write::ForgetPolicy(_) => {}
             }
         }
         self.put(1 - side, Input::Disconnected(LINK));
@@ -195,7 +196,7 @@ impl Bench {
                     }
                 }
                 Output::Dial(node, _) => self.sides[side].dials.push(node),
-                Output::Close(..) | Output::Revoked(_) => {}
+                Output::Close(..) | Output::Revoked(_) | Output::Policy(_) => {}
                 Output::Verify(id, job) => {
                     let checked = Box::new(job.run(&Keyed));
                     self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
@@ -231,6 +232,7 @@ impl Side {
             reserved,
             peers,
             revocations: Revocations::default(),
+            policies: Documents::default(),
             seed: number,
         };
         Self {

@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) last: Option<(Hash, Hash, Tick)>,
     /// Since when the revocation roots differ, or until when nothing is told again.
     pub(super) revocations: Option<Tick>,
+    /// The same of the policy roots.
+    pub(super) policy: Option<Tick>,
 }
 
 #[derive(Debug, Default)]

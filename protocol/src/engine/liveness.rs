@@ -282,7 +282,7 @@ impl Engine {
     }
 
     pub(super) fn stand(&mut self) -> Stand {
-        let policy = crate::name::Hash::of(&[]);
+        let policy = self.policy.documents.root();
         let revocations = self.revocations.root();
         Stand { records: self.store.root(), revocations, policy }
     }

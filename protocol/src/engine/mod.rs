@@ -15,6 +15,7 @@ mod bench;
 mod links;
 mod liveness;
 mod own;
+mod policy;
 mod project;
 mod revoke;
 mod spread;
@@ -36,6 +37,7 @@ use crate::{
     limits,
     membership::{Rings, SignedWitness},
     name::{Hash, MeshId, NodeKey},
+    policy::{Documents, Policy, PolicyBundle, SignedVersion, VerifiedVersion, VersionError},
     record::{Bundle, OwnChain, RecordError, Signed, Verified, node::NodeRecord},
     store::Store,
     trust::{
@@ -97,6 +99,8 @@ pub enum Input {
     PersistFailed(PersistId, String),
     /// A key of this mesh has ended, somebody says here.
     Revoke(Box<Statement>),
+    /// An operator signed a document, somebody says here.
+    Policy(Box<PolicyBundle>),
     /// chitchat hints that a node has a newer record.
     Hint {
         /// The node.
@@ -125,6 +129,8 @@ pub enum Output {
     View(Arc<View>),
     /// Keys have ended: judge every handshake by this, cut what is open to them.
     Revoked(Arc<Revocations>),
+    /// Other documents are in force: judge every call by this, also those that are open.
+    Policy(Arc<Policy>),
     /// Tell people.
     Event(Event),
 }
@@ -192,6 +198,10 @@ pub enum Write {
     Forget(NodeKey),
     /// A key has ended.
     Revocation(Hash, Vec<u8>),
+    /// A version of a document, by its name, as it travels.
+    Policy(Hash, Vec<u8>),
+    /// A version was superseded, or its operator's key has ended.
+    ForgetPolicy(Hash),
 }
 
 /// A signature check.
@@ -207,6 +217,7 @@ enum Subject {
     Record(Signed),
     Witness(SignedWitness),
     Revocation(Box<Statement>),
+    Policy(Box<SignedVersion>),
 }
 
 /// What a signature check found.
@@ -218,6 +229,7 @@ enum Finding {
     Record(Box<Result<Verified, RecordError>>),
     Witness(SignedWitness, bool),
     Revocation(Box<Result<VerifiedStatement, RevocationError>>),
+    Policy(Box<Result<VerifiedVersion, VersionError>>),
 }
 
 impl Job {
@@ -231,6 +243,9 @@ impl Job {
             Subject::Revocation(statement) => Finding::Revocation(Box::new(
                 Statement::clone(statement).verify(&self.roots, crypto),
             )),
+            Subject::Policy(signed) => {
+                Finding::Policy(Box::new(signed.verify(&self.roots, crypto)))
+            }
         })
     }
 }
@@ -248,6 +263,8 @@ pub enum Blame {
     BadWitness,
     /// A revocation that does not hold.
     BadRevocation(String),
+    /// A policy document that does not hold.
+    BadPolicy(String),
     /// Two contents at one sequence.
     Fork,
     /// What the shell saw: gossip bytes, streams.
@@ -263,6 +280,7 @@ impl Blame {
             Self::BadRecord(_) => "bad_record",
             Self::BadWitness => "bad_witness",
             Self::BadRevocation(_) => "bad_revocation",
+            Self::BadPolicy(_) => "bad_policy",
             Self::Fork => "fork",
             Self::Other(word) => word,
         }
@@ -277,6 +295,7 @@ impl fmt::Display for Blame {
             Self::BadRecord(error) => write!(f, "sent a record that is not believed: {error}"),
             Self::BadWitness => f.write_str("sent a witness that its watcher did not sign"),
             Self::BadRevocation(why) => write!(f, "sent a revocation that does not hold: {why}"),
+            Self::BadPolicy(why) => write!(f, "sent a policy document that does not hold: {why}"),
             Self::Fork => f.write_str("signed two records with one sequence"),
             Self::Other(word) => f.write_str(word),
         }
@@ -316,6 +335,10 @@ pub enum Event {
     Revoked(NodeKey, String),
     /// Somebody's revocation is not taken, and why.
     RevocationRefused(String),
+    /// A version of a document is in force: which, and whose.
+    Policy(String, String),
+    /// A document that was handed in here is not taken, and why.
+    PolicyRefused(String),
     /// A node signed two contents at one sequence.
     Forked(NodeKey),
     /// Whether a newer agent made the node's record, so that it is carried and not read.
@@ -353,6 +376,8 @@ pub struct Start {
     pub peers: Vec<Arc<Bundle>>,
     /// Keys that have ended, from disk, verified by the shell.
     pub revocations: Revocations,
+    /// Mesh-wide documents from disk, verified by the shell.
+    pub policies: Documents,
     /// The seed of all random choice.
     pub seed: u64,
 }
@@ -369,6 +394,9 @@ pub struct Engine {
     revocations: Arc<Revocations>,
     /// Statements that are being written, and the link that each came by.
     ending: BTreeMap<PersistId, (VerifiedStatement, Option<LinkId>)>,
+    policy: Arc<Policy>,
+    /// Versions that are being written, and the link that each came by.
+    ruling: BTreeMap<PersistId, (Arc<VerifiedVersion>, Option<LinkId>)>,
     members: BTreeMap<NodeKey, Member>,
     /// Members that live or are suspect, this node too.
     live: Rings,
@@ -425,6 +453,8 @@ impl Engine {
             store: Store::default(),
             revocations: Arc::new(start.revocations),
             ending: BTreeMap::new(),
+            policy: Arc::new(Policy::of(start.policies)),
+            ruling: BTreeMap::new(),
             members: BTreeMap::new(),
             live: Rings::default(),
             known: Rings::default(),
@@ -470,6 +500,7 @@ impl Engine {
             Input::Persisted(id) => self.persisted(now, id),
             Input::PersistFailed(id, why) => self.persist_failed(now, id, why),
             Input::Revoke(statement) => self.verify_statement(now, None, *statement),
+            Input::Policy(bundle) => self.policy_came(now, None, Arc::new(*bundle)),
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
             Input::Doubt(node) => self.doubted(now, node),
         }
@@ -535,6 +566,11 @@ impl Engine {
             asked: self.spread.asked.len(),
             deaths: self.deaths.len(),
         }
+    }
+
+    /// The mesh-wide documents that are held, and what they decide.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
     }
 
     /// Everything that is believed, for checks.
@@ -606,6 +642,8 @@ impl Engine {
             Frame::Witness(witness) => self.witness_came(now, link, witness),
             Frame::ProbeFor(probe) => self.asked_to_probe(now, link, probe),
             Frame::Heard(probe) => self.contact(now, probe.subject),
+            Frame::Policy(bundle) => self.policy_came(now, Some(link), Arc::new(*bundle)),
+            Frame::Policies(range) => self.policies_came(link, &range),
             Frame::Revocations(_) | Frame::Unknown(_) | Frame::Hello(_) => {}
         }
     }
@@ -621,6 +659,7 @@ impl Engine {
             },
             Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
             Finding::Revocation(found) => self.statement_checked(now, source, *found),
+            Finding::Policy(found) => self.policy_checked(now, source, *found),
             Finding::Witness(_, false) => {
                 if let Some(peer) = source.and_then(|link| self.links.peer(link)) {
                     self.blame(now, peer, Blame::BadWitness);
@@ -641,6 +680,9 @@ impl Engine {
         if let Some((statement, source)) = self.ending.remove(&id) {
             self.end_key(now, statement, source);
         }
+        if let Some((version, source)) = self.ruling.remove(&id) {
+            self.rule(now, version, source);
+        }
     }
 
     fn persist_failed(&mut self, now: Now, id: PersistId, why: String) {
@@ -651,6 +693,9 @@ impl Engine {
         if let Some((_, source)) = self.ending.remove(&id) {
             self.event(Event::RevocationRefused(why.clone()));
             self.reconciled_one(now, source);
+        }
+        if self.ruling.remove(&id).is_some() {
+            self.event(Event::PolicyRefused(why.clone()));
         }
         self.event(Event::DiskFailed(why));
     }

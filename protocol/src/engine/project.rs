@@ -6,7 +6,7 @@ use super::{Engine, Output};
 use crate::{
     clock::Now,
     limits,
-    name::{Hash, NodeKey, ServiceName},
+    name::{NodeKey, ServiceName},
     planted::{Planted, planted},
     record::{
         Verified,
@@ -63,7 +63,8 @@ impl Engine {
             locality: self.own.local.host.locality.clone(),
             records_root,
             revocation_root: self.revocations.root(),
-            policy_root: Hash::of(&[]),
+            policy_root: self.policy.documents.root(),
+            policy: Arc::clone(&self.policy),
             nodes,
             services,
         }

@@ -110,6 +110,7 @@ impl Engine {
                 let run = RevocationRun { statements: vec![told.clone()], whole: false };
                 self.flood(&Frame::Revocations(run), source);
                 self.cut_revoked(now, &told);
+                self.judge_policy(now);
                 // Not even for a moment more is anything routed to it.
                 self.show_view(now);
             }
@@ -203,5 +204,6 @@ impl Engine {
             }
         }
         self.compare(now, link, stand.records);
+        self.compare_policy(now, link, stand.policy);
     }
 }

@@ -110,8 +110,7 @@ impl Engine {
             self.blame(now, peer, Blame::OutOfTurn);
         }
         let stale = header.not_after.after(limits::CLOCK_SKEW) < now.wall;
-        let full = self.spread.jobs.len() >= limits::VERIFY_IN_FLIGHT
-            || self.spread.of_link(source) >= limits::VERIFY_PER_PEER && source.is_some();
+        let full = !self.has_room(source);
         // What is known, stale or above the budget costs no blame: the next exchange mends it.
         if worth && !full && !(stale && source.is_some()) {
             if self.spread.under_way(&header.origin, head) || !self.within_pace(now, &header.origin)
@@ -120,6 +119,17 @@ impl Engine {
             }
             self.verify(now, source, Some((header.origin, head)), Subject::Record(signed));
         }
+    }
+
+    /// Whether that very content is being checked.
+    pub(super) fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
+        self.spread.under_way(origin, head)
+    }
+
+    /// Whether another job that came by that link is within all budgets.
+    pub(super) fn has_room(&self, source: Option<LinkId>) -> bool {
+        self.spread.jobs.len() < limits::VERIFY_IN_FLIGHT
+            && (source.is_none() || self.spread.of_link(source) < limits::VERIFY_PER_PEER)
     }
 
     /// Whether a further record of that origin is within what one host may say.
@@ -380,7 +390,7 @@ impl Engine {
     }
 }
 
-fn next_key(key: NodeKey) -> Option<NodeKey> {
+pub(super) fn next_key(key: NodeKey) -> Option<NodeKey> {
     let mut bytes = key.0;
     for byte in bytes.iter_mut().rev() {
         let (next, over) = byte.overflowing_add(1);

@@ -4,10 +4,12 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 pub use super::settings::{Advertised, Capture, Gateway, Mesh, MeshPort, Seed, Transport};
-use super::value::{HostAddress, Image, TargetAddress};
+use super::value::{HostAddress, Image, InvalidValue, TargetAddress, invalid};
 use crate::{
-    name::{Label, ServiceName, Tag, VersionText},
+    name::{Label, NodeName, ServiceName, ServicePattern, Tag, VersionText},
     record::node::Protocol,
     route::{PortRef, Subset},
 };
@@ -303,7 +305,7 @@ pub struct Fallback {
 }
 
 /// What a mesh-wide policy is about.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Destination {
     /// One service.
     Service(ServiceName),
@@ -311,6 +313,27 @@ pub enum Destination {
     Namespace(Label),
     /// The mesh.
     Mesh,
+}
+
+impl Destination {
+    /// Whether it takes in that service.
+    pub fn covers(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Service(name) => name == service,
+            Self::Namespace(namespace) => namespace == service.namespace(),
+            Self::Mesh => true,
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => name.fmt(f),
+            Self::Namespace(namespace) => write!(f, "{namespace}/*"),
+            Self::Mesh => f.write_str("*/*"),
+        }
+    }
 }
 
 /// An AccessPolicy: validated, in force only once an operator signed it.
@@ -322,10 +345,94 @@ pub struct Access {
     pub effect: AccessEffect,
     /// Whether it decides, or only tells what it would have done.
     pub enforced: bool,
+    /// Who calls: one of these; `None` is anybody.
+    pub from: Option<Vec<Caller>>,
+    /// What is called: one of these; `None` is anything.
+    pub to: Option<Vec<Called>>,
+}
+
+/// A caller that an AccessPolicy is about: all that is said must hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Caller {
+    /// The service that it was proven to be.
+    pub service: Option<ServicePattern>,
+    /// The name in its node's grant.
+    pub node: Option<NodePattern>,
+    /// Whether it came in by a gateway.
+    pub outside: Option<bool>,
+}
+
+/// What an AccessPolicy is about at its destination: all that is said must hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Called {
+    /// The service's port.
+    pub port: Option<u16>,
+    /// HTTP methods; empty is any.
+    pub methods: Vec<String>,
+    /// Paths, exact or ending in `*`; empty is any.
+    pub paths: Vec<String>,
+}
+
+impl Called {
+    /// Whether a request must be read to know.
+    pub fn needs_http(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+}
+
+/// Node names, `*` standing for any run of characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NodePattern(String);
+
+impl NodePattern {
+    /// The pattern of that text: what a node's name may hold, and `*`.
+    pub fn new(text: &str) -> Result<Self, InvalidValue> {
+        let plain = text.replace('*', "x");
+        match NodeName::new(plain) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(invalid(
+                format!("`{text}` is no pattern of node names"),
+                "write a node's name as `skein members` shows it; `*` stands for any characters",
+            )),
+        }
+    }
+
+    /// Whether that name is meant.
+    pub fn covers(&self, name: &NodeName) -> bool {
+        let mut parts = self.0.split('*');
+        let Some(rest) = parts.next().and_then(|head| name.as_str().strip_prefix(head)) else {
+            return false;
+        };
+        let parts: Vec<&str> = parts.collect();
+        let Some((tail, middle)) = parts.split_last() else { return rest.is_empty() };
+        let mut rest = rest;
+        for part in middle {
+            let Some(at) = rest.find(part) else { return false };
+            rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
+        }
+        rest.ends_with(tail)
+    }
+}
+
+impl fmt::Display for NodePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.service.iter().map(ToString::to_string));
+        parts.extend(self.node.iter().map(|node| format!("node {node}")));
+        parts.extend(self.outside.map(|outside| if outside { "outside" } else { "inside" }.into()));
+        f.write_str(if parts.is_empty() { "anybody" } else { "" })?;
+        f.write_str(&parts.join(" on "))
+    }
 }
 
 /// What an access policy does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum AccessEffect {
     /// Allows what matches.
     Allow,

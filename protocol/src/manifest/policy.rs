@@ -3,13 +3,14 @@
 //! It is not in force on an agent's word: it needs an operator's signature.
 
 use super::{
-    kinds::{Access, AccessEffect, Destination},
-    reader::{Item, Sink},
+    kinds::{Access, AccessEffect, Called, Caller, Destination, NodePattern},
+    reader::{Fields, Item, Sink},
     traffic::destination,
+    value::{InvalidValue, invalid},
 };
 use crate::{
     limits,
-    name::{Label, ServicePattern},
+    name::{Label, ServiceName, ServicePattern},
 };
 
 /// Reads `spec` of an AccessPolicy.
@@ -28,13 +29,9 @@ pub(crate) fn access(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) ->
     let mode = fields.take("mode");
     let mode = mode.and_then(|item| item.one_of(&[("enforce", true), ("audit", false)], sink));
     let from = fields.take("from");
-    if let Some(item) = &from {
-        callers(item, sink);
-    }
+    let callers = from.as_ref().map(|item| callers(item, namespace, sink));
     let to = fields.take("to");
-    if let Some(item) = &to {
-        requests(item, sink);
-    }
+    let called = to.as_ref().map(|item| requests(item, sink));
     if action_item.is_none() && default_item.is_none() {
         fields.need("action", "write `action: allow` or `deny`, or `default:`", sink);
     }
@@ -58,44 +55,102 @@ pub(crate) fn access(spec: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) ->
         destination: about?,
         effect: action.or(default)?,
         enforced: mode.unwrap_or(true),
+        from: callers,
+        to: called,
     })
 }
 
-fn callers(item: &Item<'_>, sink: &mut Sink<'_>) {
-    for item in item.list(limits::PORTS_MAX, sink).unwrap_or_default() {
+fn callers(item: &Item<'_>, namespace: &Label, sink: &mut Sink<'_>) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    let items = item.list(limits::PORTS_MAX, sink).unwrap_or_default();
+    if items.is_empty() {
+        item.warn(
+            sink,
+            "nobody is on this list, so it never matches",
+            "leave `from` out for anybody",
+        );
+    }
+    for item in items {
         let Some(mut fields) = item.fields(sink) else {
             continue;
         };
-        if let Some(item) = fields.take("service") {
-            item.parsed::<ServicePattern>(sink);
-        }
-        fields.take("node").and_then(|item| item.shown(sink));
-        fields.take("outside").and_then(|item| item.truth(sink));
+        let service = fields.take("service").and_then(|item| {
+            let text = item.text(sink)?;
+            item.kept(pattern(text, namespace), sink)
+        });
+        let node = fields.take("node").and_then(|item| {
+            let text = item.text(sink)?;
+            item.kept(NodePattern::new(text), sink)
+        });
+        let outside = fields.take("outside").and_then(|item| item.truth(sink));
         fields.finish(sink);
+        callers.push(Caller { service, node, outside });
     }
+    callers
 }
 
-fn requests(item: &Item<'_>, sink: &mut Sink<'_>) {
-    for item in item.list(limits::PORTS_MAX, sink).unwrap_or_default() {
+/// `web` and `*` are of the document's own namespace.
+fn pattern(text: &str, namespace: &Label) -> Result<ServicePattern, InvalidValue> {
+    let parsed = match text {
+        "*" => Ok(ServicePattern::Namespace(namespace.clone())),
+        text if text.contains('/') => text.parse(),
+        text => ServiceName::parse_in(text, namespace).map(ServicePattern::One),
+    };
+    parsed.map_err(InvalidValue::from)
+}
+
+fn requests(item: &Item<'_>, sink: &mut Sink<'_>) -> Vec<Called> {
+    let mut called = Vec::new();
+    let items = item.list(limits::PORTS_MAX, sink).unwrap_or_default();
+    if items.is_empty() {
+        item.warn(
+            sink,
+            "nothing is on this list, so it never matches",
+            "leave `to` out for anything",
+        );
+    }
+    for item in items {
         let Some(mut fields) = item.fields(sink) else {
             continue;
         };
-        fields.take("port").and_then(|item| item.port(sink));
-        for name in ["methods", "paths"] {
-            if let Some(item) = fields.take(name) {
-                item.list_of::<ShownText>(limits::PORTS_MAX, sink);
-            }
-        }
+        let port = fields.take("port").and_then(|item| item.port(sink));
+        let methods = texts(&mut fields, "methods", method, sink);
+        let paths = texts(&mut fields, "paths", path, sink);
         fields.finish(sink);
+        called.push(Called { port, methods, paths });
     }
+    called
 }
 
-/// Any text, for lists that are only checked to hold texts.
-struct ShownText;
+fn texts(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    read: fn(&str) -> Result<String, InvalidValue>,
+    sink: &mut Sink<'_>,
+) -> Vec<String> {
+    let Some(item) = fields.take(name) else { return Vec::new() };
+    let items = item.list(limits::PORTS_MAX, sink).unwrap_or_default();
+    let text = |item: Item<'_>| {
+        let text = item.text(sink)?;
+        item.kept(read(text), sink)
+    };
+    items.into_iter().filter_map(text).collect()
+}
 
-impl std::str::FromStr for ShownText {
-    type Err = super::value::InvalidValue;
-    fn from_str(_text: &str) -> Result<Self, Self::Err> {
-        Ok(Self)
-    }
+fn method(text: &str) -> Result<String, InvalidValue> {
+    let fits = !text.is_empty()
+        && text.len() <= limits::METHOD_BYTES
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    let bad = || invalid(format!("`{text}` is no HTTP method"), "write GET, POST and so on");
+    fits.then(|| text.to_owned()).ok_or_else(bad)
+}
+
+fn path(text: &str) -> Result<String, InvalidValue> {
+    let stars = text.matches('*').count();
+    let fits = text.starts_with('/') && (stars == 0 || stars == 1 && text.ends_with('*'));
+    let bad = || {
+        let fix = "write an exact path, `/v1/items`, or what it begins with, `/v1/*`";
+        invalid(format!("`{text}` is no path"), fix)
+    };
+    fits.then(|| text.to_owned()).ok_or_else(bad)
 }

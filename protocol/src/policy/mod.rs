@@ -1,14 +1,27 @@
 //! Policy: what mesh-wide documents say, compiled into what decides.
 //!
-//! In:    the versions of each document that are in force ([`Heads`]).
+//! In:    versions of documents, signed by operators ([`version`], [`documents`]); from them those
+//!        that are in force ([`Heads`]).
 //! Out:   immutable snapshots that answer a question, with the name of the rule that did.
-//! Never: knows signatures, operators or how a document came here.
+//! Never: knows how a document came here, or asks a clock which came later.
 
+pub mod access;
+pub mod documents;
 pub mod legs;
+#[cfg(test)]
+mod tests;
 pub mod traffic;
+pub mod version;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use self::{
+    access::AccessRules,
+    documents::{Documents, Taken},
+    version::{
+        Draft, Lineage, PolicyBundle, PolicyKey, SignedVersion, VerifiedVersion, VersionError,
+    },
+};
 use crate::{
     manifest::{
         Access, DocumentId, Traffic,
@@ -52,3 +65,25 @@ pub struct Head {
 /// The versions in force of every document, each list sorted by (generation, version), highest
 /// last. More than one: they did not know of each other, and the conflict waits for an edit.
 pub type Heads = BTreeMap<DocumentId, Vec<Head>>;
+
+/// All mesh-wide documents as this agent holds them, and what they decide.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// The documents with all their heads.
+    pub documents: Documents,
+    /// Who may call what.
+    pub access: AccessRules,
+}
+
+impl Policy {
+    /// What these documents decide.
+    pub fn of(documents: Documents) -> Self {
+        let access = AccessRules::compile(&documents.in_force());
+        Self { documents, access }
+    }
+
+    /// Documents of which several versions did not know of each other.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&PolicyKey, &[Arc<VerifiedVersion>])> {
+        self.documents.iter().filter(|(_, heads)| heads.len() > 1)
+    }
+}

@@ -12,6 +12,7 @@ use crate::{
     limits,
     membership::SignedWitness,
     name::{Hash, MeshId, NodeKey},
+    policy::PolicyBundle,
     record::Bundle,
     store::Head,
     trust::revocation::Statement,
@@ -109,6 +110,18 @@ pub struct HeadRange {
     pub heads: Vec<(NodeKey, Head)>,
 }
 
+/// Versions of mesh-wide documents within a range, both ends included: what lies in it and is
+/// not listed, the sender does not hold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyRange {
+    /// From this version.
+    pub from: Hash,
+    /// To this version.
+    pub to: Hash,
+    /// Sorted, at most [`limits::POLICIES_PER_FRAME`].
+    pub versions: Vec<Hash>,
+}
+
 /// A request to probe a node on behalf of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProbeFor {
@@ -155,6 +168,10 @@ pub enum Frame {
     Revocations(RevocationRun),
     /// Where I stand, since you stand elsewhere.
     Stand(Stand),
+    /// A version of a mesh-wide document, new or lacking.
+    Policy(Box<PolicyBundle>),
+    /// Which versions I hold.
+    Policies(PolicyRange),
     /// A kind of a newer agent: skipped.
     Unknown(u8),
 }
@@ -170,6 +187,8 @@ const PROBE_FOR: u8 = 8;
 const HEARD: u8 = 9;
 const REVOCATIONS: u8 = 10;
 const STAND: u8 = 11;
+const POLICY: u8 = 12;
+const POLICIES: u8 = 13;
 
 impl Frame {
     /// The bytes of it.
@@ -186,6 +205,8 @@ impl Frame {
             Self::Heard(probe) => write(HEARD, probe),
             Self::Revocations(run) => write(REVOCATIONS, run),
             Self::Stand(stand) => write(STAND, stand),
+            Self::Policy(bundle) => write(POLICY, bundle),
+            Self::Policies(range) => write(POLICIES, range),
             Self::Unknown(kind) => Ok(vec![*kind]),
         }
     }
@@ -206,6 +227,8 @@ impl Frame {
             HEARD => read(body).map(Self::Heard),
             REVOCATIONS => bounded_run(read(body)?).map(Self::Revocations),
             STAND => read(body).map(Self::Stand),
+            POLICY => read(body).map(Self::Policy),
+            POLICIES => bounded_policies(read(body)?).map(Self::Policies),
             unknown => Ok(Self::Unknown(unknown)),
         }
     }
@@ -230,6 +253,16 @@ fn bounded_heads(range: HeadRange) -> Result<HeadRange, CodecError> {
     }
     let sorted = range.heads.iter().zip(range.heads.iter().skip(1)).all(|(a, b)| a.0 < b.0);
     let within = range.heads.iter().all(|(key, _)| *key >= range.from && *key <= range.to);
+    if sorted && within { Ok(range) } else { Err(CodecError::NotCanonical) }
+}
+
+fn bounded_policies(range: PolicyRange) -> Result<PolicyRange, CodecError> {
+    let count = range.versions.len();
+    if count > limits::POLICIES_PER_FRAME {
+        return Err(CodecError::Oversize { bytes: count, limit: limits::POLICIES_PER_FRAME });
+    }
+    let within = range.versions.iter().all(|one| *one >= range.from && *one <= range.to);
+    let sorted = range.versions.is_sorted_by(|a, b| a < b);
     if sorted && within { Ok(range) } else { Err(CodecError::NotCanonical) }
 }
 
@@ -305,7 +338,7 @@ mod tests {
     proptest! {
         #[test]
         fn decoding_never_panics_and_is_the_inverse_of_encoding(
-            kind in 0u8..12, body in proptest::collection::vec(any::<u8>(), 0..300)
+            kind in 0u8..14, body in proptest::collection::vec(any::<u8>(), 0..300)
         ) {
             let bytes = [vec![kind], body].concat();
             match Frame::decode(&bytes) {

@@ -14,6 +14,8 @@ pub enum StreamKind {
     Http = 4,
     /// Copied to an issuer: a join or a renewal through an agent that is none.
     Relay = 5,
+    /// A question and its answer.
+    Ask = 6,
 }
 
 /// The code with which a stream of an unknown kind is reset.
@@ -28,6 +30,7 @@ impl StreamKind {
             3 => Some(Self::Tcp),
             4 => Some(Self::Http),
             5 => Some(Self::Relay),
+            6 => Some(Self::Ask),
             _ => None,
         }
     }
@@ -40,6 +43,7 @@ impl StreamKind {
             Self::Tcp => 3,
             Self::Http => 4,
             Self::Relay => 5,
+            Self::Ask => 6,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The wire: what agents exchange, in canonical form.
 
+pub mod ask;
 pub mod codec;
 pub mod frame;
 pub mod kind;

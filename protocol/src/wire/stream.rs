@@ -38,6 +38,8 @@ pub const RESET_DRAINED: u32 = 18;
 pub const RESET_GAVE_UP: u32 = 19;
 /// A data stream is reset with this: its head was late, cut short or malformed.
 pub const RESET_BAD_HEAD: u32 = 20;
+/// A data stream is reset with this: policy no longer allows the call.
+pub const RESET_DENIED: u32 = 22;
 /// Reading is stopped with this behind a refusal.
 pub const STOP_REFUSED: u32 = 21;
 
@@ -59,10 +61,14 @@ impl fmt::Display for Source {
     }
 }
 
+/// The section that says that the call came in by a gateway. It has no content.
+pub const OUTSIDE: u16 = 1;
+const KNOWN: [u16; 1] = [OUTSIDE];
+
 /// Something said of a call besides the fixed fields.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Section {
-    /// What it is. None is known yet.
+    /// What it is: [`OUTSIDE`].
     pub tag: u16,
     /// Its content.
     pub bytes: Vec<u8>,
@@ -157,10 +163,26 @@ impl StreamHead {
     pub fn decode(body: &[u8]) -> Result<Self, HeadError> {
         let head: Self = codec::decode::<{ limits::STREAM_HEAD_BYTES }, _>(body)?;
         head.check_order()?;
-        match head.sections.iter().find(|one| one.tag < SKIPPABLE) {
+        let unknown = |one: &&Section| one.tag < SKIPPABLE && !KNOWN.contains(&one.tag);
+        match head.sections.iter().find(unknown) {
             Some(unknown) => Err(HeadError::Unknown(unknown.tag)),
             None => Ok(head),
         }
+    }
+
+    /// Whether the call came in by a gateway.
+    pub fn outside(&self) -> bool {
+        self.sections.iter().any(|section| section.tag == OUTSIDE)
+    }
+
+    /// The same head of a call that came in by a gateway, or not.
+    #[must_use]
+    pub fn from_outside(mut self, outside: bool) -> Self {
+        self.sections.retain(|section| section.tag != OUTSIDE);
+        if outside {
+            self.sections.insert(0, Section { tag: OUTSIDE, bytes: Vec::new() });
+        }
+        self
     }
 
     /// For how long the caller still waits, where it says so.

@@ -9,6 +9,7 @@ use skein_protocol::{
     engine::{Engine, Local, Start},
     limits,
     name::NodeKey,
+    policy::Documents,
     record::{OwnChain, node::NodeState},
     trust::Revocations,
     view::{Liveness, View},
@@ -103,6 +104,7 @@ impl Agent {
             reserved: self.disk.reserved,
             peers: self.disk.peers.values().cloned().collect(),
             revocations: Revocations::default(),
+            policies: Documents::default(),
             seed,
         };
         let (directory, directory_out) = watch::channel(Arc::default());

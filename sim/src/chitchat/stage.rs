@@ -547,7 +547,7 @@ impl Stage {
                     up.show(view);
                 }
             }
-            Output::Revoked(_) | Output::Event(_) => {}
+            Output::Revoked(_) | Output::Policy(_) | Output::Event(_) => {}
         }
     }
 }

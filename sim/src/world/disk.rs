@@ -21,6 +21,8 @@ pub struct Disk {
     pub peers: BTreeMap<NodeKey, Arc<Bundle>>,
     /// Keys that have ended.
     pub revocations: BTreeMap<Hash, Vec<u8>>,
+    /// Versions of mesh-wide documents.
+    pub policies: BTreeMap<Hash, Vec<u8>>,
     /// Whether writes fail.
     pub full: bool,
     /// What is really on it, while it lies about what it has written.
@@ -50,6 +52,12 @@ impl Disk {
                 }
                 Write::Revocation(id, bytes) => {
                     self.revocations.insert(id, bytes);
+                }
+                Write::Policy(version, bytes) => {
+                    self.policies.insert(version, bytes);
+                }
+                Write::ForgetPolicy(version) => {
+                    self.policies.remove(&version);
                 }
             }
         }

@@ -180,6 +180,7 @@ impl World {
             }
             Output::View(view) => node.view = Some(view),
             Output::Revoked(revocations) => node.ended = Some(revocations),
+            Output::Policy(policy) => node.policy = Some(policy),
             Output::Event(event) => {
                 self.check(|checks, world| checks.told(world, number, &event));
                 self.events.push((self.now, number, event));

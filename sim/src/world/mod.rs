@@ -243,9 +243,14 @@ impl World {
 
     /// Tells a node that a key has ended.
     pub fn revoke(&mut self, at: usize, statement: Statement) {
+        self.hand(at, Input::Revoke(Box::new(statement)));
+    }
+
+    /// Hands something to a node's engine, if it is up.
+    pub fn hand(&mut self, at: usize, input: Input) {
         let now = self.clock(at);
         if let Some(engine) = self.nodes.get_mut(at).and_then(|node| node.engine.as_mut()) {
-            engine.handle(now, Input::Revoke(Box::new(statement)));
+            engine.handle(now, input);
         }
         self.drain(at);
     }

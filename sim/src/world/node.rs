@@ -9,6 +9,7 @@ use skein_protocol::{
     clock::{Now, Tick, Wall},
     engine::{Engine, Local, Start},
     name::NodeKey,
+    policy::{Documents, Policy, PolicyBundle, SignedVersion},
     record::OwnChain,
     trust::{Revocations, Signer, VerifiedChain, revocation::Statement},
     view::View,
@@ -43,6 +44,8 @@ pub struct Node {
     pub forgot: bool,
     /// The keys that it knows to have ended.
     pub ended: Option<Arc<Revocations>>,
+    /// The mesh-wide documents that are in force on it.
+    pub policy: Option<Arc<Policy>>,
     /// Bytes that it sent, by kind of frame.
     pub sent: BTreeMap<u8, u64>,
     /// When its wall clock was set last.
@@ -75,6 +78,7 @@ impl Node {
             silent: false,
             forgot: false,
             ended: None,
+            policy: None,
             sent: BTreeMap::new(),
             clock_set: 0,
             changed: 0,
@@ -142,9 +146,11 @@ impl Node {
             boot,
             reserved: self.disk.reserved,
             peers: self.disk.peers.values().cloned().collect(),
+            policies: self.policies(mesh, &revocations),
             revocations,
             seed,
         };
+        self.policy = Some(Arc::new(Policy::of(start.policies.clone())));
         self.engine = Some(Engine::new(start, now));
         self.epoch
     }
@@ -160,9 +166,23 @@ impl Node {
         revocations
     }
 
+    fn policies(&self, mesh: &Mesh, revocations: &Revocations) -> Documents {
+        let mut documents = Documents::default();
+        let bundles = self.disk.policies.values().filter_map(|b| PolicyBundle::decode(b).ok());
+        let crypto = mesh.signatures.crypto();
+        let signed = bundles.filter_map(|b| SignedVersion::parse(Arc::new(b), mesh.id).ok());
+        for version in signed.filter_map(|s| s.verify(&mesh.roots, crypto).ok()) {
+            if version.stands(revocations) {
+                documents.insert(Arc::new(version));
+            }
+        }
+        documents
+    }
+
     pub(super) fn crash(&mut self) {
         self.engine = None;
         self.view = None;
+        self.policy = None;
         self.epoch += 1;
         self.paused_until = 0;
         self.forgot |= self.disk.crash();

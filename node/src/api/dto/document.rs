@@ -84,6 +84,8 @@ pub struct Documents {
     pub wait_ms: u64,
     /// Change nothing, say what would change.
     pub dry_run: bool,
+    /// The mesh-wide ones among them, signed by an operator, as bytes in hexadecimal.
+    pub signed: Vec<String>,
 }
 
 /// One file as the caller read it.
@@ -106,6 +108,8 @@ pub struct DeleteRequest {
     pub wait_ms: u64,
     /// Change nothing, say what would change.
     pub dry_run: bool,
+    /// The deletions of mesh-wide ones, signed by an operator, as bytes in hexadecimal.
+    pub signed: Vec<String>,
 }
 
 /// What came of `apply` or `delete`.

@@ -7,7 +7,11 @@
 mod document;
 mod host;
 mod mesh;
+mod policy;
+mod revoke;
 
 pub use document::*;
 pub use host::*;
 pub use mesh::*;
+pub use policy::*;
+pub use revoke::*;

@@ -367,6 +367,7 @@ fn empty(bench: &Bench) -> View {
         records_root: Hash([0; 32]),
         revocation_root: Hash([0; 32]),
         policy_root: Hash([0; 32]),
+        policy: Arc::default(),
         nodes: BTreeMap::new(),
         services: BTreeMap::new(),
     }

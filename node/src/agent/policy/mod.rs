@@ -1,0 +1,158 @@
+//! Policy at this host: who may call what runs here, decided by the documents of the mesh.
+//!
+//! In:    calls, as the proxy authenticated them; documents and views as they change.
+//! Out:   yes or no with the rule's name; the edges that were seen; what peers say of theirs.
+//! Never: asks a peer in order to decide.
+
+pub(super) mod ask;
+mod edges;
+mod revoke;
+pub(super) mod show;
+pub(super) mod sign;
+
+use std::{sync::Arc, time::Duration};
+
+use skein_protocol::{
+    name::{NodeName, ServiceName},
+    policy::{
+        Policy,
+        access::{Decision, What, Who},
+    },
+    view::{Liveness, View},
+    wire::stream::{Source, StreamHead},
+};
+use tokio::sync::watch;
+
+pub(crate) use self::edges::Edges;
+use crate::{
+    clock::Clock,
+    link::mux::BoxFuture,
+    proxy::{Authorise, PeerIdentity},
+    telemetry::metrics::Metrics,
+};
+
+/// Decides calls.
+pub(super) struct Rules {
+    policy: watch::Receiver<Arc<Policy>>,
+    view: watch::Receiver<Arc<View>>,
+    edges: Arc<Edges>,
+    metrics: Arc<Metrics>,
+}
+
+impl Rules {
+    pub(super) fn new(
+        policy: watch::Receiver<Arc<Policy>>,
+        view: watch::Receiver<Arc<View>>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        Self { policy, view, edges: Arc::new(Edges::new(clock)), metrics }
+    }
+
+    /// Who called what here.
+    pub(super) fn edges(&self) -> Arc<Edges> {
+        Arc::clone(&self.edges)
+    }
+
+    fn decide(&self, caller: &PeerIdentity, head: &StreamHead) -> Decision {
+        let policy = Arc::clone(&self.policy.borrow());
+        let view = Arc::clone(&self.view.borrow());
+        let who = who(caller, head, &view);
+        policy.access.decide(&who, &what(head))
+    }
+}
+
+/// Who calls, as far as it was proven: the proxy has held the source against the grant.
+fn who<'a>(caller: &'a PeerIdentity, head: &'a StreamHead, view: &View) -> Who<'a> {
+    let name = &caller.grant.name;
+    let twice = view.nodes.values().any(|node| {
+        node.name == *name && node.key != caller.key && node.liveness == Liveness::Alive
+    });
+    let service = match &head.source {
+        Source::Service(service) => Some(service),
+        Source::Node => None,
+    };
+    Who { service, node: (!twice).then_some(name), outside: head.outside() }
+}
+
+fn what(head: &StreamHead) -> What<'_> {
+    What { service: &head.destination, port: head.port, request: None }
+}
+
+/// Why a call is denied, for the logs of both sides. It says what to do where the caller might
+/// have been somebody.
+pub(crate) fn denial(who: &Who<'_>, service: &ServiceName, decision: &Decision) -> String {
+    let hint = match (who.service, who.node) {
+        (None, Some(node)) => {
+            format!(". The caller proved only node {node}: give its document `workload:`")
+        }
+        _ => String::new(),
+    };
+    format!("{who} may not call {service}: {}{hint}", decision.because)
+}
+
+impl Authorise for Rules {
+    fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String> {
+        let decision = self.decide(caller, head);
+        self.edges.saw(&caller.grant.name, head, decision.allowed);
+        if let Some(document) = decision.because.document() {
+            self.metrics.decided(&document.to_string(), word(decision.allowed));
+        }
+        if let Some(audit) = &decision.audit {
+            let (who, rule) = (head.source.to_string(), audit.rule());
+            let would = word(!decision.allowed);
+            self.metrics.decided(
+                &audit.document().map(ToString::to_string).unwrap_or_default(),
+                match decision.allowed {
+                    true => "would_deny",
+                    false => "would_allow",
+                },
+            );
+            tracing::info!(source = who, node = %caller.grant.name, destination = %head.destination, rule, would, "audit");
+        }
+        if decision.allowed {
+            return Ok(());
+        }
+        let view = Arc::clone(&self.view.borrow());
+        Err(denial(&who(caller, head, &view), &head.destination, &decision))
+    }
+
+    fn forbidden<'a>(
+        &'a self,
+        caller: &'a PeerIdentity,
+        head: &'a StreamHead,
+    ) -> BoxFuture<'a, String> {
+        let mut policy = self.policy.clone();
+        let _open = self.edges.open(&caller.grant.name, head);
+        Box::pin(async move {
+            let _open = _open;
+            loop {
+                if policy.changed().await.is_err() {
+                    // The driver has ended, and so does this agent.
+                    std::future::pending::<()>().await;
+                }
+                let decision = self.decide(caller, head);
+                if !decision.allowed {
+                    let view = Arc::clone(&self.view.borrow());
+                    return denial(&who(caller, head, &view), &head.destination, &decision);
+                }
+            }
+        })
+    }
+}
+
+fn word(allowed: bool) -> &'static str {
+    if allowed { "allow" } else { "deny" }
+}
+
+/// An edge seen within this is live.
+pub(crate) const LIVE: Duration = Duration::from_secs(86_400);
+
+/// A caller of whom only this is known.
+pub(crate) fn named<'a>(
+    service: Option<&'a ServiceName>,
+    node: Option<&'a NodeName>,
+    outside: bool,
+) -> Who<'a> {
+    Who { service, node, outside }
+}

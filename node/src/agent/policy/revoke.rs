@@ -1,0 +1,191 @@
+//! Ending keys: what it would do is told first; who has heard of it after.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use skein_protocol::{
+    engine::Input,
+    name::{NodeKey, ServiceName},
+    policy::Content,
+    trust::revocation::{By, Revocation, Statement, Subject},
+    view::{Liveness, NodeView, Use},
+};
+
+use super::super::{
+    api::{LOOK_EVERY, invalid},
+    show::Agent,
+};
+use crate::{
+    api::{
+        ApiError, ApiErrorKind,
+        dto::{RevokePlan, RevokePlanRequest, RevokeReport, RevokeRequest, Visible, WorkInfo},
+    },
+    keys::Ed25519,
+};
+
+/// How long writing a revocation may take.
+const TAKEN: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// The one node that is meant by a name, a short id or a key.
+    fn resolve(&self, text: &str) -> Result<(NodeKey, Option<Arc<NodeView>>), ApiError> {
+        let view = self.view();
+        let meant = |node: &&Arc<NodeView>| {
+            node.name.as_str() == text
+                || node.short.as_str() == text
+                || node.key.to_string() == text
+        };
+        let found: Vec<&Arc<NodeView>> = view.nodes.values().filter(meant).collect();
+        match found.as_slice() {
+            [one] => Ok((one.key, Some(Arc::clone(one)))),
+            [] => match text.parse::<NodeKey>() {
+                Ok(key) => Ok((key, None)),
+                Err(_) => Err(ApiError::not_found(format!("no node is called {text}"))
+                    .fix("`skein members` lists them; a key has 64 hexadecimal digits")),
+            },
+            several => {
+                let keys: Vec<String> = several.iter().map(|one| one.key.to_string()).collect();
+                Err(invalid(format!("{} nodes are called {text}", several.len()))
+                    .fix(format!("name one by its key: {}", keys.join(", "))))
+            }
+        }
+    }
+
+    /// What the end of a key would do.
+    pub(crate) fn revoke_plan(&self, asked: &RevokePlanRequest) -> Result<RevokePlan, ApiError> {
+        let mesh = self.roots.mesh.0.to_string();
+        if asked.kind == "operator" {
+            let key: NodeKey = asked.target.parse().map_err(invalid)?;
+            return Ok(RevokePlan {
+                mesh,
+                kind: "operator".to_owned(),
+                key: key.to_string(),
+                already: self.revocations.borrow().ended(Subject::Operator, &key.0),
+                works: self.works(&key),
+                ..RevokePlan::default()
+            });
+        }
+        let (key, node) = self.resolve(&asked.target)?;
+        let view = self.view();
+        let serves = |on: bool| {
+            let usable = view.services.iter().flat_map(move |(name, service)| {
+                let used = service.endpoints.iter().filter(move |one| {
+                    (one.node.key == key) == on && !matches!(one.usable, Use::No(_))
+                });
+                used.map(move |_| name)
+            });
+            usable.collect::<BTreeSet<&ServiceName>>()
+        };
+        let others = serves(false);
+        let sole = serves(true).into_iter().filter(|name| !others.contains(name));
+        let tokens = match key == self.me {
+            true => u32::try_from(self.tokens.all().used.len()).unwrap_or(u32::MAX),
+            false => 0,
+        };
+        Ok(RevokePlan {
+            mesh,
+            kind: "node".to_owned(),
+            key: key.to_string(),
+            name: node.as_ref().map(|node| node.name.to_string()).unwrap_or_default(),
+            already: self.revocations.borrow().is_revoked(&key),
+            sole: sole.map(ToString::to_string).collect(),
+            issuer: node.is_some_and(|node| node.issuer),
+            tokens,
+            works: Vec::new(),
+        })
+    }
+
+    /// What an operator signed and is held here.
+    fn works(&self, key: &NodeKey) -> Vec<WorkInfo> {
+        let policy = Arc::clone(&self.policy.borrow());
+        let mut works = Vec::new();
+        for (document, heads) in policy.documents.iter() {
+            let own = heads.iter().filter(|head| head.operator().key == key.0);
+            works.extend(own.map(|head| WorkInfo {
+                id: head.version().to_string(),
+                kind: "document".to_owned(),
+                about: match head.content() {
+                    Content::Deleted => format!("{document}, deleted"),
+                    _ => document.to_string(),
+                },
+            }));
+        }
+        for (id, statement) in self.revocations.borrow().iter() {
+            if let Statement::Revocation(revocation, _) = statement
+                && self.signed_by(revocation, key)
+            {
+                works.push(WorkInfo {
+                    id: id.to_string(),
+                    kind: "revocation".to_owned(),
+                    about: self.name_of(&NodeKey(revocation.key)),
+                });
+            }
+        }
+        works
+    }
+
+    fn signed_by(&self, revocation: &Revocation, key: &NodeKey) -> bool {
+        match &revocation.by {
+            By::Root(root) => root == &key.0,
+            By::Operator(certificate) => {
+                skein_protocol::trust::operator::verify_operator(certificate, &self.roots, &Ed25519)
+                    .is_ok_and(|operator| operator.key == key.0)
+            }
+        }
+    }
+
+    /// Takes a signed statement: on disk and in force here when it returns.
+    pub(crate) async fn revoke_by(
+        &self,
+        request: &RevokeRequest,
+    ) -> Result<RevokeReport, ApiError> {
+        let bytes = data_encoding::HEXLOWER.decode(request.statement.as_bytes());
+        let statement = Statement::decode(&bytes.map_err(invalid)?).map_err(invalid)?;
+        let key = match &statement {
+            Statement::Revocation(revocation, _) => NodeKey(revocation.key).to_string(),
+            Statement::Void(void, _) => void.revocation.to_string(),
+        };
+        let id = statement.id();
+        statement.clone().verify(&self.roots, &Ed25519).map_err(|error| {
+            ApiError::new(ApiErrorKind::Denied, format!("the revocation is not taken: {error}"))
+        })?;
+        self.driver.input(Input::Revoke(Box::new(statement))).await;
+        let mut revocations = self.revocations.clone();
+        let taken = revocations.wait_for(|held| held.contains(&id));
+        if !matches!(tokio::time::timeout(TAKEN, taken).await, Ok(Ok(_))) {
+            return Err(ApiError::unavailable("the revocation could not be written to disk")
+                .fix("`skein status` says what is wrong with it"));
+        }
+        let wait = Duration::from_millis(request.wait_ms).max(Duration::from_secs(1));
+        Ok(self.heard(key, wait).await)
+    }
+
+    /// Waits until every live member has heard of all keys that have ended here.
+    async fn heard(&self, key: String, wait: Duration) -> RevokeReport {
+        let start = self.clock.now().tick;
+        loop {
+            let root = self.revocations.borrow().root();
+            let stands = self.policy_roots().await;
+            let view = self.view();
+            let mut unheard = Vec::new();
+            let mut on = 1u32;
+            for (node, stand) in &stands {
+                match stand {
+                    Ok(stand) if stand.revocations == root => on = on.saturating_add(1),
+                    _ => unheard.push(self.name_of(node)),
+                }
+            }
+            let away = view
+                .nodes
+                .values()
+                .filter(|node| node.liveness == Liveness::Dead && !self.is_revoked(&node.key));
+            let took = self.clock.now().tick.since(start);
+            let of = on.saturating_add(u32::try_from(unheard.len()).unwrap_or(u32::MAX));
+            if unheard.is_empty() || took >= wait {
+                unheard.extend(away.map(|node| format!("{} (dead)", node.name)));
+                let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                return RevokeReport { key, visible: Visible { on, of, ms }, unheard };
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
