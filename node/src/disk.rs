@@ -186,10 +186,34 @@ impl Disk {
             .collect()
     }
 
-    /// Keeps the virtual address of a service.
-    pub fn keep_virtual_address(&self, service: &str, address: u32) -> Result<(), redb::Error> {
+    /// Keeps the virtual addresses of services, all or none.
+    pub fn keep_virtual_addresses<'s>(
+        &self,
+        given: impl IntoIterator<Item = (&'s str, u32)>,
+    ) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
-        transaction.open_table(ADDRESSES)?.insert(service, address)?;
+        {
+            let mut table = transaction.open_table(ADDRESSES)?;
+            for (service, address) in given {
+                table.insert(service, address)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Keeps the virtual addresses of these services no longer.
+    pub fn forget_virtual_addresses<'s>(
+        &self,
+        services: impl IntoIterator<Item = &'s str>,
+    ) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(ADDRESSES)?;
+            for service in services {
+                table.remove(service)?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }

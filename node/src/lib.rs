@@ -3,6 +3,8 @@
 
 pub mod agent;
 pub mod api;
+pub mod caller;
+pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod disk;

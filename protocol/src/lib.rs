@@ -8,11 +8,13 @@
 //!
 //! ```text
 //! name limits clock -> wire -> trust -> record -> membership -> store -> view -> route -> engine
-//! manifest stands beside them: files that people write, to what this host says and does
+//! manifest stands beside them: files that people write, to what this host says and does; caller
+//! behind it: which local processes are which service
 //! ```
 #![forbid(unsafe_code)]
 #![deny(clippy::as_conversions)]
 
+pub mod caller;
 pub mod clock;
 pub mod engine;
 pub mod limits;

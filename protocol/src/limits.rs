@@ -566,6 +566,32 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const VIRTUAL_ADDRESSES_MAX: usize = 16 * 1024;
 
 const _: () = assert!(VIRTUAL_ADDRESSES_MAX * 2 <= 65_024);
+
+/// Finding the unit of a local caller may take so long. To ask the kernel takes a tenth of a
+/// millisecond; a walk over [`CGROUPS_MAX`] cgroups or [`DESCRIPTORS_MAX`] descriptors, where one
+/// is needed, a tenth of a second.
+pub const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(500);
+/// Cgroups whose unit is remembered; a host with 1,000 units has about 2,000. 16,384 at 40 bytes
+/// are 640 KiB.
+pub const CGROUPS_MAX: usize = 16 * 1024;
+/// Processes of one user that are looked at for the one that holds a socket.
+pub const PROCESSES_MAX: usize = 4096;
+/// Their descriptors that are read for it, of all together, at 1 us each.
+pub const DESCRIPTORS_MAX: usize = 64 * 1024;
+/// Searches for the holder of a socket at one time; who waits longer than [`IDENTIFY_TIMEOUT`]
+/// is not known.
+pub const SEARCHES_MAX: usize = 2;
+/// What is read of /proc/PID/cgroup: 16 hierarchies of a path each.
+pub const CGROUP_TEXT_BYTES: u64 = 64 * 1024;
+/// A run of `nft` may take so long; it takes 5 ms.
+pub const NFT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read of its answer: a pipe's worth, 300 chains.
+pub const NFT_OUTPUT_BYTES: u64 = 64 * 1024;
+/// How long an agent waits for another one that is changing the table.
+pub const NFT_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether the redirect still stands: a firewall that is loaded anew
+/// flushes it. At 5 ms of CPU each it costs 0.02 % of a core.
+pub const CAPTURE_LOOK: Duration = Duration::from_secs(30);
 const _: () = assert!(STREAMS_PER_PEER < STREAMS_MAX);
 // Joining.
 

@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod capture;
 mod carry;
 mod crash;
 mod harness;
@@ -20,3 +21,4 @@ mod tidy;
 mod time;
 mod walk;
 mod walls;
+mod who;

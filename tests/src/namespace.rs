@@ -115,7 +115,17 @@ impl Lab {
         );
     }
 
-    fn nft(&self, n: usize, rules: &str) {
+    /// All rules of room `n`, as `nft` shows them, comments and counters as they are.
+    pub fn rules(&self, n: usize) -> String {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.rooms[n].name, "nft", "list", "ruleset"])
+            .output()
+            .expect("nft");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Changes the rules of room `n`.
+    pub fn nft(&self, n: usize, rules: &str) {
         run("ip", &["netns", "exec", &self.rooms[n].name, "nft", rules]);
     }
 

@@ -367,14 +367,7 @@ impl AgentApi for Agent {
     fn bind(&self, name: String) -> Reply<'_, BindReport> {
         Box::pin(async move {
             let service = self.find_service(&name)?;
-            let address = self
-                .virtual_addresses
-                .lock()
-                .await
-                .give(&service.name)
-                .map_err(|error| ApiError::unavailable(error.to_string()))?;
-            self.bound.send_if_modified(|bound| bound.insert(service.name.clone()));
-            self.wait_bound(address).await;
+            let address = self.bind_virtual(&service.name).await?;
             let name = service.name.to_string();
             let mut listeners: Vec<Listener> =
                 self.show_listeners().into_iter().filter(|l| l.service == name).collect();
@@ -659,31 +652,6 @@ impl AgentApi for Agent {
 
     fn metrics(&self) -> Reply<'_, String> {
         Box::pin(async { Ok(self.metrics.text()) })
-    }
-}
-
-impl Agent {
-    /// Waits until the listeners of a virtual address are bound or refused.
-    async fn wait_bound(&self, address: std::net::Ipv4Addr) {
-        let done = async {
-            loop {
-                let wanted = Arc::clone(&self.wanted.borrow());
-                let mine = |bind: &&Bind| matches!(bind, Bind::Tcp(s) if s.ip() == address);
-                let binds: Vec<&Bind> = wanted.0.keys().filter(mine).collect();
-                let bound = Arc::clone(&self.listening.bound.borrow());
-                let problems = Arc::clone(&self.listening.problems.borrow());
-                let refused = self.problems.all().contains_key("virtual address");
-                let settled = binds.iter().all(|bind| {
-                    bound.contains_key(*bind) || problems.iter().any(|p| p.bind == **bind)
-                });
-                if settled && (!binds.is_empty() || refused) {
-                    return;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        // What is not bound by then is shown as it is.
-        let _ = tokio::time::timeout(Duration::from_secs(2), done).await;
     }
 }
 

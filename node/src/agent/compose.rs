@@ -4,28 +4,30 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
 
 use skein_protocol::{
     engine::Input,
+    manifest::plan::Usage,
     name::{NodeKey, ServiceName},
     view::{Liveness, View},
-    wire::stream::Source,
 };
 use tokio::sync::watch;
 
 use super::{
-    local::{self, Base, Phase},
+    capture::Mode,
+    local::{self, Base, Phase, Users},
     show::Agent,
 };
 use crate::{
+    caller,
     disk::Disk,
     gossip::{Directory, Head, Hints},
     proxy::{
-        Bind, ListenerSpec, Listeners, LocalServices, PeerIdentity,
-        virtual_address::{AddressBook, Occupied, plan, wildcard_ports},
+        Bind, Captured, ListenerSpec, Listeners, LocalServices, PeerIdentity,
+        virtual_address::{AddressBook, NoAddress, Occupied, plan, stands, wildcard_ports},
     },
     workload::Snapshot,
 };
@@ -42,9 +44,12 @@ pub(super) struct Composer {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) serves: watch::Sender<Arc<LocalServices>>,
     pub(super) listeners: watch::Sender<Arc<Listeners>>,
+    pub(super) captured: watch::Sender<Arc<Captured>>,
     pub(super) directory: watch::Sender<Arc<Directory>>,
     pub(super) peers: watch::Sender<Arc<BTreeSet<NodeKey>>>,
     pub(super) hints: watch::Sender<Hints>,
+    /// The users that documents name, as this host knew them when they were last read.
+    pub(super) users: Users,
 }
 
 impl Composer {
@@ -54,6 +59,7 @@ impl Composer {
         let mut links = self.agent.links.clone();
         let mut bound = self.agent.bound.subscribe();
         let first = Arc::clone(&snapshot.borrow_and_update());
+        self.look_up(&first).await;
         self.said(&first).await;
         let first = Arc::clone(&view.borrow_and_update());
         self.seen(&first);
@@ -69,6 +75,7 @@ impl Composer {
                 }
                 Ok(()) = snapshot.changed() => {
                     let now = Arc::clone(&snapshot.borrow_and_update());
+                    self.look_up(&now).await;
                     self.said(&now).await;
                     self.listen().await;
                 }
@@ -87,10 +94,22 @@ impl Composer {
         }
     }
 
+    /// Looks up the users that documents name. A directory on another host may be slow.
+    async fn look_up(&mut self, snapshot: &Snapshot) {
+        let named = local::users(&snapshot.plan);
+        if named.is_empty() {
+            return self.users.clear();
+        }
+        let look = move || named.into_iter().filter_map(|user| Some((caller::uid(&user)?, user)));
+        let found = tokio::task::spawn_blocking(move || look().collect::<Vec<_>>()).await;
+        self.users = found.unwrap_or_default().into_iter().map(|(uid, user)| (user, uid)).collect();
+    }
+
     /// What this host says and serves.
     async fn said(&self, snapshot: &Snapshot) {
         let phase = self.phase.borrow().clone();
-        let serves = local::serve(&self.identity, self.boot, &phase, snapshot);
+        let serves = local::serve(&self.identity, self.boot, &phase, (snapshot, &self.users));
+        self.agent.problems.set_all("workload", local::nobody(&serves.workloads));
         self.serves.send_replace(Arc::new(serves));
         let said = local::say(&self.base, &phase, snapshot);
         self.agent.driver.input(Input::Local(Box::new(said))).await;
@@ -126,21 +145,15 @@ impl Composer {
         let snapshot = Arc::clone(&self.agent.workload.snapshot.borrow());
         let view = Arc::clone(&self.agent.view.borrow());
         let bind = self.agent.settings.bind;
-        let (mut wanted, waiting) = local::listeners(&snapshot, &view, bind, &self.identity.grant);
+        let documents = (&*snapshot, &self.users);
+        let (mut wanted, waiting) = local::listeners(documents, &view, bind, &self.identity.grant);
         self.agent.problems.set_all("discovery", waiting);
         self.agent.problems.set_all(NOT_DONE, local::not_done(&snapshot));
-        let mut refused = Vec::new();
-        let asked = self.agent.bound.borrow().clone();
-        let occupied = if asked.is_empty() { Occupied::default() } else { occupied(&snapshot) };
-        for service in &asked {
-            match self.virtual_listeners(service, &view, &occupied).await {
-                Ok((listeners, problems)) => {
-                    wanted.0.extend(listeners);
-                    refused.extend(problems);
-                }
-                Err(why) => refused.push(why),
-            }
-        }
+        let refused = match self.agent.capture.mode {
+            Mode::Redirect => self.stand(&snapshot, &view).await,
+            Mode::Listen => self.listen_asked(&snapshot, &view, &mut wanted).await,
+            Mode::Off => Vec::new(),
+        };
         self.agent.problems.set_all("virtual address", refused);
         self.listeners.send_if_modified(|held| {
             let changed = **held != wanted;
@@ -151,10 +164,59 @@ impl Composer {
         });
     }
 
+    /// With a redirect every service has its address, and answers there on all of its ports.
+    async fn stand(&self, snapshot: &Snapshot, view: &View) -> Vec<String> {
+        let mut addresses = self.agent.virtual_addresses.lock().await;
+        let mut given = addresses.give_all(view.services.keys());
+        let known = |service: &ServiceName| view.services.contains_key(service);
+        if matches!(given, Err(NoAddress::Full(_)))
+            && addresses.make_room(known).is_ok_and(|made| made)
+        {
+            given = addresses.give_all(view.services.keys());
+        }
+        let mut all: BTreeMap<SocketAddrV4, Arc<ListenerSpec>> = BTreeMap::new();
+        for (name, service) in &view.services {
+            if let Some(address) = addresses.of(name) {
+                let terms = local::terms(usage_of(snapshot, name), &self.users);
+                all.extend(stands(service, address, &terms));
+            }
+        }
+        self.captured.send_if_modified(|held| {
+            let changed = held.0 != all;
+            if changed {
+                *held = Arc::new(Captured(all));
+            }
+            changed
+        });
+        given.err().map(|error| error.to_string()).into_iter().collect()
+    }
+
+    /// Without one, those that were asked for are bound, each port by itself.
+    async fn listen_asked(
+        &self,
+        snapshot: &Snapshot,
+        view: &View,
+        wanted: &mut Listeners,
+    ) -> Vec<String> {
+        let mut refused = Vec::new();
+        let asked = self.agent.bound.borrow().clone();
+        let occupied = if asked.is_empty() { Occupied::default() } else { occupied(snapshot) };
+        for service in &asked {
+            match self.virtual_listeners(service, (snapshot, view), &occupied).await {
+                Ok((listeners, problems)) => {
+                    wanted.0.extend(listeners);
+                    refused.extend(problems);
+                }
+                Err(why) => refused.push(why),
+            }
+        }
+        refused
+    }
+
     async fn virtual_listeners(
         &self,
         service: &ServiceName,
-        view: &View,
+        (snapshot, view): (&Snapshot, &View),
         occupied: &Occupied,
     ) -> Result<(BTreeMap<Bind, Arc<ListenerSpec>>, Vec<String>), String> {
         let known = view
@@ -163,9 +225,15 @@ impl Composer {
             .ok_or_else(|| format!("{service} is no longer known: its address is not bound"))?;
         let mut addresses = self.agent.virtual_addresses.lock().await;
         let address = addresses.give(service).map_err(|error| error.to_string())?;
-        let (listeners, problems) = plan(known, address, &Source::Node, occupied);
+        let terms = local::terms(usage_of(snapshot, service), &self.users);
+        let (listeners, problems) = plan(known, address, &terms, occupied);
         Ok((listeners, problems.into_iter().map(|problem| problem.what).collect()))
     }
+}
+
+/// What this host's documents say of calls to a service.
+fn usage_of<'s>(snapshot: &'s Snapshot, service: &ServiceName) -> Option<&'s Usage> {
+    snapshot.plan.usage_of(service).map(|usage| &**usage)
 }
 
 /// What holds ports on this host, besides this agent's own listeners.
@@ -200,7 +268,16 @@ impl AddressBook for VirtualBook {
         Ok(entries.collect())
     }
 
-    fn save(&mut self, service: &ServiceName, address: Ipv4Addr) -> io::Result<()> {
-        self.0.keep_virtual_address(&service.to_string(), address.into()).map_err(io::Error::other)
+    fn save(&mut self, given: &[(ServiceName, Ipv4Addr)]) -> io::Result<()> {
+        let texts: Vec<(String, u32)> =
+            given.iter().map(|(service, at)| (service.to_string(), (*at).into())).collect();
+        let entries = texts.iter().map(|(service, at)| (service.as_str(), *at));
+        self.0.keep_virtual_addresses(entries).map_err(io::Error::other)
+    }
+
+    fn forget(&mut self, services: &[ServiceName]) -> io::Result<()> {
+        let texts: Vec<String> = services.iter().map(ToString::to_string).collect();
+        let texts = texts.iter().map(String::as_str);
+        self.0.forget_virtual_addresses(texts).map_err(io::Error::other)
     }
 }

@@ -8,9 +8,11 @@ use std::{
 };
 
 use skein_protocol::{
+    caller::{Processes, Workloads},
     engine::Local,
     manifest::{
-        kinds::{Capture, Listen, Transport},
+        kinds::{Listen, Process, Transport},
+        plan::{Plan, Usage},
         value::TargetAddress,
     },
     name::ServiceName,
@@ -24,7 +26,9 @@ use skein_protocol::{
 };
 
 use crate::{
-    proxy::{Bind, ListenerSpec, Listeners, LocalInstance, LocalServices, PeerIdentity, Target},
+    proxy::{
+        Bind, ListenerSpec, Listeners, LocalInstance, LocalServices, PeerIdentity, Target, Terms,
+    },
     workload::Snapshot,
 };
 
@@ -50,6 +54,20 @@ pub struct Phase {
     pub issuer: HeldIssuer,
 }
 
+/// The numbers of the users that documents name, as far as this host knows them.
+pub type Users = BTreeMap<String, u32>;
+
+/// The users that documents name, but for those named by number.
+pub fn users(plan: &Plan) -> BTreeSet<String> {
+    let workloads = plan.registrations.iter().filter_map(|one| one.workload.as_ref());
+    let allowed = plan.usages.iter().filter_map(|usage| usage.allow.as_ref());
+    let named = |process: &Process| match process {
+        Process::User(user) if user.parse::<u32>().is_err() => Some(user.clone()),
+        Process::User(_) | Process::Unit(_) => None,
+    };
+    workloads.chain(allowed).filter_map(named).collect()
+}
+
 /// What this host says to the mesh.
 pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
     let mut host = base.host.clone();
@@ -68,8 +86,13 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
     }
 }
 
-/// What the proxy serves to peers.
-pub fn serve(me: &PeerIdentity, boot: u64, phase: &Phase, snapshot: &Snapshot) -> LocalServices {
+/// What the proxy serves to peers, and which local processes it knows for services.
+pub fn serve(
+    me: &PeerIdentity,
+    boot: u64,
+    phase: &Phase,
+    (snapshot, users): (&Snapshot, &Users),
+) -> LocalServices {
     let mut instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>> = BTreeMap::new();
     for (registration, planned) in snapshot.plan.instances() {
         if registration.tls.is_some() {
@@ -84,13 +107,42 @@ pub fn serve(me: &PeerIdentity, boot: u64, phase: &Phase, snapshot: &Snapshot) -
             instances.entry((planned.service.clone(), *port)).or_default().push(instance);
         }
     }
-    LocalServices { me: me.clone(), boot, draining: phase.state != NodeState::Up, instances }
+    LocalServices {
+        me: me.clone(),
+        boot,
+        draining: phase.state != NodeState::Up,
+        instances,
+        workloads: Workloads::new(&snapshot.plan, |name| users.get(name).copied()),
+    }
+}
+
+/// What a ServiceDiscovery says of the calls to its service; without one, what holds for all.
+pub fn terms(usage: Option<&Usage>, users: &Users) -> Terms {
+    let Some(usage) = usage else { return Terms::default() };
+    let allow = usage.allow.as_ref();
+    Terms {
+        document: Some(usage.document.to_string()),
+        subset: usage.subset.clone(),
+        source: usage.source.clone().map_or(Source::Node, Source::Service),
+        allow: allow.map(|allow| Processes::new(allow, |name| users.get(name).copied())),
+        fallback: usage.fallback.iter().map(|f| target_of(&f.target)).collect(),
+    }
+}
+
+/// The services whose `workload` names a user that this host does not have.
+pub fn nobody(workloads: &Workloads) -> Vec<String> {
+    let all = workloads.nobody().map(|(service, processes)| {
+        format!(
+            "`workload` of {service} is {processes}: its calls count as this node's; make the              user, or name another"
+        )
+    });
+    all.collect()
 }
 
 /// The listeners of all ServiceDiscovery documents. One that names no known service by its image
 /// waits for one: until then it is said in `status`.
 pub fn listeners(
-    snapshot: &Snapshot,
+    (snapshot, users): (&Snapshot, &Users),
     view: &View,
     bind: Option<IpAddr>,
     grant: &Grant,
@@ -119,21 +171,16 @@ pub fn listeners(
                  they will be denied"
             ));
         }
-        if usage.allow.is_some() {
-            waiting.push(format!(
-                "{name}: not opened, since `allow` cannot be enforced by this version; leave it \
-                 out to let every local process connect"
-            ));
-            continue;
+        let terms = terms(Some(usage), users);
+        if let Some(nobody @ Processes::User { uid: None, .. }) = &terms.allow {
+            waiting.push(format!("{name}: `allow` is {nobody}: nobody may connect"));
         }
         let spec = ListenerSpec {
             name,
             service: service.clone(),
             port: listener.port.clone(),
-            subset: usage.subset.clone(),
-            source: usage.source.clone().map_or(Source::Node, Source::Service),
+            terms,
             outside: listener.exposed,
-            fallback: usage.fallback.iter().map(|f| target_of(&f.target)).collect(),
             tuning: Tuning::default(),
         };
         let place = match &listener.listen {
@@ -165,13 +212,9 @@ pub fn not_done(snapshot: &Snapshot) -> Vec<String> {
     say(mesh.gateway.is_some(), "meshConfig.gateway");
     say(!mesh.dns_forward.is_empty(), "meshConfig.dnsForward");
     say(mesh.transport == Transport::Tcp, "meshConfig.transport: tcp");
-    say(mesh.capture == Capture::Redirect, "meshConfig.capture: redirect");
     say(mesh.traffic_policy.is_some(), "meshConfig.trafficPolicy");
     for registration in &snapshot.plan.registrations {
         let name = &registration.document;
-        if registration.workload.is_some() {
-            all.push(effect(&format!("`workload` of {name}")));
-        }
         if registration.tls.is_some() {
             all.push(format!(
                 "{name} is not served: `tls` to an external endpoint is not part of this version, \

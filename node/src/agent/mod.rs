@@ -6,6 +6,7 @@
 //! ```
 
 mod api;
+mod capture;
 mod change;
 mod compose;
 mod data;
@@ -52,6 +53,7 @@ use crate::{
         server::{ApiListener, serve},
         socket,
     },
+    caller,
     cli::hooks::AgentOptions,
     clock::{Clock, wall},
     disk::{Disk, Remembered},
@@ -144,6 +146,8 @@ struct Running {
     stop: watch::Sender<bool>,
     leave: mpsc::Receiver<()>,
     drain: Duration,
+    /// The redirect of virtual addresses, where there is one.
+    redirect: Option<capture::Running>,
 }
 
 type Stop = (watch::Sender<bool>, watch::Receiver<bool>);
@@ -243,7 +247,8 @@ impl Running {
             (clock, main.clone()),
         );
         let identity = PeerIdentity { key: me, grant: grant.clone() };
-        let serves = local::serve(&identity, remembered.boot, &phase, &first);
+        let users = local::Users::new();
+        let serves = local::serve(&identity, remembered.boot, &phase, (&first, &users));
         let (serves, served) = watch::channel(Arc::new(serves));
         let (policy, view) = (shown.policy.clone(), shown.view.clone());
         let rules = Arc::new(policy::Rules::new(policy, view, Arc::clone(&metrics), clock));
@@ -253,6 +258,7 @@ impl Running {
             local: served,
             dialer: Arc::new(data.clone()),
             authorise: rules,
+            identify: Arc::new(caller::Kernel::default()),
             observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
             runtime: main.clone(),
             seed: rand::random(),
@@ -263,6 +269,9 @@ impl Running {
         let range = settings.virtual_range()?;
         let book = Box::new(VirtualBook(Arc::clone(&disk)));
         let virtual_addresses = VirtualAddresses::open(range, book)?;
+        let (captured, stands) = watch::channel(Arc::default());
+        let (capture, redirect) =
+            capture::start(&proxy, &settings, (me, range), &problems, (stands, &stopped)).await;
         let said = watch::channel((first.number, phase.clone())).0;
         let (phase, phase_changes) = watch::channel(phase);
 
@@ -309,6 +318,7 @@ impl Running {
             listening,
             wanted,
             virtual_addresses: tokio::sync::Mutex::new(virtual_addresses),
+            capture,
             bound: watch::channel(Default::default()).0,
             phase,
             said,
@@ -329,9 +339,11 @@ impl Running {
             phase: phase_changes,
             serves,
             listeners,
+            captured,
             directory,
             peers,
             hints,
+            users,
         };
         main.spawn(composer.run(stopped.clone()));
         control.spawn(events::mesh_events(Arc::clone(&agent), shown.events));
@@ -359,7 +371,8 @@ impl Running {
         );
         // Not under systemd: nothing to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Ok(Self { agent, endpoints: [endpoint, dialler], stop, leave: leaves, drain })
+        let endpoints = [endpoint, dialler];
+        Ok(Self { agent, endpoints, stop, leave: leaves, drain, redirect })
     }
 
     /// Waits for a signal or for `skein leave`, drains, and ends.
@@ -399,6 +412,9 @@ impl Running {
         };
         // The last frames and closes leave.
         let _ = tokio::time::timeout(FAREWELL, idle).await;
+        if let Some(redirect) = self.redirect.take() {
+            redirect.ended().await;
+        }
         tracing::info!("agent ends");
         Ok(())
     }

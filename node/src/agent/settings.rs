@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use skein_protocol::{
-    manifest::{kinds::MeshPort, value::TargetAddress},
+    manifest::{
+        kinds::{Capture, MeshPort},
+        value::TargetAddress,
+    },
     name::{Label, Locality, MeshId},
     record::node::{Address, Host, NodeState},
     trust::Grant,
@@ -43,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) said_mesh: Option<Label>,
     /// How long draining lasts at most.
     pub(crate) drain: Duration,
+    /// How virtual addresses are to be bound.
+    pub(crate) capture: Capture,
     /// Roots, chain and key.
     pub(crate) files: Files,
     advertise: Vec<Address>,
@@ -87,6 +92,7 @@ impl Settings {
             network: mesh.network.clone(),
             said_mesh: mesh.service_mesh.clone(),
             drain: mesh.drain,
+            capture: mesh.capture,
             files: Files {
                 roots: file(&mesh.ca, "ca.pem"),
                 chain: file(&mesh.certificate, "node.pem"),

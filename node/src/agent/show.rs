@@ -19,8 +19,14 @@ use skein_protocol::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    compose::NOT_DONE, data::DataLinks, events::Problems, identity::Tokens, local::Phase,
-    policy::Edges, settings::Settings,
+    capture::{Capture, Mode},
+    compose::NOT_DONE,
+    data::DataLinks,
+    events::Problems,
+    identity::Tokens,
+    local::Phase,
+    policy::Edges,
+    settings::Settings,
 };
 use crate::{
     api::{
@@ -65,6 +71,8 @@ pub(crate) struct Agent {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) listening: Listening,
     pub(crate) virtual_addresses: tokio::sync::Mutex<VirtualAddresses>,
+    /// How they are bound.
+    pub(crate) capture: Capture,
     /// The listeners that are wanted now.
     pub(crate) wanted: watch::Receiver<Arc<crate::proxy::Listeners>>,
     /// Services whose virtual address is bound.
@@ -143,6 +151,7 @@ impl Agent {
                 of: alive,
             },
             issuers: self::count(issuers),
+            capture: self.capture.show(),
             version: super::VERSION.to_owned(),
             problems: self.show_problems(issuers),
         }
@@ -289,6 +298,7 @@ impl Agent {
             endpoint_info(endpoint, own)
         });
         let given = self.virtual_addresses.lock().await.of(&service.name);
+        let given = given.filter(|_| self.capture.mode != Mode::Off);
         let name = service.name.to_string();
         let listeners = self.show_listeners().into_iter().filter(|l| l.service == name).collect();
         ServiceDetail {
@@ -328,6 +338,7 @@ impl Agent {
                 fix: None,
             });
         }
+        all.extend(self.capture.show_listeners());
         all
     }
 

@@ -51,6 +51,11 @@ pub(crate) fn status(problems: Vec<Problem>) -> Status {
         view: ViewStatus { age_ms: 40, services: 1, endpoints: 2, root: "00ff00ff".into() },
         policy: PolicyStatus { root: "1234abcd".into(), agreeing: 2, of: 2 },
         issuers: 2,
+        capture: CaptureStatus {
+            mode: "listen".into(),
+            range: "127.128.0.0/9".into(),
+            reason: String::new(),
+        },
         version: "0.1.0".into(),
         problems,
     }

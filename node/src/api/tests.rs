@@ -172,6 +172,7 @@ fn the_json_of_status_is_the_contract() {
             "view": {"age_ms": 40, "services": 1, "endpoints": 2, "root": "00ff00ff"},
             "policy": {"root": "1234abcd", "agreeing": 2, "of": 2},
             "issuers": 2, "version": "0.1.0",
+            "capture": {"mode": "listen", "range": "127.128.0.0/9", "reason": ""},
             "problems": [{"kind": "one-issuer", "severity": "degraded", "text": "t", "fix": "f"}],
         })
     );

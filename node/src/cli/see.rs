@@ -10,8 +10,8 @@ use super::{
     service_path,
 };
 use crate::api::dto::{
-    BindReport, Certificate, EndpointInfo, Link, Listener, Member, PortInfo, ServiceDetail,
-    ServiceSummary, Status,
+    BindReport, CaptureStatus, Certificate, EndpointInfo, Link, Listener, Member, PortInfo,
+    ServiceDetail, ServiceSummary, Status,
 };
 
 /// `skein service`.
@@ -87,6 +87,17 @@ pub(super) fn listeners(client: &Client, console: &mut Console<'_>) -> Result<Ex
     Ok(Exit::Done)
 }
 
+/// How virtual addresses are bound, in a line.
+fn capture(capture: &CaptureStatus) -> String {
+    let CaptureStatus { mode, range, reason } = capture;
+    match (mode.as_str(), reason.as_str()) {
+        ("redirect", _) => format!("{range}, redirected"),
+        ("off", _) => "off".to_owned(),
+        (_, "") => format!("{range}, bound as asked for"),
+        (_, why) => format!("{range}, bound as asked for; not redirected: {}", clean(why)),
+    }
+}
+
 impl Show for Status {
     fn text(&self, _: bool) -> String {
         let (m, v, p) = (&self.members, &self.view, &self.policy);
@@ -96,7 +107,8 @@ impl Show for Status {
              members   {} alive, {} suspect, {} dead, {} left\n\
              view      {} services, {} endpoints, root {}, {} old\n\
              policy    {}/{} nodes at root {}\n\
-             issuers   {}\n",
+             issuers   {}\n\
+             virtual   {}\n",
             clean(&self.mesh),
             self.version,
             clean(&self.node.name),
@@ -116,6 +128,7 @@ impl Show for Status {
             p.of,
             clean(&p.root),
             self.issuers,
+            capture(&self.capture),
         );
         if self.problems.is_empty() {
             text += "problems  none\n";

@@ -1,8 +1,8 @@
 //! The proxy: carries TCP between applications on this host and services of the mesh.
 //!
 //! ```text
-//! application -> listener -> route (pool) -> stream head -> peer's agent      outbound
-//! peer's agent -> head -> admit -> application                                inbound
+//! application -> listener -> who -> route (pool) -> stream head -> peer's agent   outbound
+//! peer's agent -> head -> admit -> application                                    inbound
 //! ```
 //!
 //! In:    views, what this host serves, which listeners it wants, streams that peers open.
@@ -18,16 +18,19 @@ mod inbound;
 mod listener;
 mod outbound;
 mod pool;
+mod redirect;
 mod socket;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 pub mod virtual_address;
+mod who;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use skein_protocol::{
+    caller::{Processes, Workloads},
     limits,
     name::{NodeKey, ServiceName},
     record::node::InstanceId,
@@ -40,7 +43,9 @@ use tokio::{runtime::Handle, sync::watch};
 
 pub use guard::{Drained, Live, Peer};
 pub use listener::{ListenProblem, Listening};
+pub use redirect::{Captured, Capturing};
 pub use socket::Socket;
+pub use who::{Arrival, Identify, Nobody};
 
 use crate::link::mux::{BoxFuture, Mux};
 use guard::Guard;
@@ -182,6 +187,8 @@ pub struct LocalServices {
     pub draining: bool,
     /// Instances by service and the port that callers dial.
     pub instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>>,
+    /// Which local processes are which service.
+    pub workloads: Workloads,
 }
 
 /// Where a listener is bound. TCP before unix, by address.
@@ -202,16 +209,39 @@ pub struct ListenerSpec {
     pub service: ServiceName,
     /// Its port.
     pub port: PortRef,
-    /// Which instances; an image pattern is part of it.
-    pub subset: Subset,
-    /// What the calls count as.
-    pub source: Source,
+    /// By whom, as whom, to which instances.
+    pub terms: Terms,
     /// Whether they come from outside the mesh.
     pub outside: bool,
-    /// Tried in order while no live instance is known.
-    pub fallback: Vec<Target>,
     /// What is said about choosing among its endpoints.
     pub tuning: Tuning,
+}
+
+/// What a ServiceDiscovery says of the calls to a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// Which one, for people: `ServiceDiscovery shop/checkout`.
+    pub document: Option<String>,
+    /// Which instances; an image pattern is part of it.
+    pub subset: Subset,
+    /// What the calls count as; `Node`: as what each caller is proven to be.
+    pub source: Source,
+    /// The only processes that may call; `None`: all.
+    pub allow: Option<Processes>,
+    /// Tried in order while no live instance is known.
+    pub fallback: Vec<Target>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            document: None,
+            subset: Subset::default(),
+            source: Source::Node,
+            allow: None,
+            fallback: Vec::new(),
+        }
+    }
 }
 
 /// Every listener that this host wants.
@@ -228,6 +258,8 @@ pub struct Parts {
     pub dialer: Arc<dyn Dialer>,
     /// Policy.
     pub authorise: Arc<dyn Authorise>,
+    /// Who local callers are.
+    pub identify: Arc<dyn Identify>,
     /// The access log and the metrics.
     pub observer: Arc<dyn Observer>,
     /// Where connections run.

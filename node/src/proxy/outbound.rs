@@ -8,9 +8,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use skein_protocol::{
     limits,
     record::node::ServicePort,
-    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, Tried, rendezvous},
+    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
-    wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, StreamHead},
+    wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, Source, StreamHead},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,6 +24,7 @@ use super::{
     inbound::Refused,
     pool::InFlight,
     socket::text,
+    who::Standing,
 };
 use crate::link::mux::{MuxError, RecvHalf, SendHalf, StreamPair};
 
@@ -59,44 +60,107 @@ struct Call<'a> {
 impl Proxy {
     /// Carries a connection that came in at a listener, to its end.
     pub async fn carry(&self, socket: Socket, client: Option<SocketAddr>, spec: &ListenerSpec) {
+        self.carry_from(socket, client, spec, false).await;
+    }
+
+    /// The same for one that the kernel redirected here from what `spec` stands for.
+    pub(super) async fn carry_redirected(
+        &self,
+        socket: Socket,
+        client: SocketAddr,
+        spec: &ListenerSpec,
+    ) {
+        self.carry_from(socket, Some(client), spec, true).await;
+    }
+
+    async fn carry_from(
+        &self,
+        socket: Socket,
+        client: Option<SocketAddr>,
+        spec: &ListenerSpec,
+        redirected: bool,
+    ) {
         let started = Instant::now();
-        let mut call = Call::new(self, spec, client);
-        match self.guard.outbound() {
-            Some(permit) => call.run(socket, permit, started).await,
-            None => {
-                socket.refuse();
-                call.line.reason = CloseReason::TooMany;
-                call.line.detail = format!(
-                    "{} connections are open on this host, as many as it may",
-                    limits::CONNECTIONS_MAX
-                );
+        // Counted first: what asks the kernel is bounded by it too.
+        let Some(permit) = self.guard.outbound() else {
+            let many = format!(
+                "{} connections are open on this host, as many as it may",
+                limits::CONNECTIONS_MAX
+            );
+            return self.refuse(socket, line(client, Some(spec)), (CloseReason::TooMany, many));
+        };
+        let arrival = |socket: &Socket| socket.arrival(client, redirected);
+        let standing = match self.standing(&socket, arrival, spec).await {
+            Ok(standing) => standing,
+            Err(why) => {
+                // Who is not let in has not become what the document would have made of it.
+                let mut line = Connection { source: Source::Node, ..line(client, Some(spec)) };
+                line.duration = started.elapsed();
+                return self.refuse(socket, line, (CloseReason::NotAllowed, why));
             }
-        }
+        };
+        let Standing { source, note } = standing;
+        let mut call = Call::new(self, spec, Connection { source, ..line(client, Some(spec)) });
+        call.run(socket, permit, started).await;
         call.line.duration = started.elapsed();
+        call.line.detail = both(call.line.detail, note);
         self.parts.observer.finished(&call.line);
+    }
+
+    /// Ends a connection of which nothing is carried.
+    pub(super) fn turn_away(
+        &self,
+        socket: Socket,
+        client: Option<SocketAddr>,
+        why: (CloseReason, String),
+    ) {
+        self.refuse(socket, line(client, None), why);
+    }
+
+    fn refuse(&self, socket: Socket, mut line: Connection, why: (CloseReason, String)) {
+        socket.refuse();
+        (line.reason, line.detail) = why;
+        self.parts.observer.finished(&line);
+    }
+}
+
+/// A connection at its beginning.
+fn line(client: Option<SocketAddr>, spec: Option<&ListenerSpec>) -> Connection {
+    let listener = spec.map_or_else(|| "redirect".to_owned(), |spec| spec.name.clone());
+    Connection {
+        direction: Direction::Outbound,
+        listener,
+        service: spec.map(|spec| spec.service.clone()),
+        port: spec.map_or(0, |spec| match spec.port {
+            PortRef::Number(number) => number,
+            PortRef::Name(_) => 0,
+        }),
+        source: spec.map_or(Source::Node, |spec| spec.terms.source.clone()),
+        client,
+        peer: None,
+        endpoint: None,
+        reason: CloseReason::NoEndpoints,
+        detail: String::new(),
+        up: 0,
+        down: 0,
+        connected: Duration::ZERO,
+        duration: Duration::ZERO,
+        tries: 0,
+    }
+}
+
+/// Why it ended so, and why it counted as no more than its node.
+fn both(detail: String, note: String) -> String {
+    match (detail.is_empty(), note.is_empty()) {
+        (_, true) => detail,
+        (true, false) => note,
+        (false, false) => format!("{detail}; {note}"),
     }
 }
 
 impl<'a> Call<'a> {
-    fn new(proxy: &'a Proxy, spec: &'a ListenerSpec, client: Option<SocketAddr>) -> Self {
+    fn new(proxy: &'a Proxy, spec: &'a ListenerSpec, line: Connection) -> Self {
         let view = Arc::clone(&proxy.parts.view.borrow());
-        let line = Connection {
-            direction: Direction::Outbound,
-            listener: spec.name.clone(),
-            service: Some(spec.service.clone()),
-            port: 0,
-            source: spec.source.clone(),
-            client,
-            peer: None,
-            endpoint: None,
-            reason: CloseReason::NoEndpoints,
-            detail: String::new(),
-            up: 0,
-            down: 0,
-            connected: Duration::ZERO,
-            duration: Duration::ZERO,
-            tries: 0,
-        };
         Self { proxy, spec, view, line }
     }
 
@@ -144,7 +208,7 @@ impl<'a> Call<'a> {
             let ask = Ask {
                 service,
                 port,
-                subset: &self.spec.subset,
+                subset: &self.spec.terms.subset,
                 me: view.me,
                 here: &view.locality,
                 tried: &tried,
@@ -223,7 +287,7 @@ impl<'a> Call<'a> {
             return 0;
         }
         let client = self.line.client.map(|client| client.ip().to_string());
-        let who = format!("{} {}", self.spec.source, client.unwrap_or_default());
+        let who = format!("{} {}", self.line.source, client.unwrap_or_default());
         rendezvous::affinity(who.as_bytes())
     }
 
@@ -239,7 +303,7 @@ impl<'a> Call<'a> {
         let other = |one: &Endpoint| {
             !matches!(one.usable, Use::No(_))
                 && one.instance.ports.iter().any(|served| served.port == port)
-                && self.spec.subset.covers(&one.instance, &one.node.locality)
+                && self.spec.terms.subset.covers(&one.instance, &one.node.locality)
                 && !tried.endpoints.contains(&one.key())
         };
         let tries = usize::try_from(self.line.tries).unwrap_or(usize::MAX);
@@ -257,7 +321,7 @@ impl<'a> Call<'a> {
             instance: Some(endpoint.instance.id.clone()),
             client: self.line.client,
             boot: Some(endpoint.node.boot),
-            ..StreamHead::new(spec.service.clone(), port, spec.source.clone())
+            ..StreamHead::new(spec.service.clone(), port, self.line.source.clone())
         }
         .from_outside(spec.outside)
     }
@@ -319,7 +383,7 @@ impl<'a> Call<'a> {
     /// The static endpoints of the document, while no live instance is known.
     async fn fall_back(&mut self, no_route: NoRoute) -> Result<Taken, Failed> {
         let mut detail = no_route.to_string();
-        for target in &self.spec.fallback {
+        for target in &self.spec.terms.fallback {
             self.line.tries += 1;
             self.line.endpoint = Some(text(target));
             match Socket::connect(target, self.proxy.parts.timeouts.connect).await {

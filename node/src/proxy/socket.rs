@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Target;
+use super::{Arrival, Target};
 use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
 
 /// A connection of an application.
@@ -53,6 +53,25 @@ impl Socket {
             Self::Unix(stream) => {
                 let (recv, send) = stream.into_split();
                 (Box::new(UnixSend(send)), Box::new(UnixRecv(recv)))
+            }
+        }
+    }
+
+    /// How it came here from `client`.
+    pub(super) fn arrival(&self, client: Option<SocketAddr>, redirected: bool) -> Option<Arrival> {
+        match self {
+            Self::Tcp(stream) => {
+                let caller = client.or_else(|| stream.peer_addr().ok())?;
+                let own = stream.local_addr().ok()?;
+                Some(match redirected {
+                    false => Arrival::Tcp { caller, called: own },
+                    true => Arrival::Redirected { seen: caller, own },
+                })
+            }
+            Self::Unix(stream) => {
+                let peer = stream.peer_cred().ok()?;
+                let socket = rustix::fs::fstat(stream).ok()?.st_ino;
+                Some(Arrival::Unix { uid: peer.uid(), process: peer.pid(), socket })
             }
         }
     }

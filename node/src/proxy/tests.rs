@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, future::pending, sync::Mutex};
 
 use skein_protocol::{
+    caller::Caller,
     name::{Hash, Locality},
     record::node::{Health, Instance, Protocol, ServicePort},
     route::Algorithm,
@@ -156,12 +157,25 @@ impl Observer for Lines {
     }
 }
 
+/// Says of every caller what it was told to say, and counts how often it was asked.
+struct Known(Mutex<(Result<Caller, String>, u32)>);
+
+impl Identify for Known {
+    fn identify(&self, _: Arrival, _: bool) -> BoxFuture<'_, Result<Caller, String>> {
+        let mut known = self.0.lock().unwrap();
+        known.1 += 1;
+        let known = known.0.clone();
+        Box::pin(async { known })
+    }
+}
+
 struct Agent {
     proxy: Arc<Proxy>,
     me: PeerIdentity,
     view: watch::Sender<Arc<View>>,
     local: watch::Sender<Arc<LocalServices>>,
     links: Arc<Links>,
+    known: Arc<Known>,
     lines: mpsc::Receiver<Connection>,
 }
 
@@ -172,17 +186,24 @@ impl Agent {
 
     fn with_grant(number: u8, services: &[&str]) -> Self {
         let me = identity(number, services);
-        let local =
-            LocalServices { me: me.clone(), boot: 1, draining: false, instances: BTreeMap::new() };
+        let local = LocalServices {
+            me: me.clone(),
+            boot: 1,
+            draining: false,
+            instances: BTreeMap::new(),
+            workloads: Workloads::default(),
+        };
         let (view, view_in) = watch::channel(view(&[]));
         let (local, local_in) = watch::channel(Arc::new(local));
         let (lines_out, lines) = mpsc::channel(4096);
         let links = Arc::new(Links::default());
+        let known = Arc::new(Known(Mutex::new((Err("it is gone".to_owned()), 0))));
         let proxy = Proxy::new(Parts {
             view: view_in,
             local: local_in,
             dialer: Arc::clone(&links) as Arc<dyn Dialer>,
             authorise: Arc::new(AllowAll),
+            identify: Arc::clone(&known) as Arc<dyn Identify>,
             observer: Arc::new(Lines(lines_out)),
             runtime: Handle::current(),
             seed: 7,
@@ -192,7 +213,30 @@ impl Agent {
                 ..Timeouts::default()
             },
         });
-        Self { proxy, me, view, local, links, lines }
+        Self { proxy, me, view, local, links, known, lines }
+    }
+
+    /// This host's processes of uid 1001 are that service.
+    fn is_workload(&self, service: &str) {
+        let text = format!(
+            "apiVersion: skein/v1\nkind: ServiceRegistry\nmetadata: {{name: w, namespace: x}}\n\
+             spec: {{service: {service}, ports: [{{port: 9}}], workload: {{user: \"1001\"}}}}\n"
+        );
+        let inputs = skein_protocol::manifest::Inputs::default();
+        let documents = skein_protocol::manifest::parse("w.yaml", &text, &inputs).unwrap();
+        let documents: Vec<_> = documents.into_iter().map(Arc::new).collect();
+        let (plan, faults) = skein_protocol::manifest::plan::Plan::resolve(&documents);
+        assert!(faults.is_empty(), "{faults:?}");
+        let workloads = Workloads::new(&plan, |_| None);
+        self.local.send_modify(|local| Arc::make_mut(local).workloads = workloads.clone());
+    }
+
+    fn calls_as(&self, uid: u32) {
+        self.known.0.lock().unwrap().0 = Ok(Caller { uid, unit: Ok(None) });
+    }
+
+    fn asked(&self) -> u32 {
+        self.known.0.lock().unwrap().1
     }
 
     fn serve(&self, target: Target) {
@@ -300,12 +344,19 @@ fn spec() -> ListenerSpec {
         name: "ServiceDiscovery shop/db".to_owned(),
         service: SERVICE.parse().unwrap(),
         port: PortRef::Name("mysql".parse().unwrap()),
-        subset: Subset::default(),
-        source: Source::Node,
+        terms: Terms::default(),
         outside: false,
-        fallback: Vec::new(),
         tuning: Tuning::default(),
     }
+}
+
+fn counting_as(name: &str) -> ListenerSpec {
+    let source = Source::Service(name.parse().unwrap());
+    ListenerSpec { terms: Terms { source, ..Terms::default() }, ..spec() }
+}
+
+fn falling_back(fallback: Vec<Target>) -> ListenerSpec {
+    ListenerSpec { terms: Terms { fallback, ..Terms::default() }, ..spec() }
 }
 
 /// Two ends of a TCP connection.
@@ -547,13 +598,11 @@ async fn a_source_that_the_grant_does_not_cover_is_denied_and_not_tried_elsewher
     one.see(&[(2, Use::Yes), (3, Use::LastChoice(Reason::Suspect))]);
     one.dial(&two);
     one.dial(&three);
-    let source =
-        |name: &str| ListenerSpec { source: Source::Service(name.parse().unwrap()), ..spec() };
-    let web = one.call_as(source("shop/web")).await;
+    let web = one.call_as(counting_as("shop/web")).await;
     assert_eq!(all_of(web).await.unwrap(), "two");
     one.line().await;
     two.line().await;
-    is_reset(all_of(one.call_as(source("ops/root")).await).await);
+    is_reset(all_of(one.call_as(counting_as("ops/root")).await).await);
     let line = one.line().await;
     assert_eq!((line.reason, line.tries), (CloseReason::Denied, 1));
     assert!(line.detail.contains("grant of n1 does not cover `ops/root`"), "{}", line.detail);
@@ -568,9 +617,82 @@ async fn a_call_to_this_host_skips_the_wire_and_not_the_checks() {
     assert_eq!(all_of(one.call().await).await.unwrap(), "here");
     let line = one.line().await;
     assert_eq!((line.reason, line.peer), (CloseReason::Done, None));
-    let foreign = ListenerSpec { source: Source::Service("ops/root".parse().unwrap()), ..spec() };
-    is_reset(all_of(one.call_as(foreign).await).await);
+    is_reset(all_of(one.call_as(counting_as("ops/root")).await).await);
     assert_eq!(one.line().await.reason, CloseReason::Denied);
+}
+
+#[tokio::test]
+async fn a_caller_counts_as_the_service_that_its_process_is_proven_to_be() {
+    let (mut one, mut two) = (Agent::with_grant(1, &["shop/web"]), Agent::new(2));
+    two.serve(greeter("two").await);
+    one.see(&[(2, Use::Yes)]);
+    one.dial(&two);
+    assert_eq!(all_of(one.call().await).await.unwrap(), "two");
+    assert_eq!((one.asked(), one.line().await.detail.as_str()), (0, ""), "nobody says who is who");
+    two.line().await;
+
+    one.is_workload("shop/web");
+    one.calls_as(1001);
+    assert_eq!(all_of(one.call().await).await.unwrap(), "two");
+    let web = Source::Service("shop/web".parse().unwrap());
+    assert_eq!((one.line().await.source, two.line().await.source), (web.clone(), web));
+
+    one.calls_as(1002);
+    assert_eq!(all_of(one.call().await).await.unwrap(), "two");
+    let line = one.line().await;
+    assert_eq!((line.reason, &line.source), (CloseReason::Done, &Source::Node));
+    let detail = line.detail;
+    assert!(detail.contains("only node n1") && detail.contains("uid 1002"), "{detail}");
+    assert_eq!(two.line().await.source, Source::Node);
+    assert_eq!(one.asked(), 2);
+
+    // What a document says outright needs no proof.
+    let call = one.call_as(counting_as("shop/web")).await;
+    assert_eq!(all_of(call).await.unwrap(), "two");
+    assert_eq!(one.asked(), 2);
+}
+
+#[tokio::test]
+async fn who_is_not_known_is_its_node_and_is_not_refused() {
+    let (mut one, mut two) = (Agent::with_grant(1, &["shop/web"]), Agent::new(2));
+    two.serve(greeter("two").await);
+    one.see(&[(2, Use::Yes)]);
+    one.dial(&two);
+    one.is_workload("shop/web");
+    assert_eq!(all_of(one.call().await).await.unwrap(), "two");
+    let line = one.line().await;
+    assert!(line.detail.ends_with("only node n1: it is gone"), "{}", line.detail);
+    assert_eq!(two.line().await.source, Source::Node);
+    // A service that the certificate does not name is not claimed.
+    one.is_workload("ops/root");
+    one.calls_as(1001);
+    assert_eq!(all_of(one.call().await).await.unwrap(), "two");
+    assert!(one.line().await.detail.contains("does not name"));
+    assert_eq!(two.line().await.source, Source::Node);
+}
+
+#[tokio::test]
+async fn a_process_that_is_not_allowed_is_reset_and_told_who_is() {
+    let (mut one, two) = (Agent::new(1), Agent::new(2));
+    two.serve(greeter("two").await);
+    one.see(&[(2, Use::Yes)]);
+    one.dial(&two);
+    let allow = Some(Processes::User { said: "web".to_owned(), uid: Some(1001) });
+    let terms = Terms { allow, ..counting_as("shop/web").terms };
+    let spec = ListenerSpec { terms, ..spec() };
+    one.calls_as(1001);
+    assert_eq!(all_of(one.call_as(spec.clone()).await).await.unwrap(), "two");
+    assert_eq!(one.line().await.reason, CloseReason::Done);
+    for uid in [None, Some(1002)] {
+        one.known.0.lock().unwrap().0 = Err("it is gone".to_owned());
+        if let Some(uid) = uid {
+            one.calls_as(uid);
+        }
+        is_reset(all_of(one.call_as(spec.clone()).await).await);
+        let line = one.line().await;
+        assert_eq!((line.reason, line.tries), (CloseReason::NotAllowed, 0));
+        assert!(line.detail.contains("{user: web}") && line.detail.contains(&line.listener));
+    }
 }
 
 #[tokio::test]
@@ -732,7 +854,7 @@ async fn static_endpoints_are_used_while_no_instance_is_known() {
     let mut one = Agent::new(1);
     let (closed, nobody) = application().await;
     drop(closed);
-    let with_fallback = ListenerSpec { fallback: vec![nobody, greeter("static").await], ..spec() };
+    let with_fallback = falling_back(vec![nobody, greeter("static").await]);
     let call = one.call_as(with_fallback.clone()).await;
     assert_eq!(all_of(call).await.unwrap(), "static");
     assert_eq!(one.line().await.tries, 2);
@@ -785,8 +907,7 @@ async fn a_listener_stays_through_a_change_of_its_route() {
     assert_eq!(call().await.unwrap(), "here");
     let elsewhere = ListenerSpec {
         service: "shop/other".parse().unwrap(),
-        fallback: vec![greeter("elsewhere").await],
-        ..spec()
+        ..falling_back(vec![greeter("elsewhere").await])
     };
     wanted.send_modify(|wanted| {
         for route in Arc::make_mut(wanted).0.values_mut() {

@@ -1,15 +1,15 @@
-//! Virtual addresses in `listen` mode: one loopback address for each service, kept for ever.
+//! Virtual addresses: one loopback address for each service, kept for ever.
 //!
-//! In:    names that were asked for, what local services and other programs listen at.
-//! Out:   listeners to be bound, and what cannot be with the line that replaces it.
-//! Never: gives a service another address than the one it had, takes a port that an application
-//!        of this host uses or that a wildcard listener holds: an application on 0.0.0.0:P and an
-//!        agent on 127.128.0.5:P exclude each other.
+//! In:    services, and in `listen` mode what local services and other programs listen at.
+//! Out:   what stands at each address and port; what cannot be bound, with the line that replaces it.
+//! Never: gives a service another address than the one it had while there is room, takes a port
+//!        that an application of this host uses or that a wildcard listener holds: an application
+//!        on 0.0.0.0:P and an agent on 127.128.0.5:P exclude each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    fmt, io,
+    net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
     sync::Arc,
 };
@@ -17,19 +17,20 @@ use std::{
 use skein_protocol::{
     limits,
     name::{Hash, ServiceName},
-    route::{PortRef, Subset, Tuning},
+    route::{PortRef, Tuning},
     view::ServiceView,
-    wire::stream::Source,
 };
 
-use super::{Bind, ListenProblem, ListenerSpec};
+use super::{Bind, ListenProblem, ListenerSpec, Terms};
 
 /// Where the addresses given out are kept over restarts.
 pub trait AddressBook: Send {
     /// All that were given out; empty on the first start.
     fn load(&self) -> io::Result<BTreeMap<ServiceName, Ipv4Addr>>;
-    /// Keeps one more, before it is used.
-    fn save(&mut self, service: &ServiceName, address: Ipv4Addr) -> io::Result<()>;
+    /// Keeps more, before they are used.
+    fn save(&mut self, given: &[(ServiceName, Ipv4Addr)]) -> io::Result<()>;
+    /// Keeps those of these services no longer.
+    fn forget(&mut self, services: &[ServiceName]) -> io::Result<()>;
 }
 
 /// A range of loopback addresses: `127.128.0.0/9`.
@@ -43,6 +44,12 @@ pub struct VirtualRange {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` is no range for virtual addresses: write 127.x.0.0/9 to /16 within 127.0.0.0/8")]
 pub struct BadRange(String);
+
+impl fmt::Display for VirtualRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.bits)
+    }
+}
 
 impl VirtualRange {
     /// The range when nothing is said, and for `--bind 127.0.0.N`: 127.(128 + N mod 128).0.0/16.
@@ -99,7 +106,7 @@ pub enum NoAddress {
     /// It could not be kept, so it was not given out.
     #[error("the address of `{service}` could not be kept: {error}: check the agent's directory")]
     NotKept {
-        /// Of which.
+        /// Of which, or of the first of several.
         service: ServiceName,
         /// Why.
         error: io::Error,
@@ -135,21 +142,58 @@ impl VirtualAddresses {
 
     /// The address of a service; a new one is kept before it is returned.
     pub fn give(&mut self, service: &ServiceName) -> Result<Ipv4Addr, NoAddress> {
-        if let Some(address) = self.given.get(service) {
-            return Ok(*address);
+        self.give_all([service])?;
+        self.of(service).ok_or(NoAddress::Full(self.given.len()))
+    }
+
+    /// An address for each of these services that has none, all kept by one write before any is
+    /// given out. With the last free one given, the rest has none.
+    pub fn give_all<'s>(
+        &mut self,
+        services: impl IntoIterator<Item = &'s ServiceName>,
+    ) -> Result<(), NoAddress> {
+        let mut fresh: Vec<(ServiceName, Ipv4Addr)> = Vec::new();
+        let mut full = false;
+        for service in services {
+            if self.given.contains_key(service) {
+                continue;
+            }
+            let room = self.given.len() + fresh.len() < limits::VIRTUAL_ADDRESSES_MAX;
+            match room.then(|| self.free(service)).flatten() {
+                Some(address) => {
+                    self.used.insert(address);
+                    fresh.push((service.clone(), address));
+                }
+                None => full = true,
+            }
         }
-        let free = (self.given.len() < limits::VIRTUAL_ADDRESSES_MAX)
-            .then(|| self.free(service))
-            .flatten();
-        let Some(address) = free else {
-            return Err(NoAddress::Full(self.given.len()));
-        };
-        self.book
-            .save(service, address)
-            .map_err(|error| NoAddress::NotKept { service: service.clone(), error })?;
-        self.given.insert(service.clone(), address);
-        self.used.insert(address);
-        Ok(address)
+        if let Some((first, _)) = fresh.first()
+            && let Err(error) = self.book.save(&fresh)
+        {
+            let service = first.clone();
+            for (_, address) in &fresh {
+                self.used.remove(address);
+            }
+            return Err(NoAddress::NotKept { service, error });
+        }
+        self.given.extend(fresh);
+        if full { Err(NoAddress::Full(self.given.len())) } else { Ok(()) }
+    }
+
+    /// Takes back the addresses of services that are not `known`, where no other is left: whoever
+    /// may register services could otherwise use them all up with names that come and go. One that
+    /// comes back gets the same as a rule, since each name has a place of its own. False if there
+    /// are none.
+    pub fn make_room(&mut self, known: impl Fn(&ServiceName) -> bool) -> io::Result<bool> {
+        let gone: Vec<ServiceName> =
+            self.given.keys().filter(|service| !known(service)).cloned().collect();
+        self.book.forget(&gone)?;
+        for service in &gone {
+            if let Some(address) = self.given.remove(service) {
+                self.used.remove(&address);
+            }
+        }
+        Ok(!gone.is_empty())
     }
 
     /// The first free one from the name's own place on, so that hosts tend to agree.
@@ -170,34 +214,44 @@ pub struct Occupied {
     pub wildcard: BTreeSet<u16>,
 }
 
+/// What stands at one service's virtual address, by port.
+pub fn stands(
+    service: &ServiceView,
+    address: Ipv4Addr,
+    terms: &Terms,
+) -> BTreeMap<SocketAddrV4, Arc<ListenerSpec>> {
+    let spec = |port: u16| ListenerSpec {
+        name: format!("virtual address of {}", service.name),
+        service: service.name.clone(),
+        port: PortRef::Number(port),
+        terms: terms.clone(),
+        outside: false,
+        tuning: Tuning::default(),
+    };
+    let ports = service.ports.iter().map(|port| port.port);
+    ports.map(|port| (SocketAddrV4::new(address, port), Arc::new(spec(port)))).collect()
+}
+
 /// Listeners for one service's virtual address: what can be bound, and what cannot.
 pub fn plan(
     service: &ServiceView,
     address: Ipv4Addr,
-    source: &Source,
+    terms: &Terms,
     occupied: &Occupied,
 ) -> (BTreeMap<Bind, Arc<ListenerSpec>>, Vec<ListenProblem>) {
     let mut listeners = BTreeMap::new();
     let mut problems = Vec::new();
-    for port in &service.ports {
-        let bind = Bind::Tcp(SocketAddr::from((address, port.port)));
-        let name = format!("virtual address of {}", service.name);
-        if let Some(holder) = occupied.holder(port.port) {
-            let what = conflict(service, address, port.port, &holder);
-            problems.push(ListenProblem { bind, listener: name, what });
-            continue;
+    for (at, spec) in stands(service, address, terms) {
+        let bind = Bind::Tcp(at.into());
+        match occupied.holder(at.port()) {
+            Some(holder) => {
+                let what = conflict(service, address, at.port(), &holder);
+                problems.push(ListenProblem { bind, listener: spec.name.clone(), what });
+            }
+            None => {
+                listeners.insert(bind, spec);
+            }
         }
-        let spec = ListenerSpec {
-            name,
-            service: service.name.clone(),
-            port: PortRef::Number(port.port),
-            subset: Subset::default(),
-            source: source.clone(),
-            outside: false,
-            fallback: Vec::new(),
-            tuning: Tuning::default(),
-        };
-        listeners.insert(bind, Arc::new(spec));
     }
     (listeners, problems)
 }
@@ -258,11 +312,16 @@ mod tests {
             Ok(self.kept.clone())
         }
 
-        fn save(&mut self, service: &ServiceName, address: Ipv4Addr) -> io::Result<()> {
+        fn save(&mut self, given: &[(ServiceName, Ipv4Addr)]) -> io::Result<()> {
             if self.broken {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            self.kept.insert(service.clone(), address);
+            self.kept.extend(given.iter().cloned());
+            Ok(())
+        }
+
+        fn forget(&mut self, services: &[ServiceName]) -> io::Result<()> {
+            self.kept.retain(|service, _| !services.contains(service));
             Ok(())
         }
     }
@@ -305,6 +364,7 @@ mod tests {
         let mut broken = addresses("127.128.0.0/9", Book { broken: true, ..Book::default() });
         assert!(matches!(broken.give(&name), Err(NoAddress::NotKept { .. })));
         assert_eq!(broken.of(&name), None);
+        assert!(broken.used.is_empty(), "what was not kept is free");
     }
 
     #[test]
@@ -318,11 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn names_that_come_and_go_do_not_use_up_all_addresses() {
+        let mut addresses = addresses("127.139.0.0/16", Book::default());
+        let own: ServiceName = "shop/own".parse().unwrap();
+        let at = addresses.give(&own).unwrap();
+        let names: Vec<ServiceName> = (0..limits::VIRTUAL_ADDRESSES_MAX)
+            .map(|number| format!("evil/s{number}").parse().unwrap())
+            .collect();
+        assert!(matches!(addresses.give_all(&names), Err(NoAddress::Full(_))));
+        let late: ServiceName = "shop/late".parse().unwrap();
+        assert!(addresses.give(&late).is_err());
+        assert!(addresses.make_room(|service| *service == own).unwrap());
+        assert_eq!(addresses.of(&own), Some(at), "what is known keeps its own");
+        assert!(addresses.give(&late).is_ok());
+        assert!(!addresses.make_room(|_| true).unwrap());
+    }
+
+    #[test]
     fn a_port_in_use_is_not_bound_and_the_document_that_replaces_it_is_shown() {
         let occupied =
             Occupied { local: [(80, "shop/web/a".to_owned())].into(), wildcard: [443].into() };
         let at = Ipv4Addr::new(127, 128, 0, 5);
-        let (bound, problems) = plan(&service(&[80, 443, 9000]), at, &Source::Node, &occupied);
+        let (bound, problems) = plan(&service(&[80, 443, 9000]), at, &Terms::default(), &occupied);
         let ports: Vec<&Bind> = bound.keys().collect();
         assert_eq!(ports, [&Bind::Tcp("127.128.0.5:9000".parse().unwrap())]);
         let [web, tls] = &problems[..] else { panic!("{problems:?}") };

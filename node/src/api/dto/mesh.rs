@@ -20,6 +20,8 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// Live issuers.
     pub issuers: u32,
+    /// How virtual addresses are bound here.
+    pub capture: CaptureStatus,
     /// The agent's version.
     pub version: String,
     /// All that is not as it should be.
@@ -31,6 +33,18 @@ impl Status {
     pub fn degraded(&self) -> bool {
         self.problems.iter().any(|p| p.severity != "warning")
     }
+}
+
+/// How virtual addresses are bound, in [`Status`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CaptureStatus {
+    /// `redirect`, `listen` or `off`.
+    pub mode: String,
+    /// Their range.
+    pub range: String,
+    /// Why not by redirect where one was wanted; empty otherwise.
+    pub reason: String,
 }
 
 /// This node in [`Status`].
@@ -227,7 +241,7 @@ pub struct Listener {
     pub port: u16,
     /// The service's port behind it; 0 for the agent's own.
     pub target_port: u16,
-    /// `listening`, `unbound` (not asked for yet) or `failed`.
+    /// `bound`, `redirected` (by the kernel, to one listener) or `failed`.
     pub state: String,
     /// Why it failed; none otherwise.
     pub reason: Option<String>,
