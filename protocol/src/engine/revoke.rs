@@ -111,6 +111,7 @@ impl Engine {
                 self.flood(&Frame::Revocations(run), source);
                 self.cut_revoked(now, &told);
                 // Not even for a moment more is anything routed to it.
+                self.picture.touch_all();
                 self.show_view(now);
             }
             Ok(false) => {}
@@ -135,9 +136,9 @@ impl Engine {
             .filter(|(_, record)| self.revocations.judge(record.chain(), true).is_err())
             .map(|(key, _)| *key)
             .collect();
-        for node in ended {
-            self.live.remove(&node);
-            self.known.remove(&node);
+        for node in &ended {
+            self.live.remove(node);
+            self.known.remove(node);
         }
         if planted(Planted::KeepLinks) {
             return;
@@ -146,7 +147,9 @@ impl Engine {
         for link in self.links.whose(|chain| revocations.judge(chain, true).is_err()) {
             self.close(now, link, CloseCode::Revoked);
         }
-        self.rings_changed(now);
+        for node in ended {
+            self.rings_changed(now, node);
+        }
     }
 
     /// One statement of a link's run has been dealt with.

@@ -8,7 +8,7 @@ use std::{
 use skein_protocol::{
     clock::{Now, Tick, Wall},
     engine::{Engine, Local, Start},
-    name::NodeKey,
+    name::{Hash, NodeKey},
     record::OwnChain,
     trust::{Revocations, Signer, VerifiedChain, revocation::Statement},
     view::View,
@@ -39,6 +39,8 @@ pub struct Node {
     pub paused_until: u64,
     /// Whether its engine keeps back what others said: what a silent relay does.
     pub silent: bool,
+    /// The record over which its checks break: a bug of its version.
+    pub breaks_on: Option<Hash>,
     /// Whether it lost what it had written, so that it may say something twice in two ways.
     pub forgot: bool,
     /// The keys that it knows to have ended.
@@ -73,6 +75,7 @@ impl Node {
             stalled: 0,
             paused_until: 0,
             silent: false,
+            breaks_on: None,
             forgot: false,
             ended: None,
             sent: BTreeMap::new(),
