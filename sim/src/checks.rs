@@ -17,6 +17,7 @@ use skein_protocol::{
     clock::Wall,
     engine::{Blame, Event, Write},
     limits,
+    membership::Witness,
     name::{Hash, NodeKey},
     record::{
         Bundle, Signed,
@@ -107,6 +108,8 @@ pub struct Checks {
     knew_ended: BTreeMap<usize, usize>,
     /// Since when nothing is wrong with any path or process.
     calm_since: Option<u64>,
+    /// What honest watchers said.
+    witnessed: BTreeSet<Witness>,
     /// The first that each origin said: what a replayer digs out.
     first: BTreeMap<NodeKey, Arc<Bundle>>,
     touched: Vec<(NodeKey, Arc<Bundle>)>,
@@ -118,6 +121,10 @@ pub struct Checks {
     settled: BTreeMap<(usize, usize), u64>,
 }
 
+/// The kind of frames that carry a record.
+const RECORD: u8 = 4;
+/// The kind of frames that carry a watcher's word.
+const WITNESS: u8 = 7;
 /// Outputs that one event may cause: a pull answered, a view, and a flood to every link.
 const STEPS_MAX: usize = 8 * limits::CONTROL_PEERS_MAX + limits::NODES_MAX;
 /// Frames, checks and timers under way at one time: a flood of every record over every link.
@@ -198,19 +205,45 @@ impl Checks {
 
     /// A node sends a frame.
     pub fn sending(&mut self, world: &World, number: usize, bytes: &[u8]) {
-        let Some(ended) = world.nodes.get(number).and_then(|node| node.ended.as_ref()) else {
+        let Some(node) = world.nodes.get(number).filter(|_| self.honest(number)) else {
             return;
         };
-        if ended.is_empty() || !self.honest(number) || self.revoked.contains(&number) {
+        let ended = node.ended.as_ref().filter(|ended| !ended.is_empty());
+        let looked_at = match bytes.first() {
+            Some(&RECORD) => ended.is_some() && !self.revoked.contains(&number),
+            Some(&WITNESS) => true,
+            _ => false,
+        };
+        if !looked_at {
             return;
         }
         self.made += 1;
-        if let Ok(Frame::Record(bundle)) = Frame::decode(bytes)
-            && let Ok(signed) = Signed::parse(Arc::new(*bundle), world.mesh.id)
-            && ended.is_revoked(&signed.header().origin)
+        match Frame::decode(bytes) {
+            Ok(Frame::Record(bundle)) => {
+                let signed = Signed::parse(Arc::new(*bundle), world.mesh.id);
+                let origin = signed.ok().map(|signed| signed.header().origin);
+                let ended = |key: &NodeKey| ended.is_some_and(|ended| ended.is_revoked(key));
+                if let Some(key) = origin.filter(ended) {
+                    let of = world.number(&key);
+                    let what = format!("passes on a record of {of:?}, revoked");
+                    self.fail(world, Check::S4, number, what);
+                }
+            }
+            Ok(Frame::Witness(signed)) => self.witness(world, number, node, signed.witness),
+            _ => {}
+        }
+    }
+
+    /// A watcher's word: its own, or passed on. An honest watcher's stands where it said it.
+    fn witness(&mut self, world: &World, number: usize, node: &Node, witness: Witness) {
+        if witness.watcher == node.key {
+            self.witnessed.insert(witness);
+        } else if world.number(&witness.watcher).is_some_and(|watcher| self.honest(watcher))
+            && !self.witnessed.contains(&witness)
         {
-            let of = world.number(&signed.header().origin);
-            self.fail(world, Check::S4, number, format!("passes on a record of {of:?}, revoked"));
+            let of = world.number(&witness.watcher);
+            let what = format!("passes on the word of {of:?}, which never said it");
+            self.fail(world, Check::S1, number, what);
         }
     }
 

@@ -15,12 +15,14 @@ pub mod measure;
 pub mod mesh;
 pub mod plan;
 pub mod plot;
+pub mod profile;
 pub mod report;
 pub mod rulings;
 pub mod run;
 pub mod seeds;
 pub mod shrink;
 pub mod story;
+pub mod table;
 pub mod world;
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use skein_sim::{
     campaign::{Campaign, Tally, each_seed},
     measure::{Figures, Measure},
     plan::Plan,
-    plot, report, run, shrink, story,
+    plot,
+    profile::Profile,
+    report, run, shrink, story, table,
     world::{Options, Weather, World},
 };
 
@@ -110,6 +112,24 @@ enum Command {
         #[arg(long)]
         compare: bool,
     },
+    /// The cases of the design, and what shows each: tests, and seeds of the campaign.
+    Cases {
+        /// Seeds that are run.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+    },
+    /// What one engine of a large mesh costs, at rest and with one change a second.
+    Profile {
+        /// Nodes.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// Everything random comes from it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Seconds of the world, of each.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// The engine with one deliberate fault at a time: which check finds it, after how many seeds.
     #[cfg(feature = "planted")]
     Planted {
@@ -148,6 +168,15 @@ fn main() -> Result<ExitCode> {
                 print!("{}", report::PUBLISHED);
             }
             Ok(code)
+        }
+        Some(Command::Cases { seeds }) => {
+            let (text, holds) = table::table(seeds, cores())?;
+            print!("{text}");
+            Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(Command::Profile { nodes, seed, seconds }) => {
+            print!("{}", Profile { seed, nodes, seconds }.run()?);
+            Ok(ExitCode::SUCCESS)
         }
         Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
     }

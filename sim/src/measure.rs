@@ -141,16 +141,26 @@ impl Measure {
         let options = Options { seed, nodes: self.nodes, weather, ..Options::default() };
         let mut world = World::new(options)?;
         world.count_handshakes();
+        world.deaths_only = true;
         let mut taking =
             Taking { world, figures: Figures::default(), rng: StdRng::seed_from_u64(!seed) };
+        // A large mesh takes minutes: who waits is told how far it is.
+        let begun = std::time::Instant::now();
+        let tell = |taking: &Taking, what: &str| {
+            let (world, took) = (taking.world.now / 1000, begun.elapsed().as_secs());
+            eprintln!("seed {seed}: {what} at {world} s of the world, after {took} s");
+        };
         taking.start();
+        tell(&taking, "started");
         taking.rest();
         for _ in 0..self.samples {
             taking.update();
             taking.crash();
             taking.leave();
         }
+        tell(&taking, "changed");
         taking.part();
+        tell(&taking, "parted and healed");
         taking.calm(self.calm);
         Ok(taking.figures)
     }

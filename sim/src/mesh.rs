@@ -1,6 +1,9 @@
 //! The authorities of a simulated mesh, and what each of its nodes starts with.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use skein_protocol::{
@@ -112,6 +115,15 @@ impl Mesh {
     }
 }
 
+/// The first address of the simulated network.
+const NETWORK: u32 = 0x0a00_0000;
+
+/// Which node lives at an address.
+pub fn number_at(address: &Address) -> Option<usize> {
+    let IpAddr::V4(ip) = address.ip else { return None };
+    u32::from(ip).checked_sub(NETWORK).and_then(|number| usize::try_from(number).ok())
+}
+
 /// What node `number` says at first: one instance of `shop/svc-<number % 10>`.
 pub fn local(number: usize) -> Result<Local> {
     let host = Host {
@@ -124,7 +136,7 @@ pub fn local(number: usize) -> Result<Local> {
     };
     let network: Label = "default".parse()?;
     let index = u32::try_from(number).context("too many nodes")?;
-    let ip = std::net::Ipv4Addr::from(0x0a00_0000 + index).into();
+    let ip = Ipv4Addr::from(NETWORK + index).into();
     Ok(Local {
         host,
         addresses: Addresses(vec![Address { network, ip, port: 7400 }]),

@@ -225,6 +225,8 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Of hosts that are down when all is mended, every so many-th stays down.
+pub const STAYS_DOWN: usize = 3;
 /// The share of seeds in which a family is switched on.
 const SWITCHED_ON: f64 = 0.35;
 /// One seed in so many signs with Ed25519.
@@ -260,6 +262,9 @@ impl Plan {
             draft.family(*family, &adversaries);
         }
         draft.edits(seed);
+        if on(Family::Crashes) {
+            draft.end_for_good();
+        }
         let mut schedule = draft.schedule;
         schedule.sort_by_key(|(at, _)| *at);
         Self { options, families, adversaries, silent, chaos, schedule }
@@ -537,6 +542,16 @@ impl Draft {
                 self.put(at, Action::Crash(node));
                 let back = at + self.rng.random_range(500..5_000);
                 self.put(back, Action::Start(node));
+            }
+        }
+    }
+
+    /// Some hosts end and never come again: their endpoints must be out of use in the end. Drawn
+    /// after everything else, so that the rest of each plan is what it was.
+    fn end_for_good(&mut self) {
+        for node in (3..self.nodes).step_by(STAYS_DOWN) {
+            if !self.bad.contains(&node) && self.rng.random_bool(0.3) {
+                self.put(self.chaos, Action::Crash(node));
             }
         }
     }

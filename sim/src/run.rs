@@ -21,7 +21,7 @@ use crate::{
     adversary,
     checks::{Check, Checks, Violation},
     mesh,
-    plan::{Action, Plan},
+    plan::{Action, Plan, STAYS_DOWN},
     rulings,
     world::{Disk, Weather, World},
 };
@@ -409,7 +409,7 @@ impl Run {
             Weather { loss: 0.0, duplicate: 0.0, reorder: 0.0, ..plan.options.weather };
         for number in 0..count {
             self.world.network.throttle(number, None);
-            if number >= 3 && number.is_multiple_of(3) && !self.world.is_up(number) {
+            if number >= 3 && number.is_multiple_of(STAYS_DOWN) && !self.world.is_up(number) {
                 // Some of those that are down stay down: their endpoints must not be in use.
                 self.gone.insert(number);
             }

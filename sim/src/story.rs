@@ -66,6 +66,10 @@ fn word(world: &World, event: &Event) -> String {
         Event::DiskFailed(why) => format!("disk: {why}"),
         Event::Late(by) => format!("late {} ms", by.as_millis()),
         Event::Unread(key, _) => format!("cannot read {}", name(key)),
+        Event::SetAside(peer) => match peer {
+            Some(key) => format!("set aside what came from {}", name(key)),
+            None => "set aside what stood on disk".to_owned(),
+        },
         Event::Published => "says".to_owned(),
         Event::ClockSkew(key, apart) => match apart {
             Some(apart) => format!("clock of {} off by {} s", name(key), apart.as_secs()),

@@ -152,6 +152,14 @@ fn tell(agent: &Agent, event: Event) {
         Event::Forked(node) => {
             tracing::error!(node = name(&node), "signed two records with one sequence: not used");
         }
+        Event::SetAside(peer) => {
+            let from = peer.as_ref().map_or_else(|| "disk".to_owned(), name);
+            tracing::error!(
+                from,
+                "a check of this agent broke: what it was about is set aside; this is a bug of \
+                 skein, please report it with the panic above"
+            );
+        }
         Event::Unread(node, newer) => {
             let name = name(&node);
             agent.problems.set(

@@ -100,7 +100,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Carries frames until the link ends, then says so.
-    pub(super) async fn run(self, begun: Option<ControlLink>, queue: mpsc::Receiver<Vec<u8>>) {
+    pub(super) async fn run(self, begun: Option<ControlLink>, queue: mpsc::Receiver<Bytes>) {
         let opened = match begun {
             Some(control) => Ok(control),
             None => timeout(HELLO_TIMEOUT, ControlLink::open(&*self.mux))
@@ -117,7 +117,7 @@ impl Run {
         self.commands.tell(Command::Ended(self.number, code)).await;
     }
 
-    async fn carry(&self, control: ControlLink, queue: mpsc::Receiver<Vec<u8>>) -> io::Error {
+    async fn carry(&self, control: ControlLink, queue: mpsc::Receiver<Bytes>) -> io::Error {
         let ControlLink { send, receive } = control;
         let (outgoing, incoming) = link_ends();
         tokio::select! {
@@ -184,7 +184,7 @@ impl Run {
 /// sent before it, and the queues ahead may have dropped something.
 async fn write_all(
     mut send: Box<dyn SendHalf>,
-    mut queue: mpsc::Receiver<Vec<u8>>,
+    mut queue: mpsc::Receiver<Bytes>,
     mut outgoing: Outgoing,
 ) -> io::Error {
     while let Some(queued) = queue.recv().await {
@@ -192,7 +192,7 @@ async fn write_all(
             Some((&frame::GOSSIP, message)) => match outgoing.encode(message) {
                 Ok(mut short) => {
                     short.insert(0, frame::GOSSIP);
-                    short
+                    short.into()
                 }
                 Err(reason) => {
                     tracing::error!(%reason, "own gossip message refused");

@@ -186,7 +186,7 @@ pub struct Driver {
 /// A control link and the way to its writer.
 struct Attached {
     view: LinkView,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: mpsc::Sender<Bytes>,
 }
 
 /// Lines for people that wait to be written.
@@ -298,7 +298,7 @@ impl Driver {
                 if let Some(attached) = self.links.get(&link) {
                     attached.view.heard.store(self.clock.now().tick.0, Ordering::Relaxed);
                 }
-                self.handle(Input::Frame { link, bytes });
+                self.handle(Input::Frame { link, bytes: bytes.into() });
             }
             Command::Ended(link, code) => {
                 if let Some(attached) = self.links.remove(&link) {
@@ -312,7 +312,7 @@ impl Driver {
             Command::Blame(node, blame) => self.engine.blame(self.clock.now(), node, blame),
             Command::Agreeing(reply) => {
                 // Who asked may have given up.
-                let _ = reply.send(self.engine.agreeing());
+                let _ = reply.send(self.engine.agreeing(self.clock.now()));
             }
             Command::Seed(address) => self.dial_seed(address),
         }
@@ -342,7 +342,7 @@ impl Driver {
         if let Some(hello) = hello {
             let frame = skein_protocol::wire::frame::Frame::Hello(Box::new(hello));
             if let Ok(bytes) = frame.encode() {
-                self.handle(Input::Frame { link: number, bytes });
+                self.handle(Input::Frame { link: number, bytes: bytes.into() });
             }
         }
         let run = control::Run {
@@ -362,7 +362,7 @@ impl Driver {
         frame.push(skein_protocol::wire::frame::GOSSIP);
         frame.extend_from_slice(message);
         // Hints: a full queue loses them.
-        let _ = link.frames.try_send(frame);
+        let _ = link.frames.try_send(frame.into());
     }
 
     fn drain(&mut self) {
@@ -401,7 +401,7 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, link: LinkId, bytes: Vec<u8>) {
+    fn send(&mut self, link: LinkId, bytes: Bytes) {
         let Some(attached) = self.links.get(&link) else { return };
         if attached.frames.try_send(bytes).is_err() {
             // It does not read: better no link than one that is far behind.

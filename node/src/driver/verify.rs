@@ -1,6 +1,9 @@
 //! Signature checks, on a thread of their own: a flood of records delays no probe.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+};
 
 use skein_protocol::{
     engine::{Checked, Job, JobId},
@@ -22,7 +25,10 @@ impl Verifier {
         let (jobs, queue) = mpsc::sync_channel::<(JobId, Box<Job>)>(QUEUE);
         std::thread::Builder::new().name("skein-verify".to_owned()).spawn(move || {
             while let Ok((id, job)) = queue.recv() {
-                let checked = Box::new(job.run(&*crypto));
+                // A bug of ours in a check must not end the agent, and every other that is told
+                // the same record.
+                let run = AssertUnwindSafe(|| job.run(&*crypto));
+                let checked = Box::new(catch_unwind(run).unwrap_or_else(|_| job.broke()));
                 if done.blocking_send((id, checked)).is_err() {
                     return;
                 }

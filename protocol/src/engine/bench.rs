@@ -166,7 +166,7 @@ impl Bench {
             self.now += 1;
             while self.flying.front().is_some_and(|(when, _, _)| *when <= self.now) {
                 let Some((_, side, bytes)) = self.flying.pop_front() else { break };
-                self.put(side, Input::Frame { link: LINK, bytes });
+                self.put(side, Input::Frame { link: LINK, bytes: bytes.into() });
             }
             for side in [0, 1] {
                 if self.sides[side].engine.next_wakeup() <= Tick(self.now) {
@@ -190,6 +190,7 @@ impl Bench {
         while let Some(output) = self.sides[side].engine.poll_output() {
             match output {
                 Output::Send(_, bytes) => {
+                    let bytes = bytes.to_vec();
                     self.sides[side].sent.push(bytes.clone());
                     if !self.lost {
                         self.flying.push_back((self.now + self.delay, 1 - side, bytes));

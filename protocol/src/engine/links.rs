@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt;
 
-use super::{Blame, Engine, Event, LinkId, Output};
+use super::{
+    Blame, Engine, Event, LinkId, Output,
+    exchange::Exchange,
+    trip::{LOST_AFTER, Trips},
+};
 use crate::{
     clock::{Now, Tick},
     limits,
@@ -28,6 +32,8 @@ pub(super) struct Link {
     /// Since when neither end has the other as a neighbour.
     idle_since: Option<Tick>,
     pub(super) exchange: Exchange,
+    /// How long it takes to answer.
+    trips: Trips,
     /// Where the peer last said it stands.
     pub(super) stand: Option<Stand>,
     /// What is still to be heard of keys that have ended before anything else is.
@@ -43,17 +49,6 @@ pub(super) struct Awaits {
     pub(super) open: usize,
     /// What it said meanwhile, in order.
     pub(super) early: Vec<Frame>,
-}
-
-/// Where this link stands in comparing records.
-#[derive(Debug, Default)]
-pub(super) struct Exchange {
-    pub(super) differs_since: Option<Tick>,
-    pub(super) last: Option<(Hash, Hash, Tick)>,
-    /// Since when the revocation roots differ, or until when nothing is told again.
-    pub(super) revocations: Option<Tick>,
-    /// The same of the policy roots.
-    pub(super) policy: Option<Tick>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +75,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
 /// A link that neither end needs is closed after this.
 const IDLE_CLOSE: Duration = Duration::from_secs(30);
+/// Or after this, when its place is wanted: what its ends had to tell each other is told by then.
+const IDLE_ENOUGH: Duration = Duration::from_secs(2);
 
 impl Links {
     pub(super) fn peer(&self, link: LinkId) -> Option<NodeKey> {
@@ -111,6 +108,14 @@ impl Links {
         all.filter(|(link, _)| self.is_ready(*link))
     }
 
+    /// Ready links that one of their ends needs. A peer on the others has neighbours of its own, and
+    /// whoever it meets next tells it what it missed. While a large mesh starts, each agent has
+    /// many times more links of a moment than it has neighbours.
+    pub(super) fn needed(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let idle = |link: &LinkId| self.links.get(link).is_some_and(|one| one.idle_since.is_some());
+        self.ready().map(|(link, _)| link).filter(move |link| !idle(link))
+    }
+
     /// All links, ready or not, whose peer's chain is one of those.
     pub(super) fn whose(&self, chain: impl Fn(&VerifiedChain) -> bool) -> Vec<LinkId> {
         self.links.iter().filter(|(_, link)| chain(&link.chain)).map(|(id, _)| *id).collect()
@@ -129,6 +134,16 @@ impl Links {
     /// Where the peers of ready links last said they stand.
     pub(super) fn stands(&self) -> impl Iterator<Item = Stand> + '_ {
         self.ready.values().filter_map(|link| self.links.get(link)?.stand)
+    }
+
+    pub(super) fn trips(&mut self, link: LinkId) -> Option<&mut Trips> {
+        self.links.get_mut(&link).map(|link| &mut link.trips)
+    }
+
+    /// How long an answer over that link may take.
+    pub(super) fn patience(&self, link: Option<LinkId>) -> Duration {
+        let link = link.and_then(|link| self.links.get(&link));
+        link.map_or(LOST_AFTER, |link| link.trips.patience())
     }
 
     pub(super) fn exchange(&mut self, link: LinkId) -> Option<&mut Exchange> {
@@ -188,6 +203,7 @@ impl Engine {
             boot: None,
             idle_since: None,
             exchange: Exchange::default(),
+            trips: Trips::default(),
             stand: None,
             awaits: None,
         };
@@ -198,7 +214,7 @@ impl Engine {
             Some(CloseCode::Revoked)
         } else if self.links.banned(&peer, now.tick) {
             Some(CloseCode::Blame)
-        } else if self.links.links.len() >= limits::CONTROL_PEERS_MAX {
+        } else if self.links.links.len() >= limits::CONTROL_PEERS_MAX && !self.make_room(now) {
             Some(CloseCode::Full)
         } else {
             None
@@ -249,6 +265,8 @@ impl Engine {
         }
         if let Some(entry) = self.links.links.get_mut(&link) {
             entry.boot = Some(hello.boot);
+            // Both Hellos set out when the link stood: a first measure.
+            entry.trips.took(now.tick.since(entry.opened));
         }
         let told = self.links.links.get(&link).map(|entry| entry.told);
         let agreed = told == Some(hello.revocation_root);
@@ -274,9 +292,8 @@ impl Engine {
         // Not by the first probe that differs: who is new shall not serve without it for a moment
         // longer than it must.
         self.tell_policy(link);
-        if hello.records_root != self.store.root() {
-            self.offer_heads(now, link, hello.records_root);
-        }
+        let dialled = self.links.links.get(&link).is_some_and(|link| link.dialled);
+        self.compare_at_first(now, link, hello.records_root, dialled);
         // The peer's record may be known already: then nothing else would show that it lives.
         self.changed(now);
     }
@@ -353,6 +370,17 @@ impl Engine {
         for (link, reason) in close {
             self.close(now, link, reason);
         }
+    }
+
+    /// Closes the link that neither end has needed for longest, if one has had its time: a seed
+    /// whose places are all taken by hosts that it has let in would let nobody in for half a minute.
+    fn make_room(&mut self, now: Now) -> bool {
+        let idle = self.links.links.iter().filter_map(|(id, link)| Some((link.idle_since?, *id)));
+        let longest = idle.min().filter(|(since, _)| now.tick.since(*since) > IDLE_ENOUGH);
+        if let Some((_, link)) = longest {
+            self.close(now, link, CloseCode::Done);
+        }
+        longest.is_some()
     }
 
     /// Dials neighbours that no link leads to, the dead among them too.

@@ -67,8 +67,6 @@ pub(super) struct Asked {
     until: Tick,
 }
 
-/// A probe is held for lost after this.
-const RETRY: Duration = Duration::from_millis(600);
 /// Members are looked at for what is over, all of them, this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A single witness whom no second one joins is forgotten after this.
@@ -114,7 +112,7 @@ impl Engine {
             if remembered && self.known.insert(node) {
                 // It may have come back while this agent was out, and know this one for left too:
                 // of a mesh that was stopped in order each finds the others by this alone.
-                self.rings_changed(now);
+                self.rings_changed(now, node);
             }
             return;
         }
@@ -129,7 +127,7 @@ impl Engine {
             self.event(Event::Joined(node));
             self.live.insert(node);
             self.known.insert(node);
-            self.rings_changed(now);
+            self.rings_changed(now, node);
         } else {
             self.set_liveness(now, node, Liveness::Alive);
         }
@@ -196,13 +194,14 @@ impl Engine {
             self.deaths.retain(|(_, dead)| *dead != node);
         }
         self.event(event);
-        self.changed(now);
+        self.touched(now, node);
         if moved || known {
-            self.rings_changed(now);
+            self.rings_changed(now, node);
         }
     }
 
-    pub(super) fn rings_changed(&mut self, now: Now) {
+    /// A member has moved into the rings or out of them.
+    pub(super) fn rings_changed(&mut self, now: Now, moved: NodeKey) {
         let watched = self.live.neighbours(&self.me);
         for node in watched.difference(&self.watched) {
             // Who was not watched until now gets the time of a dial before it is doubted.
@@ -213,15 +212,29 @@ impl Engine {
         self.watched = watched;
         self.wanted = self.known.neighbours(&self.me);
         self.wanted.extend(self.watched.iter().copied());
-        let doubted: Vec<NodeKey> = self
-            .members
-            .iter()
-            .filter(|(_, member)| !member.witnesses.is_empty())
-            .map(|(node, _)| *node)
-            .collect();
-        for node in doubted {
+        // Whose watchers are others now: at once those beside it, the rest with the next tick.
+        let beside = self.live.neighbours(&moved);
+        self.to_weigh.extend(beside.intersection(&self.accused));
+        self.weigh_all = true;
+    }
+
+    /// Weighs again those whose watchers have changed. Here and not where they did: of many that
+    /// die together each death changes the watchers of the next.
+    pub(super) fn weigh_due(&mut self, now: Now) {
+        while let Some(node) = self.to_weigh.pop_first() {
             self.weigh(now, node);
         }
+    }
+
+    /// Weighs everybody again who is accused, after any watcher has changed.
+    fn weigh_accused(&mut self) {
+        if !std::mem::take(&mut self.weigh_all) {
+            return;
+        }
+        let members = &self.members;
+        let accused = |node: &NodeKey| members.get(node).is_some_and(|m| !m.witnesses.is_empty());
+        self.accused.retain(accused);
+        self.to_weigh.extend(&self.accused);
     }
 
     /// This agent was not run for a while: what it did not hear proves nothing.
@@ -244,11 +257,13 @@ impl Engine {
         for node in watched {
             self.watch_one(now, node);
         }
+        self.weigh_accused();
         self.forget_lone_witnesses(now);
     }
 
     fn watch_one(&mut self, now: Now, node: NodeKey) {
         let link = self.links.of(&node);
+        let patience = self.links.patience(link);
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
@@ -260,13 +275,13 @@ impl Engine {
         if quiet < limits::PROBE_EVERY {
             return;
         }
-        let retry = member.probed.is_none_or(|at| now.tick.since(at) >= RETRY);
+        let retry = member.probed.is_none_or(|at| now.tick.since(at) >= patience);
         if retry {
             let failed = member.probes >= limits::PROBES_MISSED;
             member.probes = member.probes.saturating_add(1);
             member.probed = Some(now.tick);
             if let Some(link) = link {
-                self.probe(link);
+                self.probe(now, link);
             }
             if failed {
                 self.not_answering(now, node);
@@ -275,8 +290,11 @@ impl Engine {
         self.accuse_if_due(now, node);
     }
 
-    pub(super) fn probe(&mut self, link: LinkId) {
+    pub(super) fn probe(&mut self, now: Now, link: LinkId) {
         let id = self.rng.random();
+        if let Some(trips) = self.links.trips(link) {
+            trips.sent(now.tick, id);
+        }
         let brief = self.stand().brief(id);
         self.send(link, &Frame::Probe(brief));
     }
@@ -295,6 +313,9 @@ impl Engine {
     }
 
     pub(super) fn answered(&mut self, now: Now, link: LinkId, theirs: Brief) {
+        if let Some(trips) = self.links.trips(link) {
+            trips.answered(now.tick, theirs.id);
+        }
         let ours = self.stand();
         self.compare_brief(now, link, ours, ours.brief(theirs.id) == theirs);
     }
@@ -311,13 +332,14 @@ impl Engine {
     /// Our own probes of a node failed: suspect it, and ask others.
     fn not_answering(&mut self, now: Now, node: NodeKey) {
         let quiet = now.tick < self.quiet_until;
+        let patience = self.links.patience(self.links.of(&node)).max(limits::INDIRECT_TIMEOUT);
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
         if quiet || member.asked_until.is_some() || member.witnesses.contains_key(&self.me) {
             return;
         }
-        member.asked_until = Some(now.tick.after(limits::INDIRECT_TIMEOUT));
+        member.asked_until = Some(now.tick.after(patience));
         if member.liveness == Liveness::Alive {
             self.set_liveness(now, node, Liveness::Suspect);
         }
@@ -348,7 +370,7 @@ impl Engine {
         }
         self.spread.asked.push(Asked { link, probe, until: now.tick.after(limits::DIAL_TIMEOUT) });
         match self.links.of(&probe.subject) {
-            Some(direct) => self.probe(direct),
+            Some(direct) => self.probe(now, direct),
             None => self.dial_if_due(now, probe.subject),
         }
     }
@@ -370,6 +392,7 @@ impl Engine {
         };
         let signed = witness.sign(&*self.signer);
         member.witnesses.insert(self.me, signed);
+        self.accused.insert(node);
         self.flood(&Frame::Witness(signed), None);
         self.weigh(now, node);
     }
@@ -409,6 +432,7 @@ impl Engine {
             return;
         }
         member.witnesses.insert(witness.watcher, signed);
+        self.accused.insert(witness.subject);
         self.flood(&Frame::Witness(signed), source);
         self.weigh(now, witness.subject);
     }
@@ -432,8 +456,9 @@ impl Engine {
             .filter(|watcher| near.contains(watcher) || **watcher == self.me)
             .count();
         let watchers = near.iter().filter(|watcher| lives(watcher)).count();
-        let talks = now.tick.since(member.heard) < limits::PROBE_EVERY + RETRY
-            && self.links.of(&node).is_some();
+        let link = self.links.of(&node);
+        let silence = limits::PROBE_EVERY.saturating_add(self.links.patience(link));
+        let talks = link.is_some() && now.tick.since(member.heard) < silence;
         let enough = if watchers < 2 || planted(Planted::OneWitness) { 1 } else { 2 };
         if counted >= enough && !talks {
             self.set_liveness(now, node, Liveness::Dead);
@@ -467,7 +492,7 @@ impl Engine {
     /// Something outside speaks against a node: have a look at once.
     pub(super) fn doubted(&mut self, now: Now, node: NodeKey) {
         match self.links.of(&node) {
-            Some(link) => self.probe(link),
+            Some(link) => self.probe(now, link),
             None => self.dial_if_due(now, node),
         }
     }
@@ -475,8 +500,9 @@ impl Engine {
     /// Tells a peer, on a new link, whom this agent holds for suspect or dead, and on whose word.
     pub(super) fn tell_doubts(&mut self, link: LinkId) {
         let doubts: Vec<SignedWitness> = self
-            .members
-            .values()
+            .accused
+            .iter()
+            .filter_map(|node| self.members.get(node))
             .flat_map(|member| member.witnesses.values().copied())
             .take(limits::HEADS_PER_FRAME)
             .collect();
@@ -491,11 +517,7 @@ impl Engine {
             return;
         }
         self.swept = now.tick;
-        let restarting = self.members.values().any(|m| m.is_restarting(now.tick));
-        if restarting || self.restarting {
-            self.restarting = restarting;
-            self.changed(now);
-        }
+        self.look_at_all(now);
         let gone: Vec<NodeKey> = self
             .members
             .iter()
@@ -510,8 +532,8 @@ impl Engine {
             self.known.remove(&node);
             self.store.drop_body(&node);
             self.persist(vec![Write::Forget(node)]);
-            self.rings_changed(now);
-            self.changed(now);
+            self.rings_changed(now, node);
+            self.touched(now, node);
         }
         while self.deaths.front().is_some_and(|(at, _)| now.tick.since(*at) > limits::MASS_KEEP) {
             self.deaths.pop_front();

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod bench;
+mod exchange;
 mod links;
 mod liveness;
 mod own;
@@ -21,6 +22,7 @@ mod revoke;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod trip;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,9 +31,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use self::{links::Links, liveness::Member, own::Own, project::Shown, spread::Spread};
+use self::{links::Links, liveness::Member, own::Own, project::Picture, spread::Spread};
 use crate::{
     clock::{Now, Tick, Wall},
     limits,
@@ -89,7 +92,7 @@ pub enum Input {
         /// On which connection.
         link: LinkId,
         /// Without the length in front.
-        bytes: Vec<u8>,
+        bytes: Bytes,
     },
     /// A verify job is done.
     Verified(JobId, Box<Checked>),
@@ -118,7 +121,7 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Output {
     /// Send a frame.
-    Send(LinkId, Vec<u8>),
+    Send(LinkId, Bytes),
     /// Open a control connection to a node.
     Dial(NodeKey, Vec<crate::record::node::Address>),
     /// Close a control connection.
@@ -213,6 +216,8 @@ pub enum Write {
 #[derive(Debug)]
 pub struct Job {
     what: Subject,
+    /// What is believed of the same origin already.
+    before: Option<Verified>,
     roots: Arc<Roots>,
     wall: Wall,
 }
@@ -237,15 +242,26 @@ enum Finding {
     Revocation(Box<Result<VerifiedStatement, RevocationError>>),
     Policy(Box<Result<VerifiedVersion, VersionError>>),
     Roots(Box<RootChain>, Box<Result<Roots, ChainError>>),
+    /// The check itself broke, over the record of that name if it was one.
+    Broke(Option<Hash>),
 }
 
 impl Job {
     /// Does the check. Takes tens of microseconds; run it on a pool.
     pub fn run(&self, crypto: &dyn Crypto) -> Checked {
+        self.run_beside(self.before.as_ref(), crypto)
+    }
+
+    /// Does the check beside a record that was verified before by the same roots: what is the
+    /// same in both is not checked again.
+    pub fn run_beside(&self, before: Option<&Verified>, crypto: &dyn Crypto) -> Checked {
         Checked(match &self.what {
-            Subject::Record(signed) => {
-                Finding::Record(Box::new(signed.verify(&self.roots, self.wall, crypto)))
-            }
+            Subject::Record(signed) => Finding::Record(Box::new(signed.verify_beside(
+                before,
+                &self.roots,
+                self.wall,
+                crypto,
+            ))),
             Subject::Witness(witness) => Finding::Witness(*witness, witness.holds(crypto)),
             Subject::Revocation(statement) => Finding::Revocation(Box::new(
                 Statement::clone(statement).verify(&self.roots, crypto),
@@ -258,6 +274,39 @@ impl Job {
                 Finding::Policy(Box::new(signed.verify(&self.roots, crypto)))
             }
         })
+    }
+}
+
+impl Job {
+    /// What is told of a check in which this agent itself failed: the shell caught its panic. One
+    /// record that an agent of this version cannot bear must not end it wherever it is told on.
+    pub fn broke(&self) -> Checked {
+        Checked(Finding::Broke(self.record()))
+    }
+
+    /// What names the record that is checked, if one is.
+    pub fn record(&self) -> Option<Hash> {
+        match &self.what {
+            Subject::Record(signed) => Some(signed.hash()),
+            Subject::Witness(_)
+            | Subject::Revocation(_)
+            | Subject::Policy(_)
+            | Subject::Roots(_) => None,
+        }
+    }
+}
+
+impl Checked {
+    /// The record that holds, if one was checked and does.
+    pub fn record(&self) -> Option<&Verified> {
+        match &self.0 {
+            Finding::Record(found) => found.as_ref().as_ref().ok(),
+            Finding::Witness(..)
+            | Finding::Revocation(_)
+            | Finding::Policy(_)
+            | Finding::Roots(..)
+            | Finding::Broke(_) => None,
+        }
     }
 }
 
@@ -357,6 +406,8 @@ pub enum Event {
     Forked(NodeKey),
     /// Whether a newer agent made the node's record, so that it is carried and not read.
     Unread(NodeKey, bool),
+    /// A check broke over something that came by this peer: it is set aside, and a bug of ours.
+    SetAside(Option<NodeKey>),
     /// This host's record cannot be published, and why.
     NotPublished(String),
     /// A write failed: what depends on it waits.
@@ -415,6 +466,12 @@ pub struct Engine {
     /// Versions that are being written, and the link that each came by.
     ruling: BTreeMap<PersistId, (Arc<VerifiedVersion>, Option<LinkId>)>,
     members: BTreeMap<NodeKey, Member>,
+    /// Members that somebody speaks against, and some whom nobody does any longer.
+    accused: BTreeSet<NodeKey>,
+    /// Of them, whose watchers have changed.
+    to_weigh: BTreeSet<NodeKey>,
+    /// Whether all of them are to be weighed again with the next tick.
+    weigh_all: bool,
     /// Members that live or are suspect, this node too.
     live: Rings,
     /// Members that did not leave, the dead too: they are dialled until they come back. Those
@@ -430,11 +487,9 @@ pub struct Engine {
     quiet_until: Tick,
     /// When members were last looked at, all of them.
     swept: Tick,
-    /// Whether any member was restarting then.
-    restarting: bool,
     timer: Tick,
     view_number: u64,
-    shown: BTreeMap<NodeKey, Shown>,
+    picture: Picture,
     view_due: Option<Tick>,
     view_shown: Tick,
     jobs: u64,
@@ -453,6 +508,10 @@ impl fmt::Debug for Engine {
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// Views are shown at most this often, so that a flood of records costs few of them.
 const VIEW_EVERY: Duration = Duration::from_millis(20);
+/// And less often in a large mesh: a view costs about a microsecond a member to make and to take
+/// in, so that with a tenth of a millisecond for each of them views take at most a hundredth of
+/// the time. What comes first after a pause is shown at once.
+const VIEW_EVERY_MEMBER: Duration = Duration::from_micros(100);
 
 impl Engine {
     /// An engine at its start. Drain it at once.
@@ -474,6 +533,9 @@ impl Engine {
             policy: Arc::new(Policy::of(start.policies)),
             ruling: BTreeMap::new(),
             members: BTreeMap::new(),
+            accused: BTreeSet::new(),
+            to_weigh: BTreeSet::new(),
+            weigh_all: false,
             live: Rings::default(),
             known: Rings::default(),
             watched: BTreeSet::new(),
@@ -483,10 +545,9 @@ impl Engine {
             deaths: VecDeque::new(),
             quiet_until: now.tick,
             swept: now.tick,
-            restarting: false,
             timer: now.tick.after(Duration::from_millis(phase)),
             view_number: 0,
-            shown: BTreeMap::new(),
+            picture: Picture::default(),
             view_due: Some(now.tick),
             view_shown: Tick(0),
             jobs: 0,
@@ -523,6 +584,7 @@ impl Engine {
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
             Input::Doubt(node) => self.doubted(now, node),
         }
+        self.weigh_due(now);
     }
 
     /// The next effect. Drain to `None` after every [`Self::handle`].
@@ -557,7 +619,7 @@ impl Engine {
 
     /// How many agents, this one among them, are known to hold the very records and policy that
     /// this one holds: those linked to it say so with each probe. Asks them again.
-    pub fn agreeing(&mut self) -> Agreeing {
+    pub fn agreeing(&mut self, now: Now) -> Agreeing {
         let ours = self.stand();
         let mut count = Agreeing { records: 1, policy: 1, of: 1, settled: self.own_settled() };
         for stand in self.links.stands() {
@@ -568,7 +630,7 @@ impl Engine {
         let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
         for link in links {
             count.of = count.of.saturating_add(1);
-            self.probe(link);
+            self.probe(now, link);
         }
         count
     }
@@ -615,7 +677,8 @@ impl Engine {
                 self.was_late(now, late);
             }
             self.timer = now.tick.after(HEARTBEAT);
-            self.next_restored(now);
+            self.next_waiting(now);
+            self.tell_parts_if_due(now);
             self.watch(now);
             self.dial(now);
             self.links_in_time(now);
@@ -632,6 +695,9 @@ impl Engine {
         let Some(peer) = self.links.peer(link) else {
             return;
         };
+        if self.links.is_ready(link) && self.is_held(bytes) {
+            return self.contact(now, peer);
+        }
         let frame = match Frame::decode(bytes) {
             Ok(frame) => frame,
             Err(error) => return self.blame(now, peer, Blame::Malformed(error.to_string())),
@@ -660,7 +726,8 @@ impl Engine {
             Frame::Stand(stand) => self.compare_stand(now, link, stand),
             Frame::Record(bundle) => self.record_came(now, Some(link), Arc::new(*bundle)),
             Frame::Heads(range) => self.heads_came(now, link, &range),
-            Frame::Pull(origins) => self.pulled(now, link, &origins),
+            Frame::Parts(parts) => self.parts_came(now, link, &parts),
+            Frame::Pull(origins) => self.answer_pull(link, &origins),
             Frame::Witness(witness) => self.witness_came(now, link, witness),
             Frame::ProbeFor(probe) => self.asked_to_probe(now, link, probe),
             Frame::Heard(probe) => self.contact(now, probe.subject),
@@ -683,13 +750,14 @@ impl Engine {
             Finding::Revocation(found) => self.statement_checked(now, source, *found),
             Finding::Roots(chain, found) => self.roots_checked(now, source, *chain, *found),
             Finding::Policy(found) => self.policy_checked(now, source, *found),
+            Finding::Broke(record) => self.check_broke(now, source, record),
             Finding::Witness(_, false) => {
                 if let Some(peer) = source.and_then(|link| self.links.peer(link)) {
                     self.blame(now, peer, Blame::BadWitness);
                 }
             }
         }
-        self.next_restored(now);
+        self.next_waiting(now);
     }
 
     fn persisted(&mut self, now: Now, id: PersistId) {
@@ -733,7 +801,7 @@ impl Engine {
     fn send(&mut self, link: LinkId, frame: &Frame) {
         // A frame that we build is within its bounds: lists are cut before they come here.
         if let Ok(bytes) = frame.encode() {
-            self.outbox.push_back(Output::Send(link, bytes));
+            self.outbox.push_back(Output::Send(link, bytes.into()));
         }
     }
 
@@ -742,8 +810,16 @@ impl Engine {
     }
 
     fn changed(&mut self, now: Now) {
-        let due = self.view_shown.after(VIEW_EVERY).max(now.tick);
+        let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let pause = VIEW_EVERY.saturating_add(VIEW_EVERY_MEMBER.saturating_mul(members));
+        let due = self.view_shown.after(pause).max(now.tick);
         self.view_due.get_or_insert(due);
+    }
+
+    /// A node may have to be shown otherwise than it is.
+    fn touched(&mut self, now: Now, node: NodeKey) {
+        self.picture.touch(node);
+        self.changed(now);
     }
 
     fn roots_of(&self) -> Arc<Roots> {

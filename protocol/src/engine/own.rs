@@ -199,7 +199,7 @@ impl Engine {
                 self.persist(vec![Write::Peer(self.me, std::sync::Arc::clone(record.bundle()))]);
                 self.flood_record(record.bundle(), None);
                 self.store.insert(record);
-                self.changed(now);
+                self.touched(now, self.me);
                 if whole {
                     self.event(Event::Published);
                 }

@@ -137,7 +137,7 @@ impl Engine {
             let last = versions.last().copied().filter(|_| !whole);
             let to = last.unwrap_or(Hash([0xff; 32]));
             self.send(link, &Frame::Policies(PolicyRange { from, to, versions }));
-            match super::spread::next_key(NodeKey(to.0)).filter(|_| !whole) {
+            match super::exchange::next_key(NodeKey(to.0)).filter(|_| !whole) {
                 Some(next) => from = Hash(next.0),
                 None => return,
             }

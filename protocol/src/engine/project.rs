@@ -1,10 +1,14 @@
 //! From verified records to the view: what each endpoint is worth, and why.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Engine, Output};
 use crate::{
-    clock::Now,
+    clock::{Now, Tick},
     limits,
     name::{NodeKey, ServiceName},
     planted::{Planted, planted},
@@ -15,11 +19,87 @@ use crate::{
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 
-/// What a view shows of one node, kept for the next view.
+/// What the last view showed, kept so that the next one costs what has changed and not the mesh.
+#[derive(Default)]
+pub(super) struct Picture {
+    shown: BTreeMap<NodeKey, Shown>,
+    /// The nodes of the view: what it holds of `shown`.
+    nodes: BTreeMap<NodeKey, Arc<NodeView>>,
+    services: BTreeMap<ServiceName, Arc<ServiceView>>,
+    /// Who serves each service.
+    serving: BTreeMap<ServiceName, BTreeSet<NodeKey>>,
+    /// Nodes that may have to be shown otherwise.
+    touched: BTreeSet<NodeKey>,
+    /// When all nodes are looked at next, since time alone changes some of them.
+    all_due: Tick,
+    /// Whether many were lost together.
+    mass: bool,
+}
+
+/// What a view shows of one node.
 #[derive(Clone)]
-pub(super) struct Shown {
+struct Shown {
     node: Arc<NodeView>,
-    instances: Vec<Arc<Instance>>,
+    record: Verified,
+    verdict: Use,
+}
+
+/// What only time changes (a record grows stale, a restart is long ago) is looked at this often.
+const LOOK_AT_ALL: Duration = Duration::from_secs(5);
+
+impl Picture {
+    pub(super) fn touch(&mut self, node: NodeKey) {
+        self.touched.insert(node);
+    }
+
+    /// Looks at every node for the next view.
+    pub(super) fn touch_all(&mut self) {
+        self.all_due = Tick(0);
+    }
+
+    /// Puts in what is shown of a node from now on. The services that change by it go to `into`.
+    fn put(&mut self, key: NodeKey, next: Option<Shown>, into: &mut BTreeSet<ServiceName>) {
+        if let Some(before) = self.shown.get(&key) {
+            for instance in before.record.instances() {
+                into.insert(instance.service.clone());
+                if let Some(nodes) = self.serving.get_mut(&instance.service) {
+                    nodes.remove(&key);
+                }
+            }
+        }
+        let Some(next) = next else {
+            self.shown.remove(&key);
+            self.nodes.remove(&key);
+            return;
+        };
+        for instance in next.record.instances() {
+            into.insert(instance.service.clone());
+            self.serving.entry(instance.service.clone()).or_default().insert(key);
+        }
+        self.nodes.insert(key, Arc::clone(&next.node));
+        self.shown.insert(key, next);
+    }
+
+    fn draw_service(&mut self, name: ServiceName) {
+        let nodes = self.serving.get(&name).into_iter().flatten();
+        let mut endpoints = Vec::new();
+        for shown in nodes.filter_map(|node| self.shown.get(node)) {
+            let instances = shown.record.instances().iter();
+            for instance in instances.filter(|instance| instance.service == name) {
+                endpoints.push(Endpoint {
+                    node: Arc::clone(&shown.node),
+                    instance: Arc::clone(instance),
+                    usable: instance_use(shown.verdict, instance),
+                });
+            }
+        }
+        if endpoints.is_empty() {
+            self.services.remove(&name);
+            self.serving.remove(&name);
+        } else {
+            self.services.insert(name.clone(), service(name, endpoints));
+        }
+    }
 }
 
 impl Engine {
@@ -32,89 +112,105 @@ impl Engine {
     }
 
     pub(super) fn project(&mut self, now: Now) -> View {
-        let records_root = self.store.root();
         let mass = self.lost_together(now);
-        let mut nodes = BTreeMap::new();
-        let mut next = BTreeMap::new();
-        let mut services: BTreeMap<ServiceName, Vec<Endpoint>> = BTreeMap::new();
-        for (key, record) in self.store.bodies() {
-            let Some(content) = record.content() else {
-                // Of a newer agent: carried, not read.
-                continue;
-            };
-            let shown = self.shown(key, record, content);
-            let node = &shown.node;
-            let verdict = self.node_use(now, node, record, content.host.state, mass);
-            for instance in &shown.instances {
-                let usable = instance_use(verdict, instance);
-                let endpoint =
-                    Endpoint { node: Arc::clone(node), instance: Arc::clone(instance), usable };
-                services.entry(instance.service.clone()).or_default().push(endpoint);
+        let all = mass != self.picture.mass || self.picture.all_due <= now.tick;
+        self.picture.mass = mass;
+        let touched = std::mem::take(&mut self.picture.touched);
+        let touched = if all { self.all_nodes(now) } else { touched };
+        let mut services = BTreeSet::new();
+        for key in touched {
+            if let Some(next) = self.next_shown(now, &key) {
+                self.picture.put(key, next, &mut services);
             }
-            nodes.insert(*key, Arc::clone(node));
-            next.insert(*key, shown);
         }
-        self.shown = next;
-        let services =
-            services.into_iter().map(|(name, all)| (name.clone(), service(name, all))).collect();
+        for name in services {
+            self.picture.draw_service(name);
+        }
         View {
             number: self.view_number,
             me: self.me,
             locality: self.own.local.host.locality.clone(),
-            records_root,
+            records_root: self.store.root(),
             revocation_root: self.ended_root(),
             policy_root: self.policy.documents.root(),
             policy: Arc::clone(&self.policy),
-            nodes,
-            services,
+            nodes: self.picture.nodes.clone(),
+            services: self.picture.services.clone(),
         }
     }
 
-    /// What was shown of a node before, if its record and its life are the same.
-    fn shown(&self, key: &NodeKey, record: &Verified, content: &NodeRecord) -> Shown {
+    /// Shows a view when time alone has changed what it would hold.
+    pub(super) fn look_at_all(&mut self, now: Now) {
+        if now.tick < self.picture.all_due {
+            return;
+        }
+        let all = self.all_nodes(now);
+        let other = all.into_iter().filter(|key| self.next_shown(now, key).is_some());
+        let other: Vec<NodeKey> = other.collect();
+        for node in other {
+            self.touched(now, node);
+        }
+    }
+
+    fn all_nodes(&mut self, now: Now) -> BTreeSet<NodeKey> {
+        self.picture.all_due = now.tick.after(LOOK_AT_ALL);
+        let held = self.store.bodies().map(|(key, _)| *key);
+        held.chain(self.picture.shown.keys().copied()).collect()
+    }
+
+    /// What is to be shown of a node; none where that is what is shown already.
+    fn next_shown(&self, now: Now, key: &NodeKey) -> Option<Option<Shown>> {
+        let before = self.picture.shown.get(key);
+        let Some((record, content)) =
+            self.store.body(key).and_then(|record| Some((record, record.content()?)))
+        else {
+            // Nothing is held of it, or a newer agent made it: it is carried, not read.
+            return before.map(|_| None);
+        };
         let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
-        let before = self.shown.get(key).filter(|shown| shown.node.hash == record.hash());
-        if let Some(before) = before {
-            if before.node.liveness == liveness {
-                return before.clone();
+        let verdict = self.node_use(now, key, liveness, record, content.host.state);
+        let same = before.filter(|shown| shown.node.hash == record.hash());
+        let node = match same {
+            Some(shown) if shown.node.liveness == liveness => {
+                if shown.verdict == verdict {
+                    return None;
+                }
+                Arc::clone(&shown.node)
             }
-            let node = NodeView { liveness, ..NodeView::clone(&before.node) };
-            return Shown { node: Arc::new(node), instances: before.instances.clone() };
-        }
-        Shown {
-            node: Arc::new(node_view(key, record, content, liveness)),
-            instances: content.instances.0.iter().cloned().map(Arc::new).collect(),
-        }
+            Some(shown) => Arc::new(NodeView { liveness, ..NodeView::clone(&shown.node) }),
+            None => Arc::new(node_view(key, record, content, liveness)),
+        };
+        Some(Some(Shown { node, record: record.clone(), verdict }))
     }
 
     /// What a node's state makes of all its endpoints.
     fn node_use(
         &self,
         now: Now,
-        node: &NodeView,
+        key: &NodeKey,
+        liveness: Liveness,
         record: &Verified,
         state: NodeState,
-        mass: bool,
     ) -> Use {
         let expired = record.header().not_after.after(limits::CLOCK_SKEW) < now.wall;
         if self.revocations.judge(record.chain(), true).is_err() {
             return Use::No(Reason::Revoked);
         }
-        if self.store.fork(&node.key).is_some() {
+        if self.store.fork(key).is_some() {
             return Use::No(Reason::Cloned);
         }
-        match (node.liveness, state) {
+        match (liveness, state) {
             (Liveness::Left, _) | (_, NodeState::Left) if planted(Planted::LeftUsable) => Use::Yes,
             (Liveness::Dead, _) if planted(Planted::DeadUsable) => Use::Yes,
             (Liveness::Suspect, _) if planted(Planted::SuspectUnusable) => Use::No(Reason::Suspect),
             (Liveness::Left, _) | (_, NodeState::Left) => Use::No(Reason::Left),
             (_, NodeState::Fenced) => Use::No(Reason::Cloned),
-            (Liveness::Dead, _) if mass => Use::LastChoice(Reason::MassLoss),
+            (Liveness::Dead, _) if self.picture.mass => Use::LastChoice(Reason::MassLoss),
             (Liveness::Dead, _) => Use::No(Reason::Dead),
             (_, NodeState::Draining) => Use::No(Reason::Draining),
             (Liveness::Suspect, _) => Use::LastChoice(Reason::Suspect),
             (Liveness::Alive, NodeState::Up)
-                if self.members.get(&node.key).is_some_and(|m| m.is_restarting(now.tick)) =>
+                if self.members.get(key).is_some_and(|m| m.is_restarting(now.tick)) =>
             {
                 Use::LastChoice(Reason::Restarting)
             }

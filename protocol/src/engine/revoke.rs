@@ -167,6 +167,7 @@ impl Engine {
                 self.cut_revoked(now, &told);
                 self.judge_policy(now);
                 // Not even for a moment more is anything routed to it.
+                self.picture.touch_all();
                 self.show_view(now);
             }
             Ok(false) => {}
@@ -191,9 +192,9 @@ impl Engine {
             .filter(|(_, record)| self.revocations.judge(record.chain(), true).is_err())
             .map(|(key, _)| *key)
             .collect();
-        for node in ended {
-            self.live.remove(&node);
-            self.known.remove(&node);
+        for node in &ended {
+            self.live.remove(node);
+            self.known.remove(node);
         }
         if planted(Planted::KeepLinks) {
             return;
@@ -202,7 +203,9 @@ impl Engine {
         for link in self.links.whose(|chain| revocations.judge(chain, true).is_err()) {
             self.close(now, link, CloseCode::Revoked);
         }
-        self.rings_changed(now);
+        for node in ended {
+            self.rings_changed(now, node);
+        }
     }
 
     /// One statement of a link's run has been dealt with.

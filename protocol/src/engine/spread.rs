@@ -1,21 +1,27 @@
-//! Spread: how records reach everybody. A new one floods over the links; roots that differ are
-//! mended by telling heads and pulling what is missing.
+//! Spread: how records reach everybody. A new one floods over the links, and each is checked
+//! within the budget of the link that it came by.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use super::{Blame, Engine, Event, Job, JobId, LinkId, Output, Subject, Write, liveness::Asked};
+use bytes::Bytes;
+
+use super::{
+    Blame, Engine, Event, Job, JobId, LinkId, Output, Subject, Write, exchange::TELL_AFTER,
+    liveness::Asked, own::Pace,
+};
 use crate::{
     clock::{Now, Tick},
     limits,
     name::{Hash, NodeKey},
     planted::{Planted, planted},
-    record::{Bundle, RecordError, Signed, Verified},
+    record::{Bundle, RecordError, Signed, Verified, header::Header},
     store::{Head, Standing, Stored},
     trust::ChainError,
-    wire::frame::{Frame, HeadRange},
+    wire::frame::{self, Frame},
 };
 
 /// What is under way.
@@ -23,12 +29,25 @@ use crate::{
 pub(super) struct Spread {
     /// Jobs out, with the link that each came by; none for what stood on disk.
     jobs: BTreeMap<JobId, Pending>,
+    /// What those jobs would bring, and how many of them each link has: looked up for every
+    /// record that comes.
+    heads: BTreeSet<(NodeKey, u64, Hash)>,
+    by_link: BTreeMap<LinkId, usize>,
     /// Records from before that wait for a free place among the jobs.
     restored: VecDeque<Arc<Bundle>>,
     /// What was asked for, and when.
-    pulling: BTreeMap<NodeKey, (u64, Tick)>,
+    pub(super) pulling: BTreeMap<NodeKey, (u64, Tick)>,
+    /// Records that were asked for and came faster than they may be checked.
+    waiting: VecDeque<(LinkId, Arc<Bundle>)>,
+    waiting_bytes: usize,
+    /// Records that were pulled and may be flooded on.
+    pulled_on: Pace,
+    /// More were pulled than that: when all links are to be told what this agent holds now.
+    pub(super) tell_parts_at: Option<Tick>,
     /// Probes on behalf of others.
     pub(super) asked: Vec<Asked>,
+    /// Records over which a check of this agent broke: they are not checked again.
+    set_aside: VecDeque<Hash>,
     /// Origins whose newest record is carried and not read, and since when.
     unread: BTreeMap<NodeKey, Tick>,
 }
@@ -38,8 +57,31 @@ impl Spread {
         self.restored = peers.into();
     }
 
+    fn begin(&mut self, job: JobId, pending: Pending) {
+        if let Some((origin, head)) = pending.head {
+            self.heads.insert((origin, head.sequence, head.hash));
+        }
+        if let Some(link) = pending.source {
+            let count = self.by_link.entry(link).or_default();
+            *count = count.saturating_add(1);
+        }
+        self.jobs.insert(job, pending);
+    }
+
     pub(super) fn finished(&mut self, job: JobId) -> Option<Option<LinkId>> {
-        self.jobs.remove(&job).map(|pending| pending.source)
+        let Pending { source, head } = self.jobs.remove(&job)?;
+        if let Some((origin, head)) = head {
+            self.heads.remove(&(origin, head.sequence, head.hash));
+        }
+        if let Some(link) = source
+            && let Some(count) = self.by_link.get_mut(&link)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_link.remove(&link);
+            }
+        }
+        Some(source)
     }
 
     pub(super) fn jobs(&self) -> usize {
@@ -50,12 +92,43 @@ impl Spread {
         self.pulling.len()
     }
 
-    fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
-        self.jobs.values().any(|pending| pending.head == Some((*origin, head)))
+    /// Whether that was asked for.
+    fn is_pulled(&self, origin: &NodeKey, sequence: u64) -> bool {
+        self.pulling.get(origin).is_some_and(|(asked, _)| *asked <= sequence)
     }
 
+    /// Keeps a record that was asked for until there is a budget to check it.
+    fn wait(&mut self, link: LinkId, bundle: Arc<Bundle>) {
+        let bytes = self.waiting_bytes.saturating_add(bundle.bytes());
+        if bytes <= limits::PULL_WAITING {
+            self.waiting_bytes = bytes;
+            self.waiting.push_back((link, bundle));
+        }
+    }
+
+    /// The next record that waits, if its link has a budget.
+    fn next_waiting(&mut self) -> Option<(LinkId, Arc<Bundle>)> {
+        let (link, _) = self.waiting.front()?;
+        if !self.has_budget(Some(*link)) {
+            return None;
+        }
+        let (link, bundle) = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bundle.bytes());
+        Some((link, bundle))
+    }
+
+    /// Whether a further job of that link may be out.
+    fn has_budget(&self, link: Option<LinkId>) -> bool {
+        self.jobs.len() < limits::VERIFY_IN_FLIGHT && self.of_link(link) < limits::VERIFY_PER_PEER
+    }
+
+    fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
+        self.heads.contains(&(*origin, head.sequence, head.hash))
+    }
+
+    /// How many jobs of that link are out. What stood on disk has a bound of its own.
     fn of_link(&self, link: Option<LinkId>) -> usize {
-        self.jobs.values().filter(|pending| pending.source == link).count()
+        link.and_then(|link| self.by_link.get(&link)).copied().unwrap_or_default()
     }
 }
 
@@ -66,14 +139,19 @@ struct Pending {
     head: Option<(NodeKey, Head)>,
 }
 
-/// Something that was asked for may be asked for again, of another, after this.
-const PULL_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
-/// The same pair of roots is exchanged again after this, in case the answer was lost.
-const SAME_PAIR_AGAIN: std::time::Duration = std::time::Duration::from_secs(20);
-/// Bytes of records that one pull is answered with; the rest follows by the next exchange.
-const PULL_BYTES: usize = 1024 * 1024;
+/// Records that were pulled are flooded on like any other while they are few: about so many at
+/// once, and one more this often. Who joins pulls the whole mesh, and its neighbours have it.
+const PULLED_ON_EVERY: Duration = Duration::from_millis(50);
 
 impl Engine {
+    /// Takes what waits for a place among the jobs: first what peers were asked for.
+    pub(super) fn next_waiting(&mut self, now: Now) {
+        while let Some((link, bundle)) = self.spread.next_waiting() {
+            self.record_came(now, Some(link), bundle);
+        }
+        self.next_restored(now);
+    }
+
     pub(super) fn next_restored(&mut self, now: Now) {
         while self.spread.jobs.len() < limits::VERIFY_IN_FLIGHT / 2 {
             let Some(bundle) = self.spread.restored.pop_front() else {
@@ -81,6 +159,19 @@ impl Engine {
             };
             self.record_came(now, None, bundle);
         }
+    }
+
+    /// Whether a frame is a record that is held, byte for byte. Nearly all that a flood brings is:
+    /// each record comes once over every link. So it is looked at before anything is copied.
+    pub(super) fn is_held(&self, frame: &[u8]) -> bool {
+        let Some(record) = frame::record_in(frame) else {
+            return false;
+        };
+        let Ok(parts) = Header::split(record) else {
+            return false;
+        };
+        let held = self.store.body(&parts.header.origin);
+        held.is_some_and(|held| held.bundle().record == record) && !planted(Planted::ResendKnown)
     }
 
     /// A record, from a peer or from disk. Cheap checks first; then a job.
@@ -115,13 +206,21 @@ impl Engine {
             self.event(Event::Outdated(peer));
         }
         let stale = header.not_after.after(limits::CLOCK_SKEW) < now.wall;
-        let full = !self.has_room(source);
-        // What is known, stale or above the budget costs no blame: the next exchange mends it.
-        if worth && !full && !(stale && source.is_some()) {
-            if self.spread.under_way(&header.origin, head) || !self.within_pace(now, &header.origin)
+        let aside = self.spread.set_aside.contains(&head.hash);
+        let told = self.spread.under_way(&header.origin, head) || aside;
+        if !worth || stale && source.is_some() || told {
+            return;
+        }
+        if !self.spread.has_budget(source) {
+            // Above the budget costs no blame. What was asked for waits, the rest is left to the
+            // next exchange.
+            if let Some(link) = source
+                && self.spread.is_pulled(&header.origin, header.sequence)
             {
-                return;
+                let bundle = Arc::clone(signed.bundle());
+                self.spread.wait(link, bundle);
             }
+        } else if self.within_pace(now, &header.origin) {
             self.verify(now, source, Some((header.origin, head)), Subject::Record(signed));
         }
     }
@@ -133,8 +232,7 @@ impl Engine {
 
     /// Whether another job that came by that link is within all budgets.
     pub(super) fn has_room(&self, source: Option<LinkId>) -> bool {
-        self.spread.jobs.len() < limits::VERIFY_IN_FLIGHT
-            && (source.is_none() || self.spread.of_link(source) < limits::VERIFY_PER_PEER)
+        self.spread.has_budget(source)
     }
 
     /// Whether a further record of that origin is within what one host may say.
@@ -152,15 +250,30 @@ impl Engine {
     ) {
         self.jobs = self.jobs.saturating_add(1);
         let id = JobId(self.jobs);
-        self.spread.jobs.insert(id, Pending { source, head });
-        let job = Job { what, roots: self.roots_of(), wall: now.wall };
+        self.spread.begin(id, Pending { source, head });
+        let before = head.and_then(|(origin, _)| self.store.body(&origin)).cloned();
+        let job = Job { what, before, roots: self.roots_of(), wall: now.wall };
         self.outbox.push_back(Output::Verify(id, Box::new(job)));
     }
 
     /// Whether a further job of this peer is within its budget.
     pub(super) fn may_verify(&self, source: LinkId) -> bool {
-        self.spread.jobs.len() < limits::VERIFY_IN_FLIGHT
-            && self.spread.of_link(Some(source)) < limits::VERIFY_PER_PEER
+        self.spread.has_budget(Some(source))
+    }
+
+    /// A check of ours broke. Nobody is blamed: who passed it on can read it.
+    pub(super) fn check_broke(&mut self, now: Now, source: Option<LinkId>, record: Option<Hash>) {
+        let peer = source.and_then(|link| self.links.peer(link));
+        self.event(Event::SetAside(peer));
+        match record {
+            Some(record) => {
+                self.spread.set_aside.push_back(record);
+                if self.spread.set_aside.len() > limits::SET_ASIDE {
+                    self.spread.set_aside.pop_front();
+                }
+            }
+            None => self.reconciled_one(now, source),
+        }
     }
 
     pub(super) fn disbelieve(&mut self, now: Now, source: Option<LinkId>, error: RecordError) {
@@ -198,17 +311,29 @@ impl Engine {
                 if source.is_some() {
                     self.persist(vec![Write::Peer(origin, Arc::clone(&bundle))]);
                 }
-                self.flood_record(&bundle, source);
+                self.pass_on(now, origin, &bundle, source);
                 self.member_spoke(now, origin, sequence, source.is_none());
             }
             Stored::Fork { wins } => self.forked(now, origin, &bundle, source, wins),
             Stored::Known if planted(Planted::ResendKnown) => self.flood_record(&bundle, source),
             Stored::Known | Stored::Full => {}
         }
-        if self.spread.pulling.get(&origin).is_some_and(|(asked, _)| *asked <= sequence) {
+        if self.spread.is_pulled(&origin, sequence) {
             self.spread.pulling.remove(&origin);
         }
-        self.changed(now);
+        self.touched(now, origin);
+    }
+
+    /// Floods what is new. Of what was pulled a few, as if it had just been said, so that a mesh
+    /// that was parted heals at once; of many only that there is something to ask for.
+    fn pass_on(&mut self, now: Now, origin: NodeKey, bundle: &Arc<Bundle>, source: Option<LinkId>) {
+        let sequence = self.store.head(&origin).map_or(0, |head| head.sequence);
+        let pulled = self.spread.is_pulled(&origin, sequence);
+        if pulled && !self.spread.pulled_on.take(now.tick, PULLED_ON_EVERY) {
+            self.spread.tell_parts_at.get_or_insert_with(|| now.tick.after(TELL_AFTER));
+        } else {
+            self.flood_record(bundle, source);
+        }
     }
 
     /// Says of whom this agent is too old to read what it says, and when no longer.
@@ -233,6 +358,7 @@ impl Engine {
             self.spread.unread.remove(&node);
             self.store.drop_body(&node);
             self.persist(vec![Write::Forget(node)]);
+            self.touched(now, node);
             self.event(Event::Unread(node, false));
         }
     }
@@ -260,125 +386,21 @@ impl Engine {
     }
 
     pub(super) fn flood(&mut self, frame: &Frame, except: Option<LinkId>) {
-        let mut links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
+        // That a key has ended is told to everybody.
+        let mut links: Vec<LinkId> = match frame {
+            Frame::Revocations(_) => self.links.ready().map(|(link, _)| link).collect(),
+            _ => self.links.needed().collect(),
+        };
         if planted(Planted::FloodToTwo) {
             links.truncate(2);
         }
         if planted(Planted::NoFlood) && matches!(frame, Frame::Record(_)) {
             return;
         }
-        // Encoded once. A frame that we build is within its bounds.
-        let Ok(bytes) = frame.encode() else { return };
+        // Encoded once, and the links share the bytes. A frame that we build is within its bounds.
+        let Ok(bytes) = frame.encode().map(Bytes::from) else { return };
         for link in links.into_iter().filter(|link| Some(*link) != except) {
             self.outbox.push_back(Output::Send(link, bytes.clone()));
-        }
-    }
-
-    /// A peer said where it stands.
-    pub(super) fn compare(&mut self, now: Now, link: LinkId, theirs: Hash) {
-        let ours = self.store.root();
-        let Some(exchange) = self.links.exchange(link) else {
-            return;
-        };
-        if ours == theirs || planted(Planted::NoExchange) {
-            exchange.differs_since = None;
-            return;
-        }
-        let since = *exchange.differs_since.get_or_insert(now.tick);
-        let patient = now.tick.since(since) >= limits::ROOT_PATIENCE;
-        let again = exchange.last.is_none_or(|(our, their, at)| {
-            let same = our == ours && their == theirs;
-            let pause = if same { SAME_PAIR_AGAIN } else { PULL_AGAIN };
-            now.tick.since(at) >= pause
-        });
-        if patient && again {
-            self.offer_heads(now, link, theirs);
-        }
-    }
-
-    /// Tells a peer all heads, in ranges that together hold every key.
-    pub(super) fn offer_heads(&mut self, now: Now, link: LinkId, theirs: Hash) {
-        let ours = self.store.root();
-        if let Some(exchange) = self.links.exchange(link) {
-            exchange.last = Some((ours, theirs, now.tick));
-        }
-        let mut from = NodeKey([0; 32]);
-        loop {
-            let heads = self.store.heads_from(from, limits::HEADS_PER_FRAME);
-            let whole = heads.len() < limits::HEADS_PER_FRAME;
-            let last = heads.last().map(|(key, _)| *key);
-            let to = last.filter(|_| !whole).unwrap_or(NodeKey([0xff; 32]));
-            self.send(link, &Frame::Heads(HeadRange { from, to, heads }));
-            match next_key(to).filter(|_| !whole) {
-                Some(next) => from = next,
-                None => return,
-            }
-        }
-    }
-
-    pub(super) fn heads_came(&mut self, now: Now, link: LinkId, range: &HeadRange) {
-        let mut lacking = Vec::new();
-        let mut surplus = Vec::new();
-        let theirs: BTreeMap<NodeKey, Head> = range.heads.iter().copied().collect();
-        for (origin, head) in &theirs {
-            match head.against(self.store.head(origin)) {
-                Standing::Newer => lacking.push((*origin, head.sequence)),
-                Standing::Fork { wins } => {
-                    if !self.store.proven(origin, *head) {
-                        lacking.push((*origin, head.sequence));
-                    }
-                    if !wins {
-                        surplus.push(*origin);
-                    }
-                }
-                Standing::Older => surplus.push(*origin),
-                Standing::Same => {}
-            }
-        }
-        let ours = self.store.heads_between(range.from, range.to);
-        surplus.extend(ours.map(|(key, _)| key).filter(|key| !theirs.contains_key(key)));
-        self.pull(now, link, lacking);
-        self.answer_pull(link, &surplus);
-    }
-
-    fn pull(&mut self, now: Now, link: LinkId, lacking: Vec<(NodeKey, u64)>) {
-        self.spread.pulling.retain(|_, (_, at)| now.tick.since(*at) < PULL_AGAIN);
-        let mut ask = Vec::new();
-        for (origin, sequence) in lacking {
-            let asked = self.spread.pulling.get(&origin).is_some_and(|(s, _)| *s >= sequence);
-            if !asked && self.spread.pulling.len() < limits::NODES_MAX {
-                self.spread.pulling.insert(origin, (sequence, now.tick));
-                ask.push(origin);
-            }
-        }
-        for origins in ask.chunks(limits::PULLS_PER_FRAME) {
-            self.send(link, &Frame::Pull(origins.to_vec()));
-        }
-    }
-
-    pub(super) fn pulled(&mut self, _now: Now, link: LinkId, origins: &[NodeKey]) {
-        self.answer_pull(link, origins);
-    }
-
-    fn answer_pull(&mut self, link: LinkId, origins: &[NodeKey]) {
-        let mut bytes = 0usize;
-        let mut frames = Vec::new();
-        for origin in origins {
-            let told = match planted(Planted::PassEnded) {
-                true => self.store.body(origin),
-                false => self.store.told(origin),
-            };
-            let Some(record) = told else {
-                continue;
-            };
-            bytes = bytes.saturating_add(record.bundle().record.len());
-            if bytes > PULL_BYTES {
-                break;
-            }
-            frames.push(Frame::Record(Box::new(Bundle::clone(record.bundle()))));
-        }
-        for frame in frames {
-            self.send(link, &frame);
         }
     }
 
@@ -393,16 +415,4 @@ impl Engine {
             self.pull(now, link, vec![(node, sequence)]);
         }
     }
-}
-
-pub(super) fn next_key(key: NodeKey) -> Option<NodeKey> {
-    let mut bytes = key.0;
-    for byte in bytes.iter_mut().rev() {
-        let (next, over) = byte.overflowing_add(1);
-        *byte = next;
-        if !over {
-            return Some(NodeKey(bytes));
-        }
-    }
-    None
 }

@@ -171,7 +171,7 @@ fn a_frame_before_the_hello_is_blamed() {
     bench.lost = true;
     bench.connect();
     let pull = Frame::Pull(Vec::new()).encode().unwrap();
-    bench.put(0, Input::Frame { link: LINK, bytes: pull });
+    bench.put(0, Input::Frame { link: LINK, bytes: pull.into() });
     let other = bench.key(1);
     assert!(bench.sides[0].events.contains(&Event::Blamed(other, Blame::OutOfTurn)));
 }
@@ -182,7 +182,7 @@ fn too_much_blame_cuts_a_peer_off() {
     bench.connect();
     bench.run(200);
     for _ in 0..limits::BLAME_CUT {
-        bench.put(0, Input::Frame { link: LINK, bytes: vec![3] });
+        bench.put(0, Input::Frame { link: LINK, bytes: vec![3].into() });
     }
     let other = bench.key(1);
     assert!(bench.sides[0].events.contains(&Event::CutOff(other)));
@@ -239,7 +239,7 @@ fn a_record_of_a_newer_agent_is_carried_and_not_read() {
     let other = bench.key(0);
     let newer = of_a_newer_agent(&bench);
     let frame = Frame::Record(Box::new(newer.clone())).encode().unwrap();
-    bench.put(1, Input::Frame { link: LINK, bytes: frame });
+    bench.put(1, Input::Frame { link: LINK, bytes: frame.into() });
     bench.run(50);
     let held = bench.sides[1].engine.store().body(&other).unwrap();
     assert_eq!((&**held.bundle(), held.content()), (&newer, None));
@@ -256,7 +256,7 @@ fn a_record_of_a_newer_agent_is_carried_and_not_read() {
     bench.lost = true;
     let pull = Frame::Pull(vec![other]).encode().unwrap();
     bench.sides[1].sent.clear();
-    bench.put(1, Input::Frame { link: LINK, bytes: pull });
+    bench.put(1, Input::Frame { link: LINK, bytes: pull.into() });
     let wanted = Frame::Record(Box::new(newer)).encode().unwrap();
     assert!(bench.sides[1].sent.contains(&wanted));
 

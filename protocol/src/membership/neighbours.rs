@@ -23,13 +23,17 @@ pub struct Rings {
     members: BTreeMap<NodeKey, [u64; limits::RINGS]>,
 }
 
+/// Eight bytes of one hash for each ring: as good as four hashes, and a quarter of their cost.
 fn places(key: &NodeKey) -> [u64; limits::RINGS] {
+    let hash = Hash::of(&[b"skein/ring/v2\0", &key.0]);
     let mut places = [0; limits::RINGS];
-    for (ring, place) in (0u8..).zip(places.iter_mut()) {
-        *place = Hash::of(&[b"skein/ring/v1\0", &[ring], &key.0]).prefix();
+    for (bytes, place) in hash.0.chunks(8).zip(places.iter_mut()) {
+        *place = bytes.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
     }
     places
 }
+
+const _: () = assert!(limits::RINGS * 8 <= 32);
 
 impl Rings {
     /// Puts a member in. Says whether it was not in before.

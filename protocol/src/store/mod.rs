@@ -51,7 +51,7 @@ struct Entry {
     body: Option<Verified>,
     /// Until when the head stays as a floor when its body is gone.
     floor_until: Wall,
-    fork: Option<ForkProof>,
+    fork: Option<Box<ForkProof>>,
     /// Its key has ended: it is kept for people and as a floor, and told to nobody.
     ended: bool,
 }
@@ -60,7 +60,7 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     entries: BTreeMap<NodeKey, Entry>,
-    root: Option<Hash>,
+    roots: heads::Roots,
 }
 
 impl Store {
@@ -78,7 +78,7 @@ impl Store {
     pub fn fork(&self, origin: &NodeKey) -> Option<&ForkProof> {
         let entry = self.entries.get(origin)?;
         let boot = boot(entry.body.as_ref()?);
-        entry.fork.as_ref().filter(|proof| proof.boot == boot)
+        entry.fork.as_deref().filter(|proof| proof.boot == boot)
     }
 
     /// Whether that content of an origin is one of a proof that is held.
@@ -112,7 +112,7 @@ impl Store {
                 entry.ended = has_ended(body);
             }
         }
-        self.root = None;
+        self.roots.all_changed();
     }
 
     /// What is held of an origin and may be told to others.
@@ -127,12 +127,7 @@ impl Store {
         from: NodeKey,
         to: NodeKey,
     ) -> impl Iterator<Item = (NodeKey, Head)> + '_ {
-        let known = from <= to;
-        let range = if known { (from, to) } else { (to, to) };
-        self.entries
-            .range((Bound::Included(range.0), Bound::Included(range.1)))
-            .filter(move |(_, entry)| known && !entry.ended)
-            .map(|(key, entry)| (*key, entry.head))
+        between(&self.entries, from, to)
     }
 
     /// How many origins are held, floors counted.
@@ -148,10 +143,13 @@ impl Store {
     /// The hash over all heads whose keys have not ended.
     pub fn root(&mut self) -> Hash {
         let entries = &self.entries;
-        *self.root.get_or_insert_with(|| {
-            let told = entries.iter().filter(|(_, entry)| !entry.ended);
-            heads::root(told.map(|(key, entry)| (key, &entry.head)))
-        })
+        self.roots.root(|from, to| between(entries, from, to))
+    }
+
+    /// The hash over the heads of each part of the keys' range, of which the root is made.
+    pub fn parts(&mut self) -> [Hash; heads::PARTS] {
+        let entries = &self.entries;
+        self.roots.parts(|from, to| between(entries, from, to))
     }
 
     /// Takes a verified record.
@@ -181,7 +179,7 @@ impl Store {
         let before = self.entries.len();
         self.entries.retain(|_, entry| entry.body.is_some() || entry.floor_until > now);
         if self.entries.len() != before {
-            self.root = None;
+            self.roots.all_changed();
         }
     }
 
@@ -193,7 +191,7 @@ impl Store {
         let fork = self.entries.remove(&origin).and_then(|entry| entry.fork);
         let entry = Entry { head, body: Some(record), floor_until, fork, ended: false };
         self.entries.insert(origin, entry);
-        self.root = None;
+        self.roots.changed(&origin);
         Stored::New
     }
 
@@ -217,14 +215,14 @@ impl Store {
             return if wins { self.put(origin, head, record) } else { Stored::Known };
         };
         if entry.fork.as_ref().is_none_or(|proof| proof.sequence < head.sequence) {
-            entry.fork = Some(ForkProof {
+            entry.fork = Some(Box::new(ForkProof {
                 sequence: head.sequence,
                 boot: boot(held),
                 bundles: [
                     (held.hash(), Arc::clone(held.bundle())),
                     (record.hash(), Arc::clone(record.bundle())),
                 ],
-            });
+            }));
         } else if !wins {
             // It has been proven already, and this third content changes nothing.
             return Stored::Known;
@@ -232,10 +230,24 @@ impl Store {
         if wins {
             entry.head = head;
             entry.body = Some(record);
-            self.root = None;
+            self.roots.changed(&origin);
         }
         Stored::Fork { wins }
     }
+}
+
+/// Heads within a range of origins whose keys have not ended.
+fn between(
+    entries: &BTreeMap<NodeKey, Entry>,
+    from: NodeKey,
+    to: NodeKey,
+) -> impl Iterator<Item = (NodeKey, Head)> + '_ {
+    let known = from <= to;
+    let range = if known { (from, to) } else { (to, to) };
+    entries
+        .range((Bound::Included(range.0), Bound::Included(range.1)))
+        .filter(move |(_, entry)| known && !entry.ended)
+        .map(|(key, entry)| (*key, entry.head))
 }
 
 fn boot(record: &Verified) -> Option<u64> {

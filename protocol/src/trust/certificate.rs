@@ -87,6 +87,14 @@ pub struct VerifiedChain {
     pub leaf_hash: Hash,
 }
 
+impl VerifiedChain {
+    /// The same chain at another time. What else was checked of it does not change.
+    pub fn at(&self, now: Wall) -> Result<Self, ChainError> {
+        let class = class_at(self.not_before, self.not_after, now)?;
+        Ok(Self { class, ..self.clone() })
+    }
+}
+
 /// An issuer whose certificate was verified.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VerifiedIssuer {

@@ -37,6 +37,8 @@ pub enum Revoked {
 pub struct Revocations {
     statements: BTreeMap<Hash, VerifiedStatement>,
     effect: BTreeMap<(Subject, PublicKey), Works>,
+    /// Told with every probe. None where nothing was ever put in.
+    root: Option<Hash>,
 }
 
 /// What stays valid of a revoked key's works. Of two revocations of one key both must list it.
@@ -63,6 +65,7 @@ impl Revocations {
         let new = self.add(statement)?;
         if new {
             self.effect = self.compute(roots);
+            self.root = Some(self.hash());
         }
         Ok(new)
     }
@@ -75,6 +78,7 @@ impl Revocations {
         }
         if new {
             self.effect = self.compute(roots);
+            self.root = Some(self.hash());
         }
         Ok(new)
     }
@@ -172,6 +176,10 @@ impl Revocations {
 
     /// The hash over all ids: equal where the sets are.
     pub fn root(&self) -> Hash {
+        self.root.unwrap_or_else(|| self.hash())
+    }
+
+    fn hash(&self) -> Hash {
         let ids: Vec<&[u8]> = self.statements.keys().map(|id| id.0.as_slice()).collect();
         let ids = ids.concat();
         Hash::of(&[b"skein/revocations/v1\0", &ids])

@@ -5,7 +5,7 @@
 //! two hashes of it.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Why bytes are not what they should be.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -57,6 +57,17 @@ pub fn decode<const LIMIT: usize, T: Serialize + DeserializeOwned>(
         return Err(CodecError::NotCanonical);
     }
     Ok(value)
+}
+
+/// A look at `bytes` without a copy of them. Only for what has one form: lengths and bytes.
+pub fn borrow<'a, const LIMIT: usize, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+) -> Result<T, CodecError> {
+    within::<LIMIT>(bytes)?;
+    let (value, read) = bincode::serde::borrow_decode_from_slice::<T, _>(bytes, config::<LIMIT>())
+        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let over = bytes.len().saturating_sub(read);
+    if over == 0 { Ok(value) } else { Err(CodecError::Trailing(over)) }
 }
 
 fn within<const LIMIT: usize>(bytes: &[u8]) -> Result<(), CodecError> {

@@ -14,7 +14,7 @@ use crate::{
     name::{Hash, MeshId, NodeKey},
     policy::PolicyBundle,
     record::Bundle,
-    store::Head,
+    store::{Head, heads},
     trust::{RootChain, revocation::Statement},
 };
 
@@ -122,6 +122,26 @@ pub struct PolicyRange {
     pub versions: Vec<Hash>,
 }
 
+/// What the sender holds of each part of the keys' range, in brief: 524 bytes for heads of any
+/// number. Who holds something else in a part answers with its heads there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Parts {
+    /// Drawn by the sender, so that nobody prepares two sets that look alike.
+    pub id: u32,
+    /// The head of a hash over the id and the part's hash, for each of [`heads::PARTS`].
+    pub marks: Vec<u64>,
+}
+
+const PARTS_DOMAIN: &[u8] = b"skein/parts/v1\0";
+
+impl Parts {
+    /// The marks of those parts, for that id.
+    pub fn new(id: u32, parts: &[Hash; heads::PARTS]) -> Self {
+        let mark = |part: &Hash| Hash::of(&[PARTS_DOMAIN, &id.to_le_bytes(), &part.0]).prefix();
+        Self { id, marks: parts.iter().map(mark).collect() }
+    }
+}
+
 /// A request to probe a node on behalf of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProbeFor {
@@ -174,6 +194,8 @@ pub enum Frame {
     Policies(PolicyRange),
     /// The roots that I trust, from the first to the newest.
     Roots(Box<RootChain>),
+    /// What I hold, in brief: tell me where you hold something else.
+    Parts(Parts),
     /// A kind of a newer agent: skipped.
     Unknown(u8),
 }
@@ -192,6 +214,7 @@ const STAND: u8 = 11;
 const POLICY: u8 = 12;
 const POLICIES: u8 = 13;
 const ROOTS: u8 = 14;
+const PARTS: u8 = 15;
 
 impl Frame {
     /// The bytes of it.
@@ -211,6 +234,7 @@ impl Frame {
             Self::Policy(bundle) => write(POLICY, bundle),
             Self::Policies(range) => write(POLICIES, range),
             Self::Roots(chain) => write(ROOTS, chain),
+            Self::Parts(parts) => write(PARTS, parts),
             Self::Unknown(kind) => Ok(vec![*kind]),
         }
     }
@@ -234,9 +258,31 @@ impl Frame {
             POLICY => read(body).map(Self::Policy),
             POLICIES => bounded_policies(read(body)?).map(Self::Policies),
             ROOTS => read(body).map(Self::Roots),
+            PARTS => whole_parts(read(body)?).map(Self::Parts),
             unknown => Ok(Self::Unknown(unknown)),
         }
     }
+}
+
+/// The record within a frame that carries one, where it stands.
+pub fn record_in(frame: &[u8]) -> Option<&[u8]> {
+    /// A [`Bundle`], borrowed.
+    #[derive(Deserialize)]
+    struct Lent<'a> {
+        #[serde(borrow)]
+        _chain: LentChain<'a>,
+        #[serde(borrow, with = "serde_bytes")]
+        record: &'a [u8],
+    }
+    #[derive(Deserialize)]
+    struct LentChain<'a> {
+        #[serde(borrow, with = "serde_bytes")]
+        _leaf: &'a [u8],
+        #[serde(borrow, with = "serde_bytes")]
+        _issuer: &'a [u8],
+    }
+    let (_, body) = frame.split_first().filter(|(kind, _)| **kind == RECORD)?;
+    codec::borrow::<{ limits::FRAME_BYTES }, Lent<'_>>(body).ok().map(|lent| lent.record)
 }
 
 fn write<T: Serialize>(kind: u8, body: &T) -> Result<Vec<u8>, CodecError> {
@@ -271,6 +317,10 @@ fn bounded_policies(range: PolicyRange) -> Result<PolicyRange, CodecError> {
     if sorted && within { Ok(range) } else { Err(CodecError::NotCanonical) }
 }
 
+fn whole_parts(parts: Parts) -> Result<Parts, CodecError> {
+    if parts.marks.len() == heads::PARTS { Ok(parts) } else { Err(CodecError::NotCanonical) }
+}
+
 fn bounded_run(run: RevocationRun) -> Result<RevocationRun, CodecError> {
     let (bytes, limit) = (run.statements.len(), limits::HELLO_REVOCATIONS);
     if bytes > limit { Err(CodecError::Oversize { bytes, limit }) } else { Ok(run) }
@@ -288,6 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::trust::Chain;
 
     fn stand() -> Stand {
         Stand { records: Hash([1; 32]), revocations: Hash([2; 32]), policy: Hash([3; 32]) }
@@ -323,6 +374,32 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_of_every_part_and_of_one_id() {
+        let mut parts = [Hash([4; 32]); heads::PARTS];
+        let one = Parts::new(7, &parts);
+        assert_eq!(one.marks.len(), heads::PARTS);
+        assert_ne!(one.marks, Parts::new(8, &parts).marks);
+        parts[9] = Hash([5; 32]);
+        let other = Parts::new(7, &parts);
+        let differ = one.marks.iter().zip(&other.marks).filter(|(a, b)| a != b).count();
+        assert_eq!(differ, 1);
+        let bytes = Frame::Parts(one).encode().unwrap();
+        assert_eq!(bytes.len(), 1 + 4 + 8 + 8 * heads::PARTS);
+        let few = Frame::Parts(Parts { id: 7, marks: vec![1] }).encode().unwrap();
+        assert_eq!(Frame::decode(&few), Err(CodecError::NotCanonical));
+    }
+
+    #[test]
+    fn the_record_in_a_frame_is_found_where_it_stands() {
+        let chain = Chain { leaf: vec![1; 5], issuer: vec![2; 7] };
+        let bundle = Bundle { chain, record: vec![3, 4, 5] };
+        let bytes = Frame::Record(Box::new(bundle)).encode().unwrap();
+        assert_eq!(record_in(&bytes), Some(&[3, 4, 5][..]));
+        assert_eq!(record_in(bytes.get(..bytes.len() - 1).unwrap()), None);
+        assert_eq!(record_in(&Frame::Stand(stand()).encode().unwrap()), None);
+    }
+
+    #[test]
     fn a_kind_of_a_newer_agent_is_skipped() {
         assert_eq!(Frame::decode(&[200, 1, 2, 3]).unwrap(), Frame::Unknown(200));
     }
@@ -343,7 +420,7 @@ mod tests {
     proptest! {
         #[test]
         fn decoding_never_panics_and_is_the_inverse_of_encoding(
-            kind in 0u8..15, body in proptest::collection::vec(any::<u8>(), 0..300)
+            kind in 0u8..16, body in proptest::collection::vec(any::<u8>(), 0..300)
         ) {
             let bytes = [vec![kind], body].concat();
             match Frame::decode(&bytes) {

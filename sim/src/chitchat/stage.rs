@@ -369,7 +369,7 @@ impl Stage {
                 if let [frame::GOSSIP, message @ ..] = &*bytes {
                     return self.gossip_came(number, link, message);
                 }
-                Input::Frame { link, bytes }
+                Input::Frame { link, bytes: bytes.into() }
             }
         };
         self.handle(number, input);
@@ -522,7 +522,7 @@ impl Stage {
     fn effect(&mut self, number: usize, output: Output) {
         let epoch = self.agents.get(number).map_or(0, |agent| agent.epoch);
         match output {
-            Output::Send(link, bytes) => self.send_raw(number, link, bytes),
+            Output::Send(link, bytes) => self.send_raw(number, link, bytes.to_vec()),
             Output::Dial(key, _) => {
                 if let Some(to) = self.numbers.get(&key).copied() {
                     self.dial(number, to, key);

@@ -1,17 +1,18 @@
 //! What happens: the entries of the queue, and what each does to the node that it is about.
 
 use std::{
-    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use bytes::Bytes;
 use sha2::Digest;
 use skein_protocol::{
-    engine::{Checked, Input, JobId, LinkId, Output, PersistId, Write},
+    engine::{Checked, Event, Input, Job, JobId, LinkId, Output, PersistId, Write},
     name::NodeKey,
 };
 
-use super::{Node, World};
+use super::{Node, World, meter};
 
 pub(super) enum Happening {
     Wake(u64, u64),
@@ -20,54 +21,68 @@ pub(super) enum Happening {
     DialFailed(NodeKey),
     Disconnected(LinkId),
     TimedOut(LinkId),
-    Frame(LinkId, Vec<u8>),
+    Frame(LinkId, Bytes),
     Verified(u64, JobId, Box<Checked>),
     Persisted(u64, PersistId, Vec<Write>),
 }
 
-pub(super) struct Entry {
-    pub(super) at: u64,
-    pub(super) number: u64,
-    pub(super) node: usize,
-    pub(super) what: Happening,
+/// What is to happen: by millisecond, and within one in the order in which it was put in.
+#[derive(Default)]
+pub(super) struct Queue {
+    times: BTreeMap<u64, VecDeque<(usize, Happening)>>,
+    len: usize,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
+impl Queue {
+    pub(super) fn push(&mut self, at: u64, node: usize, what: Happening) {
+        self.len += 1;
+        self.times.entry(at).or_default().push_back((node, what));
     }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+
+    /// When the next thing happens.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        self.times.first_key_value().map(|(at, _)| *at)
     }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn pop(&mut self) -> Option<(u64, usize, Happening)> {
+        let mut first = self.times.first_entry()?;
+        let at = *first.key();
+        let next = first.get_mut().pop_front();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        let (node, what) = next?;
+        self.len -= 1;
+        Some((at, node, what))
     }
 }
 
 impl World {
     pub(super) fn step(&mut self) {
-        let Some(std::cmp::Reverse(entry)) = self.queue.pop() else {
+        let Some((at, number, what)) = self.queue.pop() else {
             return;
         };
-        self.now = self.now.max(entry.at);
-        let number = entry.node;
+        self.now = self.now.max(at);
         let paused = self.nodes.get(number).map_or(0, |node| node.paused_until);
         if paused > self.now {
             // In the order in which it came, once the node runs again.
-            return self.push(paused - self.now, number, entry.what);
+            return self.push(paused - self.now, number, what);
         }
-        let Some(input) = self.input(number, entry.what) else {
+        let Some(input) = self.input(number, what) else {
             return;
         };
         let now = self.clock(number);
         let engine = self.nodes.get_mut(number).and_then(|node| node.engine.as_mut());
         if let Some(engine) = engine {
-            let handled = catch_unwind(AssertUnwindSafe(|| engine.handle(now, input)));
+            let work = || match &mut self.meter {
+                Some(meter) => meter.time(meter::word(&input), || engine.handle(now, input)),
+                None => engine.handle(now, input),
+            };
+            let handled = catch_unwind(AssertUnwindSafe(work));
             if handled.is_err() {
                 self.check(|checks, world| checks.panicked(world, number));
                 return self.crash(number);
@@ -145,6 +160,25 @@ impl World {
         self.drain(number);
     }
 
+    /// Does a signature check. What every node checks for itself is the same record: the world
+    /// keeps one copy of it, and checks it once for a moment of its certificate's life.
+    fn checked(&mut self, job: &Job) -> Checked {
+        if let Some(meter) = &mut self.meter {
+            return meter.time(meter::job(job), || job.run(self.mesh.signatures.crypto()));
+        }
+        let Some(name) = job.record() else {
+            return job.run(self.mesh.signatures.crypto());
+        };
+        let checked = match self.known.get(&name) {
+            Some(before) => job.run_beside(Some(before), self.mesh.signatures.crypto()),
+            None => job.run(self.mesh.signatures.crypto()),
+        };
+        if let Some(record) = checked.record() {
+            self.known.entry(name).or_insert_with(|| record.clone());
+        }
+        checked
+    }
+
     pub(super) fn effect(&mut self, number: usize, output: Output) {
         let Some(node) = self.nodes.get_mut(number) else {
             return;
@@ -158,8 +192,8 @@ impl World {
                 self.check(|checks, world| checks.sending(world, number, &bytes));
                 self.send(number, link, bytes);
             }
-            Output::Dial(key, _) => {
-                if let Some(to) = self.number(&key) {
+            Output::Dial(key, addresses) => {
+                if let Some(to) = self.at_address(&key, &addresses) {
                     self.dial(number, to, key);
                 }
             }
@@ -171,7 +205,9 @@ impl World {
                 self.network.close(number, link);
             }
             Output::Verify(id, job) => {
-                let checked = Box::new(job.run(self.mesh.signatures.crypto()));
+                let breaks = node.breaks_on.is_some() && node.breaks_on == job.record();
+                let checked = if breaks { job.broke() } else { self.checked(&job) };
+                let checked = Box::new(checked);
                 self.push(1, number, Happening::Verified(epoch, id, checked));
             }
             Output::Persist(id, writes) => {
@@ -185,7 +221,9 @@ impl World {
             Output::Roots(_) => {}
             Output::Event(event) => {
                 self.check(|checks, world| checks.told(world, number, &event));
-                self.events.push((self.now, number, event));
+                if !self.deaths_only || matches!(event, Event::Dead(_)) {
+                    self.events.push((self.now, number, event));
+                }
             }
         }
     }

@@ -1,30 +1,32 @@
-//! The world: a queue of (time, number, event), and what hangs on it.
+//! The world: a queue of what happens when, and what hangs on it.
 
 mod ask;
 mod disk;
 mod happen;
+mod meter;
 mod network;
 mod node;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
+use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 use skein_protocol::{
-    clock::Now,
+    clock::{Now, Wall},
     engine::{Engine, Event, Input, LinkId, Local},
+    limits,
     name::{Hash, NodeKey},
+    record::{Verified, node::Address},
     trust::revocation::Statement,
     wire::frame::Frame,
 };
 
-use self::happen::{Entry, Happening};
+use self::happen::{Happening, Queue};
 pub use self::{
     disk::Disk,
+    meter::Meter,
     network::{Network, REGIONS, Weather},
     node::Node,
 };
@@ -74,17 +76,22 @@ pub struct World {
     pub network: Network,
     /// Everything that people were told: time, node, what.
     pub events: Vec<(u64, usize, Event)>,
+    /// Whether of all that only deaths are kept: of a large mesh the rest is a million lines.
+    pub deaths_only: bool,
     /// Milliseconds since the start.
     pub now: u64,
     /// Frames and bytes sent.
     pub sent: (u64, u64),
     /// Handshakes at each node within the running second, and the most of any.
     handshakes: Option<Handshakes>,
+    /// What engines spend their time on, if it is looked at.
+    pub meter: Option<Meter>,
     /// What must hold after every event, if it is watched.
     pub checks: Option<Box<Checks>>,
     numbers: BTreeMap<NodeKey, usize>,
-    queue: BinaryHeap<Reverse<Entry>>,
-    counter: u64,
+    /// Records that hold, by what names them.
+    known: BTreeMap<Hash, Verified>,
+    queue: Queue,
     rng: StdRng,
     trace: Sha256,
 }
@@ -92,8 +99,8 @@ pub struct World {
 /// Dials that reached each node within one second.
 #[derive(Default)]
 struct Handshakes {
-    /// Of each node: which second, and how many.
-    of: BTreeMap<usize, (u64, u64)>,
+    /// Of each node: which second, how many in it, and how many altogether.
+    of: BTreeMap<usize, (u64, u64, u64)>,
     most: u64,
 }
 
@@ -117,13 +124,15 @@ impl World {
             mesh,
             nodes: Vec::new(),
             events: Vec::new(),
+            deaths_only: false,
             now: 0,
             sent: (0, 0),
             handshakes: None,
+            meter: None,
             checks: None,
             numbers: BTreeMap::new(),
-            queue: BinaryHeap::new(),
-            counter: 0,
+            known: BTreeMap::new(),
+            queue: Queue::default(),
             rng,
             trace: Sha256::new(),
             options,
@@ -229,8 +238,12 @@ impl World {
 
     /// Hands a node a new certificate with the same grant.
     pub fn renew(&mut self, number: usize) -> Result<()> {
+        self.renew_at(number, self.clock(number).wall)
+    }
+
+    fn renew_at(&mut self, number: usize, at: Wall) -> Result<()> {
         let now = self.clock(number);
-        let own = self.mesh.chain_from(number, "shop/*", now.wall)?;
+        let own = self.mesh.chain_from(number, "shop/*", at)?;
         if let Some(node) = self.nodes.get_mut(number) {
             node.certify(own.clone());
             if let Some(engine) = &mut node.engine {
@@ -239,6 +252,30 @@ impl World {
         }
         self.drain(number);
         Ok(())
+    }
+
+    /// Gives every node whose certificate has lived a third of its life another, by the clock of
+    /// the issuing host, as agents do. How many.
+    pub fn renew_due(&mut self, issuer: usize) -> Result<usize> {
+        let at = self.clock(issuer).wall;
+        let life = limits::LEAF_LIFE / 3;
+        let due: Vec<usize> = self
+            .up()
+            .filter(|(number, node)| {
+                let since = node.own().verified.not_before;
+                self.clock(*number).wall.since(since) > life
+            })
+            .map(|(number, _)| number)
+            .collect();
+        for number in &due {
+            self.renew_at(*number, at)?;
+        }
+        Ok(due.len())
+    }
+
+    /// Lets so much time pass in which nothing is done: what was due is done late.
+    pub fn leap(&mut self, ms: u64) {
+        self.now += ms;
     }
 
     /// Tells a node that a key has ended.
@@ -265,7 +302,7 @@ impl World {
         let Some(link) = self.link_between(from, to) else {
             return false;
         };
-        self.send(from, link, bytes);
+        self.send(from, link, bytes.into());
         true
     }
 
@@ -279,14 +316,21 @@ impl World {
         self.handshakes.as_ref().map_or(0, |handshakes| handshakes.most)
     }
 
+    /// How many handshakes a node had to do so far.
+    pub fn handshakes_of(&self, node: usize) -> u64 {
+        let all = self.handshakes.as_ref().and_then(|handshakes| handshakes.of.get(&node));
+        all.map_or(0, |(_, _, all)| *all)
+    }
+
     fn count_handshake(&mut self, node: usize) {
         let second = self.now / 1000;
         let Some(all) = &mut self.handshakes else { return };
-        let count = all.of.entry(node).or_insert((second, 0));
+        let count = all.of.entry(node).or_insert((second, 0, 0));
         if count.0 != second {
-            *count = (second, 0);
+            (count.0, count.1) = (second, 0);
         }
         count.1 += 1;
+        count.2 += 1;
         all.most = all.most.max(count.1);
     }
 
@@ -343,10 +387,7 @@ impl World {
 
     /// Runs until `until` milliseconds, or until something does not hold.
     pub fn run_to(&mut self, until: u64) {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.at > until || self.violation().is_some() {
-                break;
-            }
+        while self.queue.next_at().is_some_and(|at| at <= until) && self.violation().is_none() {
             self.step();
         }
         self.now = self.now.max(until);
@@ -387,9 +428,7 @@ impl World {
     }
 
     fn push(&mut self, delay: u64, node: usize, what: Happening) {
-        self.counter += 1;
-        let entry = Entry { at: self.now.saturating_add(delay), number: self.counter, node, what };
-        self.queue.push(Reverse(entry));
+        self.queue.push(self.now.saturating_add(delay), node, what);
     }
 
     fn try_seeds(&mut self, number: usize) {
@@ -414,6 +453,11 @@ impl World {
         }
         let there = self.network.delay(from, to, &mut self.rng);
         let back = self.network.delay(to, from, &mut self.rng);
+        if self.key(to) != key {
+            // Its handshake proves another key than the one that was dialled.
+            self.count_handshake(to);
+            return self.push(there + back, from, Happening::DialFailed(key));
+        }
         let (here, far) = self.network.open(from, to);
         if let Some(me) = self.nodes.get(from).map(|node| node.key) {
             self.count_handshake(to);
@@ -422,7 +466,15 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, link: LinkId, bytes: Vec<u8>) {
+    /// Who answers at the addresses that a record gives: whoever lives there, if nobody else.
+    fn at_address(&self, key: &NodeKey, addresses: &[Address]) -> Option<usize> {
+        let owner = self.number(key);
+        let there = addresses.first().and_then(mesh::number_at);
+        // A copy of a host says the address of the original.
+        there.filter(|there| *there < self.nodes.len()).or(owner)
+    }
+
+    fn send(&mut self, from: usize, link: LinkId, bytes: Bytes) {
         let size = bytes.len() as u64 + LENGTH_BYTES;
         self.sent = (self.sent.0 + 1, self.sent.1 + size);
         let kind = bytes.first().copied().unwrap_or_default();

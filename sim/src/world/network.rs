@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use rand::{RngExt, rngs::StdRng};
 use skein_protocol::engine::LinkId;
 
@@ -18,10 +19,10 @@ struct End {
 }
 
 /// A frame that waits for its path: receiving node, its link, bytes.
-type Held = (usize, LinkId, Vec<u8>);
+type Held = (usize, LinkId, Bytes);
 
 /// A frame on its way: receiving node, its link, when it arrives, bytes.
-pub(super) type Arrival = (usize, LinkId, u64, Vec<u8>);
+pub(super) type Arrival = (usize, LinkId, u64, Bytes);
 
 /// What the paths are like.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -187,7 +188,7 @@ impl Network {
         now: u64,
         from: usize,
         link: LinkId,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         rng: &mut StdRng,
     ) -> Vec<Arrival> {
         let Some(end) = self.ends.get(&link).filter(|end| end.node == from) else {

@@ -8,7 +8,7 @@ use std::{
 use skein_protocol::{
     clock::{Now, Tick, Wall},
     engine::{Engine, Local, Start},
-    name::NodeKey,
+    name::{Hash, NodeKey},
     policy::{Documents, Policy, PolicyBundle, SignedVersion},
     record::OwnChain,
     trust::{Revocations, Signer, VerifiedChain, revocation::Statement},
@@ -40,6 +40,8 @@ pub struct Node {
     pub paused_until: u64,
     /// Whether its engine keeps back what others said: what a silent relay does.
     pub silent: bool,
+    /// The record over which its checks break: a bug of its version.
+    pub breaks_on: Option<Hash>,
     /// Whether it lost what it had written, so that it may say something twice in two ways.
     pub forgot: bool,
     /// The keys that it knows to have ended.
@@ -76,6 +78,7 @@ impl Node {
             stalled: 0,
             paused_until: 0,
             silent: false,
+            breaks_on: None,
             forgot: false,
             ended: None,
             policy: None,

@@ -1,5 +1,7 @@
 //! The cases of the world: each a fault, and what must hold all the same.
 
+mod long;
+
 use std::collections::BTreeMap;
 
 use skein_protocol::{
@@ -419,7 +421,7 @@ fn a_frame_that_does_not_decode_is_blamed_and_harms_nobody() {
     let now = skein_protocol::clock::Now::default();
     let engine = world.nodes[1].engine.as_mut().unwrap();
     for byte in 0..=255u8 {
-        engine.handle(now, Input::Frame { link: at, bytes: vec![byte; 40] });
+        engine.handle(now, Input::Frame { link: at, bytes: vec![byte; 40].into() });
     }
     world.run_to(world.now + 5_000);
     assert!(blamed(&world, 0));
@@ -459,7 +461,7 @@ fn a_revoked_node_is_out_everywhere_and_stays_out() {
 
 #[test]
 fn seeds_that_once_broke_something_hold() {
-    let seeds = include_str!("../../tests/seeds.txt");
+    let seeds = include_str!("../../../tests/seeds.txt");
     let lines = seeds.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let mut count = 0;
     for line in lines {
