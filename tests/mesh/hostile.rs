@@ -538,7 +538,7 @@ async fn what_an_admitted_member_forges_changes_no_view_and_is_counted_with_its_
         let bad = metric(host, &["skein_blame", "bad_record"]).await;
         let older = metric(host, &["skein_records_ignored", "older"]).await;
         let log = host.log();
-        let told = log.contains("its grant does not name `shop/more`")
+        let told = log.contains("its grant does not name shop/more")
             && log.contains("its signature does not hold");
         (bad >= 2.0 && older >= 1.0 && told)
             .then_some(())

@@ -32,7 +32,7 @@ impl Agent {
         let (file, text) = joined(documents);
         let mut results = Vec::new();
         // First all as a rehearsal; then this host's, since those can still be refused.
-        if local > 0 || wide.is_empty() {
+        if local > 0 || wide.is_empty() && signed.is_empty() {
             let change = self.workload.apply(&file, &text, documents.dry_run || !signed.is_empty());
             let mut outcomes = change.await.map_err(change_error)?;
             if !documents.dry_run && !signed.is_empty() {

@@ -72,6 +72,7 @@ impl Keys {
         if !settings.files.chain.exists() && !files.is_member() {
             join_first(&files, settings, token).await?;
         }
+        put_where_named(&files, settings)?;
         let root_chain = file::read_roots(&settings.files.roots)?;
         let roots = root_chain.verify(&Ed25519).with_context(|| {
             format!("{} holds no roots of a mesh", settings.files.roots.display())
@@ -165,6 +166,21 @@ fn newest(
         ),
         (None, None) => bail!("{} is missing", settings.files.chain.display()),
     }
+}
+
+/// What `join` wrote, where the agent's document names other paths and nothing lies there yet.
+fn put_where_named(files: &Files, settings: &Settings) -> Result<()> {
+    let named = &settings.files;
+    if files.roots().exists() && !named.roots.exists() {
+        file::write_roots(&named.roots, &file::read_roots(&files.roots())?)?;
+    }
+    if files.node_key().exists() && !named.key.exists() {
+        file::write_key(&named.key, &file::read_key(&files.node_key())?)?;
+    }
+    if files.node_chain().exists() && !named.chain.exists() {
+        file::write_chain(&named.chain, &file::read_chain(&files.node_chain())?)?;
+    }
+    Ok(())
 }
 
 async fn join_first(files: &Files, settings: &Settings, token: Option<&str>) -> Result<()> {
@@ -323,6 +339,7 @@ pub(super) async fn keep_fresh(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut roots = agent.roots.subscribe();
+    let mut held = agent.issuer.subscribe();
     let mut rooted_at = None;
     loop {
         agent.problems.set("issuer", renew_issuer(&agent));
@@ -343,6 +360,7 @@ pub(super) async fn keep_fresh(
             () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
             () = issuer_back(&agent, issuers), if due => {}
             Ok(()) = roots.changed() => {}
+            Ok(()) = held.changed() => {}
         }
     }
 }

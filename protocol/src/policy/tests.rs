@@ -1,3 +1,5 @@
+//! Versions, their join, and what access rules decide.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
