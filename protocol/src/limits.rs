@@ -156,6 +156,10 @@ pub const INDIRECT_PROBES: usize = 3;
 pub const INDIRECT_TIMEOUT: Duration = Duration::from_millis(600);
 /// Witnesses of one subject that are kept: one per ring and direction.
 pub const WITNESSES_PER_SUBJECT: usize = 2 * RINGS;
+/// Witnesses of one dead subject after which no further one is checked and passed on: twice what
+/// kills, since others may see other watchers. When half of a mesh of 1,000 is cut off, each agent
+/// hears of 500 dead, by up to eight watchers each, over eight links.
+pub const WITNESSES_ENOUGH: usize = RINGS;
 /// How late a tick may come before the agent holds itself for slow and accuses nobody.
 pub const LATE_TICK: Duration = Duration::from_millis(500);
 /// How long an agent that was late accuses nobody.

@@ -23,6 +23,7 @@ use skein_protocol::{
         Bundle, Signed,
         node::{Health, NodeState},
     },
+    store::Head,
     view::{Endpoint, Liveness, Use},
     wire::frame::Frame,
 };
@@ -100,8 +101,9 @@ pub struct Checks {
     pub forgetful: BTreeSet<usize>,
     /// What each honest origin has said: sequence and hash.
     spoken: BTreeMap<NodeKey, BTreeMap<u64, Hash>>,
-    /// What each node believed last of each origin.
-    floors: BTreeMap<(usize, NodeKey), u64>,
+    /// What each node believed last of each origin: sequence and hash. Of two contents at one
+    /// sequence the lower hash stays.
+    floors: BTreeMap<(usize, NodeKey), (u64, Hash)>,
     /// Sequences that stood on a node's disk when it started.
     restored: BTreeMap<(usize, NodeKey), u64>,
     /// How many keys each node knew to have ended.
@@ -370,13 +372,28 @@ impl Checks {
             self.fail(world, Check::S1, number, what);
         }
         let head = node.engine.as_ref().and_then(|engine| engine.store().head(key));
-        let held = head.map_or(0, |head| head.sequence);
-        let floor = self.floors.get(&(number, *key)).copied().unwrap_or_default();
-        if held < floor {
-            let what = format!("holds sequence {held} of {origin}, and held {floor}");
-            self.fail(world, Check::S2, number, what);
+        if let Some(head) = head {
+            self.risen(world, number, key, head);
+        } else if self.floors.contains_key(&(number, *key)) {
+            self.fail(world, Check::S2, number, format!("holds nothing of {origin}, and did"));
         }
-        self.floors.insert((number, *key), held);
+    }
+
+    /// What a node holds of an origin never falls: not its sequence, nor to the higher hash of two.
+    fn risen(&mut self, world: &World, number: usize, key: &NodeKey, head: Head) {
+        let of = world.number(key);
+        if let Some((sequence, hash)) =
+            self.floors.insert((number, *key), (head.sequence, head.hash))
+        {
+            if head.sequence < sequence {
+                let what =
+                    format!("holds sequence {} of {of:?}, and held {sequence}", head.sequence);
+                self.fail(world, Check::S2, number, what);
+            } else if head.sequence == sequence && head.hash > hash {
+                let what = format!("took the higher of two contents at {sequence} of {of:?}");
+                self.fail(world, Check::S2, number, what);
+            }
+        }
     }
 
     /// What a node does with keys that it knows to have ended.
@@ -426,9 +443,8 @@ impl Checks {
         }
         let settled = world.now.saturating_sub(node.up_since) > SETTLED;
         for (origin, head) in engine.store().heads_from(NodeKey([0; 32]), usize::MAX) {
-            let floor = self.floors.get(&(number, origin)).copied().unwrap_or_default();
             let disk = self.restored.get(&(number, origin)).copied().unwrap_or_default();
-            let floor = floor.max(if settled { disk } else { 0 });
+            let floor = if settled { disk } else { 0 };
             let of = world.number(&origin);
             if of.is_none() {
                 self.fail(world, Check::S6, number, format!("holds a head of {origin}"));
@@ -437,7 +453,7 @@ impl Checks {
                 let what = format!("holds {} of {of:?}, and held {floor}", head.sequence);
                 self.fail(world, Check::S2, number, what);
             }
-            self.floors.insert((number, origin), head.sequence);
+            self.risen(world, number, &origin, head);
         }
     }
 

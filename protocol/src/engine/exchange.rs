@@ -30,6 +30,9 @@ pub(super) struct Exchange {
     asked: u64,
     /// When the peer's marks were answered last.
     answered: Option<Tick>,
+    /// When the peer, which has pulled records, is told whom this agent doubts: a witness counts
+    /// only beside the record that it is about.
+    doubts_at: Option<Tick>,
     /// Since when the revocation roots differ, or until when nothing is told again.
     pub(super) revocations: Option<Tick>,
     /// The same of the policy roots.
@@ -42,6 +45,8 @@ const PULL_AGAIN: Duration = Duration::from_secs(2);
 const SAME_PAIR_AGAIN: Duration = Duration::from_secs(20);
 /// Marks of one peer are answered at most this often: an answer may be all heads.
 const ANSWER_EVERY: Duration = Duration::from_millis(250);
+/// Records that were pulled are checked and believed by then.
+const DOUBTS_AFTER: Duration = Duration::from_millis(500);
 /// Who pulled many records tells so after this: by then most of them have come.
 pub(super) const TELL_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of records that one pull is answered with; the rest follows by the next exchange.
@@ -111,7 +116,7 @@ impl Engine {
             return;
         }
         self.spread.tell_parts_at = None;
-        let links: Vec<LinkId> = self.links.needed().collect();
+        let links: Vec<LinkId> = self.links.flooded().collect();
         for link in links {
             self.tell_parts(link);
         }
@@ -177,15 +182,15 @@ impl Engine {
         surplus.extend(ours.map(|(key, _)| key).filter(|key| !theirs.contains_key(key)));
         self.pull(now, link, lacking);
         if self.links.exchange(link).is_some_and(|exchange| exchange.answers(range)) {
-            self.offer(link, range, &surplus);
+            self.offer(now, link, range, &surplus);
         }
     }
 
     /// A peer that was asked lacks that: a few records are sent at once, of many the heads, so
     /// that it asks for each of them once and not every neighbour sends it all.
-    fn offer(&mut self, link: LinkId, range: &HeadRange, surplus: &[NodeKey]) {
+    fn offer(&mut self, now: Now, link: LinkId, range: &HeadRange, surplus: &[NodeKey]) {
         if surplus.len() <= limits::PULL_ANSWERS {
-            self.answer_pull(link, surplus);
+            self.answer_pull(now, link, surplus);
         } else {
             self.tell_heads(link, range.from, range.to);
         }
@@ -206,7 +211,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn answer_pull(&mut self, link: LinkId, origins: &[NodeKey]) {
+    pub(super) fn answer_pull(&mut self, now: Now, link: LinkId, origins: &[NodeKey]) {
         let mut bytes = 0usize;
         let mut frames = Vec::new();
         for origin in origins {
@@ -223,8 +228,27 @@ impl Engine {
             }
             frames.push(Frame::Record(Box::new(record.bundle().as_ref().clone())));
         }
+        if let Some(exchange) = self.links.exchange(link)
+            && !frames.is_empty()
+        {
+            exchange.doubts_at = Some(now.tick.after(DOUBTS_AFTER));
+        }
         for frame in frames {
             self.send(link, &frame);
+        }
+    }
+
+    /// Tells those that have pulled records whom this agent doubts.
+    pub(super) fn tell_doubts_if_due(&mut self, now: Now) {
+        let links: Vec<LinkId> = self.links.ready().map(|(link, _)| link).collect();
+        for link in links {
+            let due = self
+                .links
+                .exchange(link)
+                .and_then(|exchange| exchange.doubts_at.take_if(|at| now.tick >= *at));
+            if due.is_some() {
+                self.tell_doubts(link);
+            }
         }
     }
 }

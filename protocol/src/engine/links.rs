@@ -73,6 +73,8 @@ pub(super) struct Links {
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dials of both sides at once are those younger than this.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
+/// Links that are few: twice the neighbours over those that live and over those that are known.
+const FEW: usize = 2 * 4 * limits::RINGS;
 /// A link that neither end needs is closed after this.
 const IDLE_CLOSE: Duration = Duration::from_secs(30);
 /// Or after this, when its place is wanted: what its ends had to tell each other is told by then.
@@ -108,12 +110,14 @@ impl Links {
         all.filter(|(link, _)| self.is_ready(*link))
     }
 
-    /// Ready links that one of their ends needs. A peer on the others has neighbours of its own, and
-    /// whoever it meets next tells it what it missed. While a large mesh starts, each agent has
-    /// many times more links of a moment than it has neighbours.
-    pub(super) fn needed(&self) -> impl Iterator<Item = LinkId> + '_ {
+    /// Ready links that a flood goes over: all while they are few, else those that an end needs. A
+    /// peer on the others has neighbours of its own, and whoever it meets next tells it what it
+    /// missed. While a large mesh starts, each agent has many times more links of a moment than it
+    /// has neighbours; in a small one a further link may be the only one that a cut leaves.
+    pub(super) fn flooded(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let few = self.ready.len() <= FEW;
         let idle = |link: &LinkId| self.links.get(link).is_some_and(|one| one.idle_since.is_some());
-        self.ready().map(|(link, _)| link).filter(move |link| !idle(link))
+        self.ready().map(|(link, _)| link).filter(move |link| few || !idle(link))
     }
 
     /// All links, ready or not, whose peer's chain is one of those.

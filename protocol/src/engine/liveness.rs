@@ -402,7 +402,11 @@ impl Engine {
         let known = self.members.contains_key(&witness.watcher);
         let about_me = witness.subject == self.me && self.own.published == Some(witness.sequence);
         let about_other = self.members.get(&witness.subject).is_some_and(|member| {
-            member.sequence == witness.sequence && !member.witnesses.contains_key(&witness.watcher)
+            let settled = member.liveness == Liveness::Dead
+                && member.witnesses.len() >= limits::WITNESSES_ENOUGH;
+            member.sequence == witness.sequence
+                && !settled
+                && !member.witnesses.contains_key(&witness.watcher)
         });
         let worth = witness.mesh == self.mesh && known && (about_me || about_other);
         if worth && self.may_verify(link) {

@@ -679,6 +679,7 @@ impl Engine {
             self.timer = now.tick.after(HEARTBEAT);
             self.next_waiting(now);
             self.tell_parts_if_due(now);
+            self.tell_doubts_if_due(now);
             self.watch(now);
             self.dial(now);
             self.links_in_time(now);
@@ -727,7 +728,7 @@ impl Engine {
             Frame::Record(bundle) => self.record_came(now, Some(link), Arc::new(*bundle)),
             Frame::Heads(range) => self.heads_came(now, link, &range),
             Frame::Parts(parts) => self.parts_came(now, link, &parts),
-            Frame::Pull(origins) => self.answer_pull(link, &origins),
+            Frame::Pull(origins) => self.answer_pull(now, link, &origins),
             Frame::Witness(witness) => self.witness_came(now, link, witness),
             Frame::ProbeFor(probe) => self.asked_to_probe(now, link, probe),
             Frame::Heard(probe) => self.contact(now, probe.subject),
@@ -738,13 +739,18 @@ impl Engine {
     }
 
     fn verified(&mut self, now: Now, job: JobId, checked: Checked) {
-        let Some(source) = self.spread.finished(job) else {
+        let Some((source, head)) = self.spread.finished(job) else {
             return;
         };
         match checked.0 {
             Finding::Record(found) => match *found {
                 Ok(record) => self.believe(now, source, record),
-                Err(error) => self.disbelieve(now, source, error),
+                Err(error) => {
+                    if source.is_none() {
+                        self.spread.keep_floor(head, &error);
+                    }
+                    self.disbelieve(now, source, error);
+                }
             },
             Finding::Witness(witness, true) => self.heard_witness(now, source, witness),
             Finding::Revocation(found) => self.statement_checked(now, source, *found),

@@ -46,6 +46,8 @@ pub(super) struct Spread {
     pub(super) tell_parts_at: Option<Tick>,
     /// Probes on behalf of others.
     pub(super) asked: Vec<Asked>,
+    /// Sequences of records that stood on disk and were out of their time when this agent started.
+    floors: BTreeMap<NodeKey, u64>,
     /// Records over which a check of this agent broke: they are not checked again.
     set_aside: VecDeque<Hash>,
     /// Origins whose newest record is carried and not read, and since when.
@@ -68,10 +70,14 @@ impl Spread {
         self.jobs.insert(job, pending);
     }
 
-    pub(super) fn finished(&mut self, job: JobId) -> Option<Option<LinkId>> {
+    /// The job is done. By which link it came, and what it would bring.
+    pub(super) fn finished(
+        &mut self,
+        job: JobId,
+    ) -> Option<(Option<LinkId>, Option<(NodeKey, Head)>)> {
         let Pending { source, head } = self.jobs.remove(&job)?;
-        if let Some((origin, head)) = head {
-            self.heads.remove(&(origin, head.sequence, head.hash));
+        if let Some((origin, head)) = &head {
+            self.heads.remove(&(*origin, head.sequence, head.hash));
         }
         if let Some(link) = source
             && let Some(count) = self.by_link.get_mut(&link)
@@ -81,7 +87,23 @@ impl Spread {
                 self.by_link.remove(&link);
             }
         }
-        Some(source)
+        Some((source, head))
+    }
+
+    /// A record that stood on disk was believed once. If only this host's clock speaks against it
+    /// now, it stays a floor: what is older is not taken while the clock is off, nor after.
+    pub(super) fn keep_floor(&mut self, head: Option<(NodeKey, Head)>, error: &RecordError) {
+        if let Some((origin, head)) = head
+            && is_of_time(error)
+            && self.floors.len() < limits::NODES_MAX
+        {
+            self.floors.insert(origin, head.sequence);
+        }
+    }
+
+    /// Whether a sequence is below what stood on disk and could not be believed again.
+    fn below_floor(&self, origin: &NodeKey, sequence: u64) -> bool {
+        self.floors.get(origin).is_some_and(|floor| sequence < *floor)
     }
 
     pub(super) fn jobs(&self) -> usize {
@@ -142,6 +164,11 @@ struct Pending {
 /// Records that were pulled are flooded on like any other while they are few: about so many at
 /// once, and one more this often. Who joins pulls the whole mesh, and its neighbours have it.
 const PULLED_ON_EVERY: Duration = Duration::from_millis(50);
+
+/// Whether nothing but the time speaks against a record.
+fn is_of_time(error: &RecordError) -> bool {
+    matches!(error, RecordError::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. }))
+}
 
 impl Engine {
     /// Takes what waits for a place among the jobs: first what peers were asked for.
@@ -207,7 +234,9 @@ impl Engine {
         }
         let stale = header.not_after.after(limits::CLOCK_SKEW) < now.wall;
         let aside = self.spread.set_aside.contains(&head.hash);
-        let told = self.spread.under_way(&header.origin, head) || aside;
+        let told = self.spread.under_way(&header.origin, head)
+            || aside
+            || self.spread.below_floor(&header.origin, header.sequence);
         if !worth || stale && source.is_some() || told {
             return;
         }
@@ -281,11 +310,7 @@ impl Engine {
             return;
         };
         // An honest laggard may offer what has expired.
-        let honest = matches!(
-            error,
-            RecordError::Chain(ChainError::Expired { .. } | ChainError::NotYetValid { .. })
-        );
-        if !honest {
+        if !is_of_time(&error) {
             self.blame(now, peer, Blame::BadRecord(error));
         }
     }
@@ -389,7 +414,7 @@ impl Engine {
         // That a key has ended is told to everybody.
         let mut links: Vec<LinkId> = match frame {
             Frame::Revocations(_) => self.links.ready().map(|(link, _)| link).collect(),
-            _ => self.links.needed().collect(),
+            _ => self.links.flooded().collect(),
         };
         if planted(Planted::FloodToTwo) {
             links.truncate(2);

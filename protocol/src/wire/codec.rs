@@ -59,7 +59,8 @@ pub fn decode<const LIMIT: usize, T: Serialize + DeserializeOwned>(
     Ok(value)
 }
 
-/// A look at `bytes` without a copy of them. Only for what has one form: lengths and bytes.
+/// The value of `bytes`, which are not written again to see whether they have another form, and of
+/// which it may borrow. Only for what has one form: lengths, numbers and bytes.
 pub fn borrow<'a, const LIMIT: usize, T: Deserialize<'a>>(
     bytes: &'a [u8],
 ) -> Result<T, CodecError> {

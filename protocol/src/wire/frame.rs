@@ -245,12 +245,12 @@ impl Frame {
             bytes.split_first().ok_or_else(|| CodecError::Malformed("empty".to_owned()))?;
         match *kind {
             HELLO => read(body).map(Self::Hello),
-            PROBE => read(body).map(Self::Probe),
-            ANSWER => read(body).map(Self::Answer),
+            PROBE => fixed(body).map(Self::Probe),
+            ANSWER => fixed(body).map(Self::Answer),
             RECORD => read(body).map(Self::Record),
             HEADS => bounded_heads(read(body)?).map(Self::Heads),
             PULL => bounded_pull(read(body)?).map(Self::Pull),
-            WITNESS => read(body).map(Self::Witness),
+            WITNESS => fixed(body).map(Self::Witness),
             PROBE_FOR => read(body).map(Self::ProbeFor),
             HEARD => read(body).map(Self::Heard),
             REVOCATIONS => bounded_run(read(body)?).map(Self::Revocations),
@@ -295,6 +295,12 @@ fn write<T: Serialize>(kind: u8, body: &T) -> Result<Vec<u8>, CodecError> {
 
 fn read<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     codec::decode::<{ limits::FRAME_BYTES }, T>(body)
+}
+
+/// A body of fixed length, numbers and hashes only: it has one form, and need not be written again
+/// to see that.
+fn fixed<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+    codec::borrow::<{ limits::FRAME_BYTES }, T>(body)
 }
 
 fn bounded_heads(range: HeadRange) -> Result<HeadRange, CodecError> {
