@@ -54,6 +54,9 @@ pub(super) struct Spread {
     unread: BTreeMap<NodeKey, Tick>,
 }
 
+/// By which link a job came, and the head that it would bring.
+type Done = (Option<LinkId>, Option<(NodeKey, Head)>);
+
 impl Spread {
     pub(super) fn restore(&mut self, peers: Vec<Arc<Bundle>>) {
         self.restored = peers.into();
@@ -71,10 +74,7 @@ impl Spread {
     }
 
     /// The job is done. By which link it came, and what it would bring.
-    pub(super) fn finished(
-        &mut self,
-        job: JobId,
-    ) -> Option<(Option<LinkId>, Option<(NodeKey, Head)>)> {
+    pub(super) fn finished(&mut self, job: JobId) -> Option<Done> {
         let Pending { source, head } = self.jobs.remove(&job)?;
         if let Some((origin, head)) = &head {
             self.heads.remove(&(*origin, head.sequence, head.hash));
