@@ -233,8 +233,12 @@ async fn of_a_killed_agent_only_what_it_had_accepted_fails() {
     let report = load.stop().await;
 
     for failure in &report.failures {
-        assert_eq!(failure.stage, Stage::Later, "it had been accepted: {failure:?}");
-        assert!(failure.began < killed + Duration::from_millis(50), "{failure:?}");
+        // Of a call that begins as the agent dies the `ok` may have come and no byte behind it.
+        let moment = Duration::from_millis(50);
+        let as_it_died = failure.began + moment > killed && failure.stage == Stage::First;
+        let accepted = failure.stage == Stage::Later || as_it_died;
+        assert!(accepted, "it had been accepted: {failure:?}");
+        assert!(failure.began < killed + moment, "{failure:?}");
     }
     // At 100 a second that last 100 ms, half of them there: about five.
     assert!(report.failures.len() <= 25, "{:?}", report.failures);
