@@ -544,10 +544,13 @@ impl Checks {
                 && instance.health == Health::Passing
                 && instance.weight > 0
         });
+        // Who has no neighbour left on its own side meets others there only once it holds the old
+        // ones for dead, four at a time: until then it may not know what was said since.
+        let told_within = if world.network.is_whole() { SETTLED } else { CALM };
         let revoked = self.revoked.contains(&of);
         serves
             && !revoked
-            && world.now.saturating_sub(node.changed) > SETTLED
+            && world.now.saturating_sub(node.changed) > told_within
             && self.honest(of)
             && !self.forgetful.contains(&of)
             && !self.is_doubted(world, of)

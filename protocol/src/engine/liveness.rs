@@ -521,6 +521,8 @@ impl Engine {
             return;
         }
         self.swept = now.tick;
+        // Who was still heard when the witnesses came is judged again once it is not.
+        self.weigh_all = true;
         self.look_at_all(now);
         let gone: Vec<NodeKey> = self
             .members
