@@ -2,12 +2,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Stdio,
     time::Duration,
 };
 
 use skein_tests::{
-    figure::figure, host::Host, manifest::agent, mesh::Mesh, namespace::Lab, process::Process,
+    echo::{curl, serve},
+    figure::figure,
+    host::Host,
+    manifest::agent,
+    mesh::Mesh,
+    namespace::Lab,
     wait::until,
 };
 
@@ -18,17 +22,6 @@ const PROCESS: u16 = 18_080;
 const FOREIGN: &str = "table inet guard {
   chain out { type filter hook output priority 0; ip daddr 192.0.2.1 drop; }
 }";
-
-/// The demo's HTTP echo, which names its instance.
-fn serve(host: &Host, folder: &std::path::Path) -> Process {
-    let mut command = host.program("sh");
-    let fifo = folder.join(format!("{}.fifo", host.name));
-    command.args(["-c", "mkfifo \"$0\" && exec \"$@\" <>\"$0\""]).arg(fifo);
-    let listen = format!("{}:{PROCESS}", host.ip);
-    command.arg(skein_tests::binary::skein());
-    command.args(["demo-http", "--listen", &listen, "--name", &host.name]);
-    Process::start(command, &folder.join(format!("{}.service.log", host.name)))
-}
 
 /// shop/db with two ports, both its process's.
 fn two_ports(process: SocketAddr) -> String {
@@ -49,11 +42,7 @@ spec:
 
 async fn call(host: &Host, at: &str, port: u16) -> Result<String, String> {
     let url = format!("http://{at}:{port}/");
-    let mut command = host.program("curl");
-    command.args(["-sS", "--max-time", "3", &url]).stdin(Stdio::null());
-    let output = command.output().await.expect("curl");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    curl(host, &url).await
 }
 
 async fn address(host: &Host) -> String {
@@ -84,7 +73,7 @@ async fn root_a_redirect_answers_unasked_outlives_a_crash_and_leaves_no_rule_beh
     let before = lab.rules(0);
     let mut mesh = Mesh::in_lab(&lab);
     mesh.form().await;
-    let _service = serve(&mesh[1], mesh.folder());
+    let _service = serve(&mesh[1], PROCESS, mesh.folder());
     mesh[1].manifest("db.yaml", &two_ports(SocketAddr::new(mesh[1].ip, PROCESS)));
 
     assert_eq!(mode(&mesh[0]).await, "redirect");
@@ -155,7 +144,7 @@ async fn root_agents_of_one_network_have_a_chain_each_and_the_last_takes_the_tab
     for range in ["127.129.0.0/16", "127.130.0.0/16"] {
         assert!(rules.contains(&format!("ip daddr {range}")), "{rules}");
     }
-    let _service = serve(&mesh[1], mesh.folder());
+    let _service = serve(&mesh[1], PROCESS, mesh.folder());
     mesh[1].manifest("db.yaml", &two_ports(SocketAddr::new(mesh[1].ip, PROCESS)));
     let (first, second) = (address(&mesh[0]).await, address(&mesh[1]).await);
     reached(&mesh[0], &first).await;

@@ -1,8 +1,9 @@
 //! Hosts with interfaces of their own: a partition that heals, and what a listener on the wire sees.
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use skein_tests::{
+    echo::{curl, serve},
     figure::figure,
     host::Host,
     manifest::{discovery, registry},
@@ -21,26 +22,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// What is carried, and must not be seen on the wire.
 const SECRET: &str = "the-word-that-nobody-else-may-read";
 
-/// The demo's HTTP echo, which names its instance. It ends when its input ends: the fifo, open
-/// for both, never does.
-fn serve(host: &Host, folder: &std::path::Path) -> Process {
-    let mut command = host.program("sh");
-    let fifo = folder.join(format!("{}.fifo", host.name));
-    command.args(["-c", "mkfifo \"$0\" && exec \"$@\" <>\"$0\""]).arg(fifo);
-    let listen = format!("{}:{PROCESS}", host.ip);
-    command.arg(skein_tests::binary::skein());
-    command.args(["demo-http", "--listen", &listen, "--name", &host.name]);
-    Process::start(command, &folder.join(format!("{}.service.log", host.name)))
-}
-
 /// One call from inside of the host, of which the body is told.
 async fn call(host: &Host, path: &str) -> Result<String, String> {
     let url = format!("http://127.0.0.1:{HERE}/{path}");
-    let mut command = host.program("curl");
-    command.args(["-sS", "--max-time", "3", &url]).stdin(Stdio::null());
-    let output = command.output().await.expect("curl");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    curl(host, &url).await
 }
 
 async fn reached(host: &Host) {
@@ -54,7 +39,7 @@ fn offer(mesh: &Mesh, serving: &[usize]) -> Vec<Process> {
     }
     for n in serving {
         let host = &mesh[*n];
-        services.push(serve(host, mesh.folder()));
+        services.push(serve(host, PROCESS, mesh.folder()));
         let process = SocketAddr::new(host.ip, PROCESS);
         host.manifest("web.yaml", &registry("web", PORT, process));
     }

@@ -11,6 +11,7 @@ use std::{
 
 use serde_json::Value;
 use skein_tests::{
+    echo::serve,
     host::Host,
     mesh::Mesh,
     namespace::{self, Lab},
@@ -65,17 +66,6 @@ impl Drop for Cgroups {
             let _ = fs::remove_dir(path);
         }
     }
-}
-
-/// The demo's HTTP echo, which names its instance.
-fn serve(host: &Host, folder: &Path) -> Process {
-    let mut command = host.program("sh");
-    let fifo = folder.join(format!("{}.fifo", host.name));
-    command.args(["-c", "mkfifo \"$0\" && exec \"$@\" <>\"$0\""]).arg(fifo);
-    let listen = format!("{}:{PROCESS}", host.ip);
-    command.arg(skein_tests::binary::skein());
-    command.args(["demo-http", "--listen", &listen, "--name", &host.name]);
-    Process::start(command, &folder.join(format!("{}.service.log", host.name)))
 }
 
 fn db(process: SocketAddr) -> String {
@@ -161,7 +151,7 @@ async fn stage(mut mesh: Mesh, tag: &str) -> Stage {
     let unit = format!("skein-{tag}-web.service");
     let web = cgroups.make(&unit);
     mesh.form().await;
-    let service = serve(&mesh[1], mesh.folder());
+    let service = serve(&mesh[1], PROCESS, mesh.folder());
     mesh[1].manifest("db.yaml", &db(SocketAddr::new(mesh[1].ip, PROCESS)));
     mesh[0].manifest("web.yaml", &workload("web", 81, &format!("{{unit: {unit}}}")));
     mesh[0].manifest("batch.yaml", &workload("batch", 82, &format!("{{user: \"{BATCH}\"}}")));

@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod binary;
+pub mod echo;
 pub mod figure;
 pub mod host;
 pub mod load;

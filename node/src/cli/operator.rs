@@ -90,7 +90,8 @@ impl Operator {
     }
 }
 
-fn hash(text: &str) -> Option<Hash> {
+/// The hash of 64 hexadecimal digits.
+pub(super) fn hash(text: &str) -> Option<Hash> {
     let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
     bytes.try_into().ok().map(Hash)
 }

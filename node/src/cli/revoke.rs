@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use skein_protocol::{
-    name::{Hash, Label, MeshId, NodeKey},
+    name::{Label, MeshId, NodeKey},
     trust::{
         Signer,
         operator::Scope,
@@ -18,7 +18,7 @@ use skein_protocol::{
 use super::{
     Client, Console, Exit, duration,
     exit::CliError,
-    operator::Operator,
+    operator::{Operator, hash},
     output::{Rows, Show, clean},
 };
 use crate::{
@@ -246,11 +246,6 @@ fn submit(
     let report: RevokeReport = client.post("/v1/revoke", &request)?;
     console.show(&report)?;
     Ok(if report.unheard.is_empty() { Exit::Done } else { Exit::Degraded })
-}
-
-fn hash(text: &str) -> Option<Hash> {
-    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(Hash)
 }
 
 fn mesh_of(plan: &RevokePlan) -> Result<MeshId, CliError> {

@@ -17,7 +17,7 @@ use skein_protocol::{
     name::{NodeName, ServiceName},
     policy::{
         Policy,
-        access::{Decision, What, Who},
+        access::{Because, Decision, What, Who},
     },
     view::{Liveness, View},
     wire::stream::{Source, StreamHead},
@@ -57,6 +57,10 @@ impl Rules {
 
     fn decide(&self, caller: &PeerIdentity, head: &StreamHead) -> Decision {
         let policy = Arc::clone(&self.policy.borrow());
+        if policy.access.is_empty() {
+            // Who calls need not be known: looking for a twin of its name costs a look at every node.
+            return Decision { allowed: true, because: Because::Open, audit: None };
+        }
         let view = Arc::clone(&self.view.borrow());
         let who = who(caller, head, &view);
         policy.access.decide(&who, &what(head))
