@@ -31,6 +31,8 @@ const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("to
 
 const BOOT: &str = "boot";
 const RESERVED: &str = "reserved";
+/// 1 once this disk has held the mesh's policy.
+const ANCHORED: &str = "anchored";
 
 /// What was on disk at the start.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub struct Remembered {
     pub revocations: Vec<Vec<u8>>,
     /// Versions of mesh-wide documents.
     pub policies: Vec<Vec<u8>>,
+    /// Whether it has held the mesh's policy.
+    pub anchored: bool,
     /// What was wrong with the file, if something was, and what was done about it.
     pub alarm: Option<String>,
 }
@@ -126,6 +130,10 @@ impl Disk {
 
     fn load(path: &Path) -> Result<Self, String> {
         let database = Database::create(path).map_err(|error| error.to_string())?;
+        Self::over(database, path)
+    }
+
+    fn over(database: Database, path: &Path) -> Result<Self, String> {
         let disk = Self { database, path: path.to_owned() };
         disk.make_tables().map_err(|error| error.to_string())?;
         Ok(disk)
@@ -145,12 +153,13 @@ impl Disk {
 
     fn remember(&self, wall: Wall, mut alarm: Option<String>) -> Result<Remembered, redb::Error> {
         let transaction = self.database.begin_write()?;
-        let (boot, reserved) = {
+        let (boot, reserved, anchored) = {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let last = numbers.get(BOOT)?.map_or(0, |value| value.value());
             let boot = last.saturating_add(1).max(wall.0);
             numbers.insert(BOOT, boot)?;
-            (boot, numbers.get(RESERVED)?.map_or(0, |value| value.value()))
+            let reserved = numbers.get(RESERVED)?.map_or(0, |value| value.value());
+            (boot, reserved, numbers.get(ANCHORED)?.is_some_and(|value| value.value() == 1))
         };
         transaction.commit()?;
         let read = self.database.begin_read()?;
@@ -173,7 +182,7 @@ impl Disk {
         for entry in read.open_table(POLICIES)?.iter()? {
             policies.push(entry?.1.value().to_vec());
         }
-        Ok(Remembered { boot, reserved, peers, revocations, policies, alarm })
+        Ok(Remembered { boot, reserved, peers, revocations, policies, anchored, alarm })
     }
 
     /// The virtual addresses that this host has given, by service.
@@ -288,6 +297,9 @@ impl Disk {
                     Write::ForgetPolicy(version) => {
                         policies.remove(version.0.as_slice())?;
                     }
+                    Write::Anchored(held) => {
+                        numbers.insert(ANCHORED, u64::from(*held))?;
+                    }
                 }
             }
         }
@@ -348,64 +360,4 @@ impl Drop for Writer {
 }
 
 #[cfg(test)]
-mod tests {
-    use skein_protocol::{name::NodeKey, trust::Chain};
-
-    use super::*;
-
-    fn bundle(byte: u8) -> Arc<Bundle> {
-        let chain = Chain { leaf: vec![byte; 8], issuer: vec![byte; 8] };
-        Arc::new(Bundle { chain, record: vec![byte; 100] })
-    }
-
-    fn write_all(disk: Disk, writes: Vec<Write>) {
-        let (done, was_done) = mpsc::channel();
-        let writer = Writer::start(Arc::new(disk), move |written| {
-            let _ = done.send(written);
-        })
-        .unwrap();
-        writer.write(PersistId(1), writes).unwrap();
-        assert_eq!(was_done.recv().unwrap(), (PersistId(1), Ok(())));
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_a_restart_and_the_boot_has_risen() {
-        let directory = tempfile::tempdir().unwrap();
-        let (disk, first) = Disk::open(directory.path(), Wall(1000)).unwrap();
-        assert_eq!((first.boot, first.reserved, first.peers.len()), (1000, 0, 0));
-        let writes = vec![
-            Write::Reserve(77),
-            Write::Peer(NodeKey([1; 32]), bundle(1)),
-            Write::Peer(NodeKey([2; 32]), bundle(2)),
-            Write::Forget(NodeKey([2; 32])),
-        ];
-        write_all(disk, writes);
-        // The clock went back: the boot rises all the same.
-        let (_, again) = Disk::open(directory.path(), Wall(10)).unwrap();
-        assert_eq!((again.boot, again.reserved), (1001, 77));
-        assert_eq!(again.peers, vec![bundle(1)]);
-        assert_eq!(again.alarm, None);
-    }
-
-    #[test]
-    fn a_torn_file_is_put_aside_and_told() {
-        let directory = tempfile::tempdir().unwrap();
-        drop(Disk::open(directory.path(), Wall(1000)).unwrap());
-        let path = directory.path().join("state.redb");
-        let mut bytes = std::fs::read(&path).unwrap();
-        for byte in bytes.iter_mut().take(4096) {
-            *byte ^= 0x5a;
-        }
-        std::fs::write(&path, &bytes).unwrap();
-        let (_, remembered) = Disk::open(directory.path(), Wall(2000)).unwrap();
-        assert!(remembered.alarm.unwrap().contains("state.redb.unreadable-2"));
-        assert!(directory.path().join("state.redb.unreadable-2").exists());
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_says_what_to_check() {
-        let directory = tempfile::tempdir().unwrap();
-        let error = Disk::open(&directory.path().join("none"), Wall(1)).unwrap_err();
-        assert!(error.to_string().contains("Check that the folder exists"), "{error}");
-    }
-}
+mod tests;

@@ -191,6 +191,9 @@ pub const SET_ASIDE: usize = 64;
 pub const VERIFY_IN_FLIGHT: usize = 256;
 /// Verify jobs of one peer that may be out at one time: the budget of a peer.
 pub const VERIFY_PER_PEER: usize = 64;
+/// A host that cannot show that it ever held the mesh's policy, and reaches nobody who can, takes
+/// calls after this all the same.
+pub const PROBATION: Duration = Duration::from_secs(30);
 /// Frames of one link that are kept while the keys that its peer says have ended are checked.
 pub const EARLY_FRAMES: usize = 256;
 /// Probes on behalf of others that are remembered at one time.

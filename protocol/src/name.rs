@@ -111,6 +111,17 @@ impl FromStr for NodeKey {
     }
 }
 
+impl FromStr for Hash {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let NodeKey(bytes) = text
+            .parse()
+            .map_err(|_| InvalidName::new("hash", text, "a hash is 64 hexadecimal digits"))?;
+        Ok(Self(bytes))
+    }
+}
+
 /// Ten base32 characters of a key's hash. Issuers refuse a colliding one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShortId(String);

@@ -32,6 +32,8 @@ pub enum Planted {
     RuleUnwritten,
     /// Versions of documents that were replaced are taken again.
     RuleReturns,
+    /// Other documents are in force, and what decides calls is not told.
+    RuleUnshown,
     /// One witness is enough.
     OneWitness,
     /// A host that is doubted does not sign again.
@@ -60,7 +62,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::SkipFloor,
         Self::LastWins,
         Self::SkipReserve,
@@ -74,6 +76,7 @@ impl Planted {
         Self::RevokeUnwritten,
         Self::RuleUnwritten,
         Self::RuleReturns,
+        Self::RuleUnshown,
         Self::OneWitness,
         Self::NoRefute,
         Self::SuspectForever,

@@ -9,6 +9,7 @@ use crate::{
     name::{Hash, Locality, NodeKey, NodeName, ServiceName, ShortId},
     policy::Policy,
     record::node::{Address, Instance, InstanceId, ServicePort},
+    trust::PublicKey,
 };
 
 /// Whether a node lives, as far as this agent knows.
@@ -145,6 +146,10 @@ pub struct NodeView {
     pub version: String,
     /// Whether it holds an issuer.
     pub issuer: bool,
+    /// The root that its certificate leads to.
+    pub root: PublicKey,
+    /// Whether nothing that it stands on has ended: its key, its issuer, its root.
+    pub certified: bool,
 }
 
 /// An instance of a service somewhere in the mesh.

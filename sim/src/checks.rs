@@ -45,6 +45,8 @@ pub enum Check {
     S3,
     /// A node deals with a key that it knows to have ended.
     S4,
+    /// What decides calls at a node is not what it holds.
+    S5,
     /// A node keeps something of a key that nobody certified.
     S6,
     /// A node holds more than its bounds allow.
@@ -324,6 +326,11 @@ impl Checks {
         self.made += 1;
         if node.forgot || self.forgetful.contains(&number) {
             return self.rulings.forget(number);
+        }
+        let held = node.engine.as_ref().map(|engine| engine.policy().documents.root());
+        if held.is_some_and(|held| held != policy.documents.root()) {
+            let what = "calls are decided by other documents than it holds".to_owned();
+            self.fail(world, Check::S5, number, what);
         }
         if let Err(version) = self.rulings.look(number, policy) {
             let what = format!("version {} is gone, and nothing superseded it", version.short());

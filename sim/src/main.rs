@@ -260,9 +260,9 @@ fn measured(measure: &Measure, seeds: u64, svg: Option<&Path>) -> Result<ExitCod
     let all = std::sync::Mutex::new(Figures::default());
     each_seed(1, seeds, cores(), None, |seed| {
         let figures = measure.run(seed)?;
-        eprintln!("seed {seed} is done");
         if let Ok(mut all) = all.lock() {
             all.add(figures);
+            eprint!("with seed {seed}:\n{}", all.table());
         }
         Ok(())
     })?;

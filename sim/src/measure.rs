@@ -91,6 +91,17 @@ impl Figures {
         ]
     }
 
+    /// All values, in one line.
+    pub fn line(&self) -> String {
+        let Self { one_view, handshakes, bytes, links, update, crash, leave, heal, .. } = self;
+        format!(
+            "view {one_view:?}, handshakes {handshakes:?}, bytes {bytes:?}, links x 10 {links:?}, \
+             update {update:?}, crash {crash:?}, leave {leave:?}, heal {heal:?}, \
+             {} false deaths, {} missed",
+            self.false_deaths, self.missed
+        )
+    }
+
     /// A table.
     pub fn table(&mut self) -> String {
         let mut text =
@@ -144,15 +155,17 @@ impl Measure {
         world.deaths_only = true;
         let mut taking =
             Taking { world, figures: Figures::default(), rng: StdRng::seed_from_u64(!seed) };
-        // A large mesh takes minutes: who waits is told how far it is.
+        // A large mesh takes minutes: who waits is told how far it is, and what was found.
         let begun = std::time::Instant::now();
         let tell = |taking: &Taking, what: &str| {
             let (world, took) = (taking.world.now / 1000, begun.elapsed().as_secs());
-            eprintln!("seed {seed}: {what} at {world} s of the world, after {took} s");
+            let found = taking.figures.line();
+            eprintln!("seed {seed}: {what} at {world} s of the world, after {took} s: {found}");
         };
         taking.start();
         tell(&taking, "started");
         taking.rest();
+        tell(&taking, "rested");
         for _ in 0..self.samples {
             taking.update();
             taking.crash();
@@ -161,7 +174,10 @@ impl Measure {
         tell(&taking, "changed");
         taking.part();
         tell(&taking, "parted and healed");
-        taking.calm(self.calm);
+        if self.calm > 0 {
+            taking.calm(self.calm);
+            tell(&taking, "calm");
+        }
         Ok(taking.figures)
     }
 }
@@ -262,9 +278,6 @@ impl Taking {
     /// A tenth of the nodes stand still for up to a second, again and again (Lifeguard's slow
     /// members); nobody dies, and nobody should be held for dead.
     fn calm(&mut self, seconds: u64) {
-        if seconds == 0 {
-            return;
-        }
         self.world.run_to(self.world.now + 30_000);
         let (seen, start) = (self.world.events.len(), self.world.now);
         let slow = self.world.nodes.len() / 10;

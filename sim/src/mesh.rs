@@ -10,7 +10,7 @@ use skein_protocol::{
     clock::Wall,
     engine::Local,
     limits,
-    name::{Label, MeshId, NodeKey, ServiceName},
+    name::{Hash, Label, MeshId, NodeKey, ServiceName},
     policy::{Draft, PolicyBundle},
     record::{
         OwnChain,
@@ -78,6 +78,20 @@ impl Mesh {
             works: Vec::new(),
         };
         Ok(revocation.sign(&*self.signatures.key(self.base + 2)?)?)
+    }
+
+    /// The root's statement that the operator's key has ended, but for these of its works.
+    pub fn end_of_operator(&self, works: Vec<Hash>) -> Result<Statement> {
+        let root = self.signatures.key(self.base)?;
+        let revocation = Revocation {
+            mesh: self.id,
+            subject: Subject::Operator,
+            key: self.signatures.key(self.base + 2)?.public_key(),
+            by: By::Root(root.public_key()),
+            reason: "stolen".to_owned(),
+            works,
+        };
+        Ok(revocation.sign(&*root)?)
     }
 
     /// The operator signs a version of a document.

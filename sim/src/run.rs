@@ -622,5 +622,5 @@ fn answers(world: &World, from: usize, endpoint: &skein_protocol::view::Endpoint
         node.local.instances.0.iter().any(|instance| {
             instance.id == endpoint.instance.id && instance.health == Health::Passing
         });
-    open && serves && node.paused_until <= world.now
+    open && serves && !node.probation && node.paused_until <= world.now
 }

@@ -47,6 +47,8 @@ pub fn tell(run: &Run, lines: usize) -> String {
 fn word(world: &World, event: &Event) -> String {
     let name = |key| world.number(key).map_or_else(|| "?".to_owned(), |n| format!("n{n}"));
     match event {
+        Event::Anchored { surely: true } => "takes calls: it holds the policy".to_owned(),
+        Event::Anchored { surely: false } => "takes calls, nobody could say".to_owned(),
         Event::Joined(key) => format!("+{}", name(key)),
         Event::Alive(key) => format!("{} lives", name(key)),
         Event::Suspect(key) => format!("{}?", name(key)),

@@ -580,8 +580,12 @@ async fn a_frame_of_impossible_length_or_with_a_tail_ends_or_blames() {
         let closed = timeout(SOON, held.link.mux.closed()).await;
         closed.unwrap_or_else(|_| panic!("a frame of {length} bytes leaves the link open"));
     }
-    let stand_now =
-        Stand { records: Hash::of(&[]), revocations: Hash::of(&[]), policy: Hash::of(&[]) };
+    let stand_now = Stand {
+        records: Hash::of(&[]),
+        revocations: Hash::of(&[]),
+        policy: Hash::of(&[]),
+        probation: false,
+    };
     let mut probe = Frame::Probe(stand_now.brief(7)).encode().unwrap();
     probe.push(0);
     let to = stand.address(1);

@@ -188,6 +188,10 @@ async fn a_root_follows_on_another_and_no_connection_fails() {
         done.then_some(()).ok_or_else(|| format!("{before} {issuer} {node}"))
     })
     .await;
+    // While one is under the first root, that is not dropped.
+    let too_soon = mesh[0].run(&["root", "drop"]).await;
+    let said = too_soon.err.contains("still use the old root");
+    assert!(too_soon.code() == 1 && said, "{too_soon:?}");
     mesh[1].cli(&["issuer", "renew", "--root", &key]).await;
     let newest = root_of(&mesh[0], "node").await.expect("a root");
     until(SOON, "the second too", async || {
@@ -196,6 +200,31 @@ async fn a_root_follows_on_another_and_no_connection_fails() {
     })
     .await;
     // Who is certified by the one root and who by the other still meet.
+    for n in [1, 3] {
+        mesh[n].kill().await;
+        mesh[n].start(&[]).await;
+    }
+    mesh.all_alive(5, SOON).await;
+    // Who issues nothing follows by itself; then the first root is dropped, and all go on.
+    for n in [2, 3, 4] {
+        until(SOON, "certified under the newest root", async || {
+            let node = root_of(&mesh[n], "node").await?;
+            (node == newest).then_some(()).ok_or(node)
+        })
+        .await;
+    }
+    until(SOON, "and all know that of all", async || {
+        let said = mesh[0].run(&["root", "drop", "--dry-run"]).await;
+        let still = said.err.contains("out of the mesh without it");
+        (said.code() == 4 && !still).then_some(()).ok_or_else(|| format!("{said:?}"))
+    })
+    .await;
+    let old = mesh[0].dir.join("root.key.old-1").display().to_string();
+    let by_itself = mesh[0].run(&["root", "drop", "--root", &old]).await;
+    assert_eq!(by_itself.code(), 1, "an old root cannot end a root: {by_itself:?}");
+    let said = mesh[0].cli(&["root", "drop"]).await;
+    assert!(said.out.contains("in force on 5/5 nodes"), "{said:?}");
+    assert_eq!(mesh[0].run(&["root", "drop"]).await.code(), 1, "there is none left to drop");
     for n in [1, 3] {
         mesh[n].kill().await;
         mesh[n].start(&[]).await;

@@ -35,6 +35,11 @@ use crate::{
 /// The subject of what documents ask for and this version does not do.
 pub(super) const NOT_DONE: &str = "not in this version";
 
+/// What a host in probation waits for.
+const PROBATION: &str = "this host takes no calls yet, since its disk does not show that it ever \
+    held the policy of the mesh: it waits until it holds what the issuer listed when it joined, \
+    or the same as two agents that have it; see that it reaches others (`skein links`)";
+
 /// See the module.
 pub(super) struct Composer {
     pub(super) agent: Arc<Agent>,
@@ -58,6 +63,8 @@ impl Composer {
         let mut view = self.agent.view.clone();
         let mut links = self.agent.links.clone();
         let mut bound = self.agent.bound.subscribe();
+        let mut probation = self.agent.probation.clone();
+        self.probation(*probation.borrow_and_update());
         let first = Arc::clone(&snapshot.borrow_and_update());
         self.look_up(&first).await;
         self.said(&first).await;
@@ -70,6 +77,11 @@ impl Composer {
                 () = crate::stop::stopped(&mut stopped) => return,
                 Ok(()) = self.phase.changed() => {
                     self.phase.mark_unchanged();
+                    let now = Arc::clone(&snapshot.borrow());
+                    self.said(&now).await;
+                }
+                Ok(()) = probation.changed() => {
+                    self.probation(*probation.borrow_and_update());
                     let now = Arc::clone(&snapshot.borrow());
                     self.said(&now).await;
                 }
@@ -94,6 +106,15 @@ impl Composer {
         }
     }
 
+    /// Says whether this host takes no calls yet. Once its disk shows what it held, what stood there
+    /// for the first time is of no more use.
+    fn probation(&self, on: bool) {
+        if !on {
+            self.agent.files.forget_policy();
+        }
+        self.agent.problems.set("probation", on.then(|| PROBATION.to_owned()));
+    }
+
     /// Looks up the users that documents name. A directory on another host may be slow.
     async fn look_up(&mut self, snapshot: &Snapshot) {
         let named = local::users(&snapshot.plan);
@@ -108,7 +129,9 @@ impl Composer {
     /// What this host says and serves.
     async fn said(&self, snapshot: &Snapshot) {
         let phase = self.phase.borrow().clone();
-        let serves = local::serve(&self.identity, self.boot, &phase, (snapshot, &self.users));
+        let probation = *self.agent.probation.borrow();
+        let state = (&phase, probation);
+        let serves = local::serve(&self.identity, self.boot, state, (snapshot, &self.users));
         self.agent.problems.set_all("workload", local::nobody(&serves.workloads));
         self.serves.send_replace(Arc::new(serves));
         let said = local::say(&self.base, &phase, snapshot);

@@ -179,6 +179,15 @@ fn tell(agent: &Agent, event: Event) {
         Event::Policy(document, operator) => {
             tracing::info!(document, operator, "a document of the mesh is in force");
         }
+        Event::Anchored { surely } => {
+            if surely {
+                tracing::info!("this host holds the policy of the mesh: it takes calls");
+            }
+            let text = "policy-unanchored: no agent was reached that could say what the policy \
+                        of the mesh is; this host goes on with what it holds (`skein policy \
+                        status` compares it, `skein policy adopt` puts a backup's in force)";
+            agent.problems.set("policy-unanchored", (!surely).then(|| text.to_owned()));
+        }
         Event::PolicyRefused(why) => tracing::warn!(why, "a document was not taken"),
         Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
         Event::Published => {
@@ -270,8 +279,12 @@ pub(super) async fn revoked(
         if let Some(held) = credentials.trust() {
             credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
         }
-        data.cut(CloseCode::Revoked, |chain| ended.judge(chain, true).is_err());
         let now = Arc::clone(&view.borrow());
+        // By the newest certificate that the peer has shown.
+        let renewed = |key: &NodeKey| now.nodes.get(key).is_some_and(|node| node.certified);
+        data.cut(CloseCode::Revoked, |chain| {
+            ended.judge(chain, true).is_err() && !renewed(&chain.key)
+        });
         data.forget_earlier_boots(&now);
         data.leave_dead(&now);
         tokio::select! {

@@ -18,12 +18,12 @@ use skein_protocol::{
         node::{HeldIssuer, TokenUses},
     },
     trust::{
-        ChainClass, Revocations, RootChain, Roots, VerifiedChain,
+        ChainClass, PublicKey, Revocations, RootChain, Roots, VerifiedChain,
         join::{PeerAddress, Refusal, RefusalCode},
         token::Token,
         verify_chain,
     },
-    view::{Liveness, View},
+    view::{Liveness, NodeView, View},
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -273,7 +273,7 @@ impl Desk for AgentDesk {
             now: wall(),
             trust,
             members: members.collect(),
-            policy: Vec::new(),
+            policy: agent.listed_policy(),
             peers: peers.collect(),
         }
     }
@@ -359,15 +359,17 @@ pub(super) async fn keep_fresh(
             () = crate::stop::stopped(&mut stopped) => return,
             () = tokio::time::sleep(LOOK_EVERY + Duration::from_secs(jitter)) => {}
             () = issuer_back(&agent, issuers), if due => {}
+            () = issuer_under_newest(&agent), if wants_newest(&agent) => {}
             Ok(()) = roots.changed() => {}
             Ok(()) = held.changed() => {}
         }
     }
 }
 
-/// Between two attempts to get a certificate under the newest root: until all issuers are under
-/// it, one may be had that is not.
+/// Between two attempts to get a certificate under the newest root, should one not lead there.
 const ROOTED_EVERY: Duration = Duration::from_secs(300);
+/// When an issuer is under the newest root, all others come to it within this for each of them.
+const ROOTED_WITHIN: Duration = Duration::from_millis(20);
 
 /// Whether this host's certificate is under a root that another has followed on, and one under
 /// the newest may be had.
@@ -378,13 +380,49 @@ fn under_an_old_root(
 ) -> bool {
     let newest = agent.roots().newest();
     let old = newest.is_some_and(|newest| own.root != newest);
-    let local = agent.issuer().is_none_or(|issuer| Some(issuer.verified().root) == newest);
+    let may = match agent.issuer() {
+        Some(issuer) => Some(issuer.verified().root) == newest,
+        None => issues_under(&agent.view(), newest),
+    };
     let pause = tried.is_some_and(|at| at.elapsed() < ROOTED_EVERY);
-    let due = old && local && !pause;
+    let due = old && may && !pause;
     if due {
         *tried = Some(std::time::Instant::now());
     }
     due
+}
+
+/// Whether some live host issues under that root. Its own certificate tells.
+fn issues_under(view: &View, root: Option<PublicKey>) -> bool {
+    view.nodes.values().any(|node| issues_under_root(node, root))
+}
+
+fn issues_under_root(node: &NodeView, root: Option<PublicKey>) -> bool {
+    node.liveness == Liveness::Alive && node.issuer && Some(node.root) == root
+}
+
+/// Whether this host waits for an issuer under the newest root: it is under an older one, has no
+/// issuer of its own, and nobody issues under the newest yet.
+fn wants_newest(agent: &Agent) -> bool {
+    let newest = agent.roots().newest();
+    let old = agent.credentials.own().is_some_and(|own| Some(own.verified.root) != newest);
+    old && agent.issuer().is_none() && !issues_under(&agent.view(), newest)
+}
+
+/// Waits for an issuer under the newest root, and then for this host's turn.
+async fn issuer_under_newest(agent: &Agent) {
+    let newest = agent.roots().newest();
+    let mut view = agent.view.clone();
+    let found = view.wait_for(|view| issues_under(view, newest)).await;
+    let members = found.map(|view| view.nodes.len());
+    let Ok(members) = members else {
+        // The driver has ended, and so does this agent.
+        return std::future::pending().await;
+    };
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    let within = ROOTED_WITHIN.saturating_mul(members).min(ROOTED_EVERY);
+    let turn = within.mul_f64(rand::random::<f64>());
+    tokio::time::sleep(turn).await;
 }
 
 /// Renews this host's issuer while the root's key is here; else says who must.
@@ -470,6 +508,12 @@ async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
         let mut others: Vec<_> = view.nodes.values().filter(|node| node.key != agent.me).collect();
         // When this host's certificate has ended, nobody answers its probes: the dead may live.
         others.sort_by_key(|node| (node.liveness, !node.issuer));
+        // Of the addresses the first that answers is asked, and passes it on to any issuer: one
+        // under the newest root is asked itself.
+        let newest = agent.roots().newest();
+        if others.iter().any(|node| issues_under_root(node, newest)) {
+            others.retain(|node| issues_under_root(node, newest));
+        }
         let addresses: Vec<SocketAddr> = others
             .into_iter()
             .filter_map(|node| node.addresses.first())

@@ -90,7 +90,7 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
 pub fn serve(
     me: &PeerIdentity,
     boot: u64,
-    phase: &Phase,
+    (phase, probation): (&Phase, bool),
     (snapshot, users): (&Snapshot, &Users),
 ) -> LocalServices {
     let mut instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>> = BTreeMap::new();
@@ -111,6 +111,7 @@ pub fn serve(
         me: me.clone(),
         boot,
         draining: phase.state != NodeState::Up,
+        probation,
         instances,
         workloads: Workloads::new(&snapshot.plan, |name| users.get(name).copied()),
     }

@@ -24,7 +24,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use skein_protocol::{
-    engine::Start,
+    engine::{Anchor, Start},
     limits,
     name::NodeKey,
     policy::{Documents, PolicyBundle, SignedVersion},
@@ -184,6 +184,7 @@ impl Running {
         problems.set("state", remembered.alarm.clone());
         let revocations = revocations(&remembered, &keys.roots, &problems);
         let policies = policies(&remembered, (&keys.roots, &revocations), &problems);
+        let anchor = if remembered.anchored { Anchor::Held } else { keys.files.read_policy() };
         let credentials = keys.credentials(revocations.clone())?;
         let grant = keys.own.verified.grant.clone();
         let locality = settings.locality(&grant)?;
@@ -220,6 +221,7 @@ impl Running {
                 peers: remembered.peers,
                 revocations,
                 policies,
+                anchor,
                 seed: rand::random(),
             },
             clock,
@@ -248,7 +250,9 @@ impl Running {
         );
         let identity = PeerIdentity { key: me, grant: grant.clone() };
         let users = local::Users::new();
-        let serves = local::serve(&identity, remembered.boot, &phase, (&first, &users));
+        let on_probation = *shown.probation.borrow();
+        let serves =
+            local::serve(&identity, remembered.boot, (&phase, on_probation), (&first, &users));
         let (serves, served) = watch::channel(Arc::new(serves));
         let (policy, view) = (shown.policy.clone(), shown.view.clone());
         let rules = Arc::new(policy::Rules::new(policy, view, Arc::clone(&metrics), clock));
@@ -311,6 +315,7 @@ impl Running {
             links: shown.links.clone(),
             data: data.clone(),
             policy: shown.policy.clone(),
+            probation: shown.probation.clone(),
             revocations: shown.revocations.clone(),
             edges,
             stands: std::sync::Mutex::default(),

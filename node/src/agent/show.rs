@@ -9,11 +9,12 @@ use std::{
 
 use skein_protocol::{
     clock::{Tick, Wall, millis},
+    limits,
     manifest::DocumentId,
     name::{Hash, Label, NodeKey, ServiceName},
     policy::Policy,
     record::node::{Health, NodeState, Protocol, ServicePort},
-    trust::{Revocations, Roots},
+    trust::{Revocations, Roots, join::PolicyHead},
     view::{Endpoint, Liveness, NodeView, Reason, ServiceView, Use, View},
 };
 use tokio::sync::{mpsc, watch};
@@ -62,6 +63,8 @@ pub(crate) struct Agent {
     pub(crate) data: DataLinks,
     /// The mesh-wide documents in force.
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    /// Whether no call is taken here yet.
+    pub(crate) probation: watch::Receiver<bool>,
     /// The keys that have ended.
     pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
     /// Who called what here.
@@ -94,6 +97,11 @@ pub(crate) const ISSUER_NEAR: Duration = Duration::from_secs(60 * 86_400);
 const CERTIFICATE_NEAR: Duration = Duration::from_secs(3 * 86_400);
 
 impl Agent {
+    /// The policy in force here, in brief, if it is short enough for an answer to who joins.
+    pub(crate) fn listed_policy(&self) -> Option<Vec<PolicyHead>> {
+        self.policy.borrow().documents.listed(limits::JOIN_POLICY_HEADS)
+    }
+
     /// A node's name, or its short id where no record of it is held.
     pub(crate) fn name_of(&self, node: &NodeKey) -> String {
         let view = self.view.borrow();

@@ -1,5 +1,5 @@
-//! `issuer add|renew`, `root rotate`: who certifies nodes, and who certifies those. Works on this host's files with the root's key, and
-//! tells a running agent.
+//! `issuer add|renew`, `root rotate|drop`: who certifies nodes, and who certifies those. Works on
+//! this host's files with the root's key, and tells a running agent.
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,29 @@ pub(super) struct RootArgs {
 pub(super) enum RootCommand {
     /// Let another root follow on the newest: trusted by all first, used then
     Rotate(RotateArgs),
+    /// End the oldest root, once another has followed on it and all are certified under that
+    Drop(DropArgs),
+}
+
+/// `skein root drop`.
+#[derive(Args, Debug)]
+pub(super) struct DropArgs {
+    /// The newest root's key [default: root.key in the agent's directory]
+    #[arg(long, value_name = "FILE")]
+    pub(super) root: Option<PathBuf>,
+    /// The certificate of an operator that the old root certified and that stays; repeatable.
+    /// Those with documents in force stay without a word
+    #[arg(long, value_name = "FILE")]
+    pub(super) keep: Vec<PathBuf>,
+    /// Drop it though members still use it: they will have to join anew
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Only say what it would do; exits 4
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// How long to wait for members to hear of it
+    #[arg(long, value_name = "DURATION", value_parser = super::duration, default_value = "5s")]
+    pub(super) wait: std::time::Duration,
 }
 
 /// `skein root rotate`.
@@ -58,7 +81,18 @@ pub(super) fn root(
     command: &RootCommand,
     console: &mut Console<'_>,
 ) -> Result<Exit, CliError> {
-    let RootCommand::Rotate(args) = command;
+    match command {
+        RootCommand::Rotate(args) => rotate(client, dir, args, console),
+        RootCommand::Drop(args) => super::revoke::drop_root(client, dir, args, console),
+    }
+}
+
+fn rotate(
+    client: &Client,
+    dir: &Path,
+    args: &RotateArgs,
+    console: &mut Console<'_>,
+) -> Result<Exit, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::failed(error.to_string());
     let files = Files::new(dir);
     let path = args.root.clone().unwrap_or_else(|| files.root_key());
@@ -95,7 +129,7 @@ pub(super) fn root(
     console.print(&format!(
         "{known}; its key is {}, the old one {}. This host's issuer is renewed under it now; on each \
          other issuer's host run `skein issuer renew --root FILE` with the new key, and nodes follow \
-         by themselves. The old root stays trusted",
+         by themselves. The old root stays trusted until `skein root drop`",
         path.display(),
         old.display()
     ))?;

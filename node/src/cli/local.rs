@@ -68,7 +68,8 @@ fn issuer(dir: PathBuf) -> Result<IssuingHost> {
 /// agent starts, before any peer is met.
 fn restore(dir: &std::path::Path, backup: &identity::backup::Verified) -> Result<()> {
     let (disk, _) = Disk::open(dir, wall())?;
-    let mut writes = Vec::new();
+    // What the backup holds is the policy: whoever restores it says so.
+    let mut writes = vec![Write::Anchored(true)];
     for statement in &backup.revocations {
         writes.push(Write::Revocation(statement.id(), statement.encode()?));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use skein_protocol::{
     manifest::{self, Document, DocumentId, Inputs, Kind},
-    name::{Hash, Label, MeshId},
+    name::{Label, MeshId},
     policy::{Draft, Lineage, PolicyKey},
     trust::Signer,
 };
@@ -71,7 +71,7 @@ impl Operator {
         let wrong = |error: &dyn std::fmt::Display| {
             CliError::failed(format!("the agent prepared something that cannot be signed: {error}"))
         };
-        let mesh = MeshId(hash(mesh).ok_or_else(|| wrong(&"no mesh"))?);
+        let mesh = MeshId(mesh.parse().map_err(|error| wrong(&error))?);
         let lineage = data_encoding::HEXLOWER.decode(draft.lineage.as_bytes());
         let lineage = lineage.map_err(|error| wrong(&error))?;
         let lineage = Lineage::decode(&lineage).map_err(|error| wrong(&error))?;
@@ -88,12 +88,6 @@ impl Operator {
         let bytes = bundle.encode().map_err(|error| wrong(&error))?;
         Ok(data_encoding::HEXLOWER.encode(&bytes))
     }
-}
-
-/// The hash of 64 hexadecimal digits.
-pub(super) fn hash(text: &str) -> Option<Hash> {
-    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(Hash)
 }
 
 fn document_id(name: &DocumentName) -> Result<DocumentId, CliError> {

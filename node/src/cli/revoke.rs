@@ -7,18 +7,19 @@ use std::{
 
 use clap::{Args, Subcommand};
 use skein_protocol::{
-    name::{Label, MeshId, NodeKey},
+    name::{Hash, Label, MeshId, NodeKey},
     trust::{
         Signer,
         operator::Scope,
-        revocation::{By, Revocation, Subject},
+        revocation::{By, Revocation, Subject, work_of_root},
     },
 };
 
 use super::{
     Client, Console, Exit, duration,
     exit::CliError,
-    operator::{Operator, hash},
+    issuer::DropArgs,
+    operator::Operator,
     output::{Rows, Show, clean},
 };
 use crate::{
@@ -202,7 +203,7 @@ fn end_operator(
         let stays = !ends(&work.kind, &work.about);
         let word = if stays { "stays valid" } else { "ends" };
         console.say(&format!("{} {}: {word}", work.kind, clean(&work.about)));
-        works.extend(hash(&work.id).filter(|_| stays));
+        works.extend(work.id.parse::<Hash>().ok().filter(|_| stays));
     }
     if args.dry_run {
         return Ok(Exit::WouldChange);
@@ -214,6 +215,54 @@ fn end_operator(
         key: key_of(&plan)?,
         by: By::Root(root.pair.public_key()),
         reason: args.reason.clone(),
+        works,
+    };
+    submit(client, revocation, &root.pair, args.wait, console)
+}
+
+/// Ends the oldest root. What it certified and is still wanted is listed, and stays.
+pub(super) fn drop_root(
+    client: &Client,
+    dir: &Path,
+    args: &DropArgs,
+    console: &mut Console<'_>,
+) -> Result<Exit, CliError> {
+    let asked = RevokePlanRequest { kind: "root".to_owned(), target: String::new() };
+    let plan: RevokePlan = client.post("/v1/revoke/plan", &asked)?;
+    let mut works: Vec<Hash> = Vec::new();
+    for work in &plan.works {
+        console.say(&format!("{} {}: stays valid", work.kind, clean(&work.about)));
+        works.extend(work.id.parse::<Hash>().ok());
+    }
+    for path in &args.keep {
+        let key: NodeKey = certified(path)?.parse().map_err(|_| CliError::failed("no key"))?;
+        works.push(work_of_root(&key.0));
+    }
+    works.sort();
+    works.dedup();
+    if !plan.users.is_empty() {
+        console.say(&format!(
+            "certified under it, and out of the mesh without it: {}",
+            clean(&plan.users.join(", "))
+        ));
+    }
+    if args.dry_run {
+        return Ok(Exit::WouldChange);
+    }
+    if !plan.users.is_empty() && !args.force {
+        return Err(CliError::failed("nothing was done: members still use the old root").fix(
+            "run `skein issuer renew --root FILE` with the new root's key on the hosts that issue, \
+             wait until the others have renewed (`skein certs`), and run this again; or say \
+             --force: who is named above has to join anew",
+        ));
+    }
+    let root = open_root(dir, args.root.as_deref())?;
+    let revocation = Revocation {
+        mesh: mesh_of(&plan)?,
+        subject: Subject::Root,
+        key: key_of(&plan)?,
+        by: By::Root(root.pair.public_key()),
+        reason: "another root has followed on it".to_owned(),
         works,
     };
     submit(client, revocation, &root.pair, args.wait, console)
@@ -250,7 +299,7 @@ fn submit(
 
 fn mesh_of(plan: &RevokePlan) -> Result<MeshId, CliError> {
     let wrong = || CliError::failed("the agent did not say which mesh it is of");
-    hash(&plan.mesh).map(MeshId).ok_or_else(wrong)
+    plan.mesh.parse().map(MeshId).map_err(|_| wrong())
 }
 
 fn key_of(plan: &RevokePlan) -> Result<[u8; 32], CliError> {

@@ -123,6 +123,8 @@ pub struct Shown {
     pub revocations: watch::Receiver<Arc<Revocations>>,
     /// The mesh-wide documents in force, and what they decide.
     pub policy: watch::Receiver<Arc<Policy>>,
+    /// Whether no call is taken, since this host may not know the mesh's policy.
+    pub probation: watch::Receiver<bool>,
     /// Further roots that peers told: to be written, and handed in.
     pub told_roots: watch::Receiver<Option<Arc<RootChain>>>,
     /// The peer that last said that this node's key was revoked.
@@ -176,6 +178,7 @@ pub struct Driver {
     shown_links: watch::Sender<Arc<BTreeMap<NodeKey, LinkView>>>,
     revocations: watch::Sender<Arc<Revocations>>,
     policy: watch::Sender<Arc<Policy>>,
+    probation: watch::Sender<bool>,
     put_out: watch::Sender<Option<NodeKey>>,
     told_roots: watch::Sender<Option<Arc<RootChain>>>,
     events: mpsc::Sender<Event>,
@@ -214,6 +217,7 @@ impl Driver {
         let (shown_links, links_out) = watch::channel(Arc::default());
         let (revoked, revocations_out) = watch::channel(revocations);
         let (policy, policy_out) = watch::channel(Arc::clone(engine.policy()));
+        let (probation, probation_out) = watch::channel(engine.on_probation());
         let (put_out, put_out_out) = watch::channel(None);
         let (told_roots, told_roots_out) = watch::channel(None);
         let handle = DriverHandle { commands: commands_in };
@@ -237,6 +241,7 @@ impl Driver {
             shown_links,
             revocations: revoked,
             policy,
+            probation,
             put_out,
             told_roots,
             events: events_in,
@@ -248,6 +253,7 @@ impl Driver {
             links: links_out,
             revocations: revocations_out,
             policy: policy_out,
+            probation: probation_out,
             put_out: put_out_out,
             told_roots: told_roots_out,
             events,
@@ -393,6 +399,9 @@ impl Driver {
             }
             Output::Policy(policy) => {
                 self.policy.send_replace(policy);
+            }
+            Output::Probation(on) => {
+                self.probation.send_replace(on);
             }
             Output::Event(event) => {
                 // Lines for people must not hold up the mesh.

@@ -45,7 +45,7 @@ impl Hints {
         for (key, value) in keys {
             match key {
                 "head" => hints.head = head(value),
-                "policy" => hints.policy = hash(value),
+                "policy" => hints.policy = value.parse().ok(),
                 "state" => hints.state = state(value),
                 "load" => hints.load = value.parse().ok(),
                 _ => {}
@@ -72,12 +72,7 @@ fn state(text: &str) -> Option<NodeState> {
 
 fn head(text: &str) -> Option<Head> {
     let (sequence, text) = text.split_once('.')?;
-    Some(Head { sequence: sequence.parse().ok()?, hash: hash(text)? })
-}
-
-fn hash(text: &str) -> Option<Hash> {
-    let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?;
-    Some(Hash(bytes.try_into().ok()?))
+    Some(Head { sequence: sequence.parse().ok()?, hash: text.parse().ok()? })
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use skein_protocol::{
         certificate::mesh_name,
         join::{
             AdmissionError, EXPORTER_LABEL, Exporter, JoinRequest, Message, Nonce, PeerAddress,
-            PolicyHead, Refusal, RefusalCode, RenewRequest, Reply, SignedAdmission,
+            Refusal, RefusalCode, RenewRequest, Reply, SignedAdmission,
         },
         token::Token,
         verify_chain, verify_issuer,
@@ -123,8 +123,6 @@ pub struct Joined {
     pub issuer_missed: bool,
     /// Whom to dial; the first is the agent that answered.
     pub peers: Vec<PeerAddress>,
-    /// What policy must be had before this node serves.
-    pub policy: Vec<PolicyHead>,
 }
 
 /// Joins through the agent at one of `addresses`, from a socket at `from`, and writes this
@@ -215,6 +213,10 @@ fn take(
     peers.extend(admission.peers.iter().filter(|peer| **peer != answered).cloned());
     file::write_roots(&files.roots(), &admission.roots)?;
     files.write_peers(&peers)?;
+    match &admission.policy {
+        Some(heads) => files.write_policy(heads)?,
+        None => files.forget_policy(),
+    }
     file::write_chain(&files.node_chain(), &chain)?;
     let issuer = asked.issuer.is_some() && admission.own_issuer.is_some();
     Ok(Joined {
@@ -225,7 +227,6 @@ fn take(
         issuer,
         issuer_missed: asked.issuer.is_some() && !issuer,
         peers,
-        policy: admission.policy.clone(),
     })
 }
 

@@ -47,8 +47,8 @@ pub struct Situation {
     pub trust: Arc<Trust>,
     /// Every node known.
     pub members: Vec<Member>,
-    /// What policy is in force here.
-    pub policy: Vec<PolicyHead>,
+    /// What policy is in force here; none if that is too much for an answer.
+    pub policy: Option<Vec<PolicyHead>>,
     /// Whom a new member may dial.
     pub peers: Vec<PeerAddress>,
 }
@@ -221,7 +221,7 @@ fn answer(
         issuer: chain.issuer,
         own_issuer,
         roots: issuer.roots().clone(),
-        policy: situation.policy.iter().take(limits::JOIN_POLICY_HEADS).cloned().collect(),
+        policy: situation.policy.clone(),
         peers: situation.peers.iter().take(limits::JOIN_PEERS).cloned().collect(),
     };
     match admission.sign(issuer.signer()) {

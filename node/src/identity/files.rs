@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use skein_protocol::{
     clock::Wall,
-    trust::{join::PeerAddress, verify_chain},
+    engine::Anchor,
+    trust::{
+        join::{PeerAddress, PolicyHead},
+        verify_chain,
+    },
 };
 
 use crate::keys::{
@@ -84,6 +88,11 @@ impl Files {
         self.directory.join("peers")
     }
 
+    /// What the policy was when this host was let in. It is there until the agent has held that.
+    pub fn policy(&self) -> PathBuf {
+        self.directory.join("policy-at-join")
+    }
+
     /// Whether this host has a certificate.
     pub fn is_member(&self) -> bool {
         self.node_chain().exists()
@@ -114,6 +123,36 @@ impl Files {
     pub fn write_peers(&self, peers: &[PeerAddress]) -> Result<(), FileError> {
         let lines = peers.iter().map(|peer| format!("{} {}\n", peer.node, peer.address));
         file::write(&self.peers(), lines.collect::<String>().as_bytes(), file::PUBLIC)
+    }
+
+    /// Writes what the policy was when this host was let in: document, generation and version a
+    /// line.
+    pub fn write_policy(&self, heads: &[PolicyHead]) -> Result<(), FileError> {
+        let line =
+            |head: &PolicyHead| format!("{} {} {}\n", head.document, head.generation, head.version);
+        let lines: String = heads.iter().map(line).collect();
+        file::write(&self.policy(), lines.as_bytes(), file::PUBLIC)
+    }
+
+    /// What shows, on a disk that never held the mesh's policy, what that is.
+    pub fn read_policy(&self) -> Anchor {
+        let parse = |line: &str| {
+            let mut words = line.split(' ');
+            Some(PolicyHead {
+                document: words.next()?.parse().ok()?,
+                generation: words.next()?.parse().ok()?,
+                version: words.next()?.parse().ok()?,
+            })
+        };
+        let text = std::fs::read_to_string(self.policy()).ok();
+        let heads = text.and_then(|text| text.lines().map(parse).collect());
+        heads.map_or(Anchor::Lacks, Anchor::Listed)
+    }
+
+    /// It has been held: from now on the disk itself shows it.
+    pub fn forget_policy(&self) {
+        // What stays is only read where the disk shows nothing, and asks for less than it might.
+        let _ = std::fs::remove_file(self.policy());
     }
 
     /// Whom to dial at the first start; lines that do not read are passed over.

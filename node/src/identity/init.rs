@@ -168,6 +168,8 @@ fn found(
         Grant::new(options.node.clone(), vec![ServicePattern::All], vec![], options.zone.clone())?;
     let chain = issuer.admit(&node.node_key(), &grant, now)?;
     let token = issuer.create_token(first_token(options), now)?;
+    // The first host knows all the policy that there is.
+    files.write_policy(&[])?;
     file::write_chain(&files.node_chain(), &chain)?;
     Ok(Init { mesh, node: node.node_key(), token, root_key, operator_key: None })
 }

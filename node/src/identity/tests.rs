@@ -104,7 +104,7 @@ impl Desk for TestDesk {
             now: now(),
             trust: self.trust.clone(),
             members: self.members.clone(),
-            policy: vec![],
+            policy: Some(vec![]),
             peers: vec![],
         }
     }

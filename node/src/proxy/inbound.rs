@@ -117,6 +117,13 @@ impl Proxy {
         if local.draining || self.guard.is_draining() {
             return refuse(Refusal::Draining, format!("{me} drains"));
         }
+        if local.probation {
+            let why = format!(
+                "{me} takes no calls yet: it does not hold the policy of the mesh (`skein status` \
+                 there says what it waits for)"
+            );
+            return refuse(Refusal::Draining, why);
+        }
         if head.hops >= limits::HOPS_MAX {
             let why = format!("passed {} agents already: a loop of routes", head.hops);
             return refuse(Refusal::Denied, why);

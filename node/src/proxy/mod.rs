@@ -185,6 +185,8 @@ pub struct LocalServices {
     pub boot: u64,
     /// Whether the whole node drains.
     pub draining: bool,
+    /// Whether this node may not know the mesh's policy, and so takes no calls yet.
+    pub probation: bool,
     /// Instances by service and the port that callers dial.
     pub instances: BTreeMap<(ServiceName, u16), Vec<LocalInstance>>,
     /// Which local processes are which service.

@@ -83,6 +83,8 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
+            root: [0; 32],
+            certified: true,
         }),
         instance: Arc::new(Instance {
             id: instance_id(),
@@ -190,6 +192,7 @@ impl Agent {
             me: me.clone(),
             boot: 1,
             draining: false,
+            probation: false,
             instances: BTreeMap::new(),
             workloads: Workloads::default(),
         };

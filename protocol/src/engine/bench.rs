@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Engine, Event, Input, LinkId, Local, Output, PersistId, Start, Write};
+use super::{Anchor, Engine, Event, Input, LinkId, Local, Output, PersistId, Start, Write};
 use crate::{
     clock::{Now, Tick, Wall},
     name::NodeKey,
@@ -142,7 +142,10 @@ impl Bench {
                 Write::Reserve(upto) => reserved = *upto,
                 Write::Peer(key, bundle) => drop(peers.insert(*key, Arc::clone(bundle))),
                 Write::Forget(key) => drop(peers.remove(key)),
-                Write::Revocation(..) | Write::Policy(..) | Write::ForgetPolicy(_) => {}
+                Write::Revocation(..)
+                | Write::Policy(..)
+                | Write::ForgetPolicy(_)
+                | Write::Anchored(_) => {}
             }
         }
         self.put(1 - side, Input::Disconnected(LINK));
@@ -197,7 +200,11 @@ impl Bench {
                     }
                 }
                 Output::Dial(node, _) => self.sides[side].dials.push(node),
-                Output::Close(..) | Output::Revoked(_) | Output::Policy(_) | Output::Roots(_) => {}
+                Output::Close(..)
+                | Output::Revoked(_)
+                | Output::Policy(_)
+                | Output::Roots(_)
+                | Output::Probation(_) => {}
                 Output::Verify(id, job) => {
                     let checked = Box::new(job.run(&Keyed));
                     self.sides[side].engine.handle(at(self.now), Input::Verified(id, checked));
@@ -235,6 +242,7 @@ impl Side {
             peers,
             revocations: Revocations::default(),
             policies: Documents::default(),
+            anchor: Anchor::Held,
             seed: number,
         };
         Self {

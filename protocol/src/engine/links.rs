@@ -140,6 +140,11 @@ impl Links {
         self.ready.values().filter_map(|link| self.links.get(link)?.stand)
     }
 
+    /// Whether the peers of all ready links have said where they stand.
+    pub(super) fn all_stand(&self) -> bool {
+        self.ready.values().filter_map(|link| self.links.get(link)).all(|link| link.stand.is_some())
+    }
+
     pub(super) fn trips(&mut self, link: LinkId) -> Option<&mut Trips> {
         self.links.get_mut(&link).map(|link| &mut link.trips)
     }

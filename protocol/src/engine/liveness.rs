@@ -302,7 +302,8 @@ impl Engine {
     pub(super) fn stand(&mut self) -> Stand {
         let policy = self.policy.documents.root();
         let revocations = self.ended_root();
-        Stand { records: self.store.root(), revocations, policy }
+        let probation = self.on_probation();
+        Stand { records: self.store.root(), revocations, policy, probation }
     }
 
     pub(super) fn probed(&mut self, now: Now, link: LinkId, theirs: Brief) {

@@ -17,6 +17,7 @@ mod links;
 mod liveness;
 mod own;
 mod policy;
+mod probation;
 mod project;
 mod revoke;
 mod spread;
@@ -34,7 +35,10 @@ use std::{
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use self::{links::Links, liveness::Member, own::Own, project::Picture, spread::Spread};
+use self::{
+    links::Links, liveness::Member, own::Own, probation::Probation, project::Picture,
+    spread::Spread,
+};
 use crate::{
     clock::{Now, Tick, Wall},
     limits,
@@ -51,7 +55,7 @@ use crate::{
     wire::frame::Frame,
 };
 
-pub use self::own::Local;
+pub use self::{own::Local, probation::Anchor};
 
 /// Tells one connection from another, also of the same peer. The shell counts them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -139,6 +143,9 @@ pub enum Output {
     Roots(Arc<RootChain>),
     /// Other documents are in force: judge every call by this, also those that are open.
     Policy(Arc<Policy>),
+    /// From now on no call is taken, or calls are taken again: this host may not know the mesh's
+    /// policy, or does.
+    Probation(bool),
     /// Tell people.
     Event(Event),
 }
@@ -210,6 +217,8 @@ pub enum Write {
     Policy(Hash, Vec<u8>),
     /// A version was superseded, or its operator's key has ended.
     ForgetPolicy(Hash),
+    /// Whether this disk has held the mesh's policy.
+    Anchored(bool),
 }
 
 /// A signature check.
@@ -397,6 +406,12 @@ pub enum Event {
     RevocationRefused(String),
     /// A version of a document is in force: which, and whose.
     Policy(String, String),
+    /// This host takes calls: it holds the mesh's policy. Not `surely`: nobody was there who
+    /// could say so, and it goes on with what it and its peers hold.
+    Anchored {
+        /// Whether an issuer's answer or agents that are anchored say so.
+        surely: bool,
+    },
     /// A document that was handed in here is not taken, and why.
     PolicyRefused(String),
     /// A peer told a record that is older than the one held: a laggard, or a replay. Nothing
@@ -445,6 +460,8 @@ pub struct Start {
     pub revocations: Revocations,
     /// Mesh-wide documents from disk, verified by the shell.
     pub policies: Documents,
+    /// What the disk shows of the policy that it held.
+    pub anchor: Anchor,
     /// The seed of all random choice.
     pub seed: u64,
 }
@@ -463,6 +480,8 @@ pub struct Engine {
     /// Statements that are being written, and the link that each came by.
     ending: BTreeMap<PersistId, (VerifiedStatement, Option<LinkId>)>,
     policy: Arc<Policy>,
+    /// Set while this host takes no calls.
+    probation: Option<Probation>,
     /// Versions that are being written, and the link that each came by.
     ruling: BTreeMap<PersistId, (Arc<VerifiedVersion>, Option<LinkId>)>,
     members: BTreeMap<NodeKey, Member>,
@@ -531,6 +550,7 @@ impl Engine {
             revocations: Arc::new(start.revocations),
             ending: BTreeMap::new(),
             policy: Arc::new(Policy::of(start.policies)),
+            probation: Probation::begin(start.anchor, now),
             ruling: BTreeMap::new(),
             members: BTreeMap::new(),
             accused: BTreeSet::new(),
@@ -558,6 +578,7 @@ impl Engine {
         engine.live.insert(me);
         engine.known.insert(me);
         engine.spread.restore(start.peers);
+        engine.look_at_probation(now);
         engine.next_restored(now);
         engine.publish_if_due(now);
         engine
@@ -684,6 +705,7 @@ impl Engine {
             self.dial(now);
             self.links_in_time(now);
             self.publish_if_due(now);
+            self.look_at_probation(now);
             self.forget(now);
             self.forget_unread(now);
         }

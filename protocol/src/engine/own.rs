@@ -263,6 +263,7 @@ impl Engine {
         } else {
             self.event(Event::RolledBack { had: self.own.next, seen: sequence });
             self.own.leapt = true;
+            self.put_on_probation(now);
         }
         self.own.next = self.own.next.max(sequence.saturating_add(limits::SEQUENCE_LEAP));
         self.own.limit = self.own.limit.min(self.own.next);

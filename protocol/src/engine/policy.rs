@@ -113,7 +113,10 @@ impl Engine {
             self.persist(gone.into_iter().map(Write::ForgetPolicy).collect());
         }
         self.policy = Arc::new(Policy::of(documents));
-        self.outbox.push_back(Output::Policy(Arc::clone(&self.policy)));
+        if !planted(Planted::RuleUnshown) {
+            self.outbox.push_back(Output::Policy(Arc::clone(&self.policy)));
+        }
+        self.look_at_probation(now);
         // Not even for a moment more does the old one decide.
         self.show_view(now);
     }

@@ -169,16 +169,19 @@ impl Engine {
         };
         let liveness = self.members.get(key).map_or(Liveness::Alive, |member| member.liveness);
         let verdict = self.node_use(now, key, liveness, record, content.host.state);
+        let certified = self.revocations.judge(record.chain(), true).is_ok();
         let same = before.filter(|shown| shown.node.hash == record.hash());
         let node = match same {
-            Some(shown) if shown.node.liveness == liveness => {
+            Some(shown) if shown.node.liveness == liveness && shown.node.certified == certified => {
                 if shown.verdict == verdict {
                     return None;
                 }
                 Arc::clone(&shown.node)
             }
-            Some(shown) => Arc::new(NodeView { liveness, ..NodeView::clone(&shown.node) }),
-            None => Arc::new(node_view(key, record, content, liveness)),
+            Some(shown) => {
+                Arc::new(NodeView { liveness, certified, ..NodeView::clone(&shown.node) })
+            }
+            None => Arc::new(NodeView { certified, ..node_view(key, record, content, liveness) }),
         };
         Some(Some(Shown { node, record: record.clone(), verdict }))
     }
@@ -240,6 +243,8 @@ fn node_view(
         hash: record.hash(),
         version: content.host.version.to_string(),
         issuer: content.issuer.0.is_some(),
+        root: record.chain().root,
+        certified: true,
     }
 }
 

@@ -8,8 +8,9 @@ use crate::{
     limits,
     name::{Hash, NodeKey},
     planted::{Planted, planted},
+    record::Verified,
     trust::{
-        ChainError, CloseCode, Revocations, RootChain, Roots,
+        ChainError, CloseCode, Revocations, RootChain, Roots, VerifiedChain,
         revocation::{RevocationError, Statement, VerifiedStatement},
     },
     wire::frame::{Frame, RevocationRun, Stand},
@@ -200,7 +201,13 @@ impl Engine {
             return;
         }
         let revocations = Arc::clone(&self.revocations);
-        for link in self.links.whose(|chain| revocations.judge(chain, true).is_err()) {
+        // By the newest certificate that the peer has shown: it may have another than it began with.
+        let newer = |key: &NodeKey| self.store.body(key).map(Verified::chain);
+        let ends = |chain: &VerifiedChain| {
+            let stands = |chain: &VerifiedChain| revocations.judge(chain, true).is_ok();
+            !stands(chain) && !newer(&chain.key).is_some_and(stands)
+        };
+        for link in self.links.whose(ends) {
             self.close(now, link, CloseCode::Revoked);
         }
         for node in ended {

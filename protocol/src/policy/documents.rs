@@ -13,6 +13,7 @@ use crate::{
     limits,
     name::Hash,
     planted::{Planted, planted},
+    trust::join::PolicyHead,
 };
 
 /// What became of a version.
@@ -124,6 +125,25 @@ impl Documents {
     /// Whether that version is a head here.
     pub fn holds(&self, version: &Hash) -> bool {
         self.versions.contains_key(version)
+    }
+
+    /// Whether that version is a head here, or one that is supersedes it.
+    pub fn covers(&self, head: &PolicyHead) -> bool {
+        let over = |one: &Arc<VerifiedVersion>| one.covers(head.generation, head.version);
+        let mut of = self.heads.iter().filter(|(key, _)| key.hash() == head.document);
+        self.holds(&head.version) || of.any(|(_, heads)| heads.iter().any(over))
+    }
+
+    /// All heads, in brief, if there are at most `count`.
+    pub fn listed(&self, count: usize) -> Option<Vec<PolicyHead>> {
+        let heads = self.heads.iter().flat_map(|(key, heads)| {
+            heads.iter().map(|head| PolicyHead {
+                document: key.hash(),
+                generation: head.lineage().generation,
+                version: head.version(),
+            })
+        });
+        (self.versions.len() <= count).then(|| heads.collect())
     }
 
     /// The heads of one document; more than one: they did not know of each other.

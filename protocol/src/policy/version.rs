@@ -85,6 +85,14 @@ impl PolicyKey {
         Some(DocumentId { kind, namespace: self.namespace.clone(), name: self.name.clone() })
     }
 
+    /// What names it where its own name would be too long.
+    pub fn hash(&self) -> Hash {
+        let (namespace, name) = (self.namespace.as_str(), self.name.as_str());
+        let words = [namespace.as_bytes(), b"\0", name.as_bytes()];
+        let [namespace, end, name] = words;
+        Hash::of(&[b"skein/document/v1\0", &self.kind.to_le_bytes(), namespace, end, name])
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &Label {
         &self.namespace
@@ -564,8 +572,12 @@ impl VerifiedVersion {
     /// Whether it was made in the knowledge of `other`, or `other` is older than all that it
     /// lists.
     pub fn supersedes(&self, other: &Self) -> bool {
-        let place = (other.lineage.generation, other.version);
-        other.lineage.generation < self.lineage.complete_from
-            || self.lineage.ancestors.binary_search(&place).is_ok()
+        self.covers(other.lineage.generation, other.version)
+    }
+
+    /// The same of a version of which only that is known.
+    pub fn covers(&self, generation: u64, version: Hash) -> bool {
+        generation < self.lineage.complete_from
+            || self.lineage.ancestors.binary_search(&(generation, version)).is_ok()
     }
 }

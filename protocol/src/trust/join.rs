@@ -90,6 +90,8 @@ pub struct RenewRequest {
 pub struct PolicyHead {
     /// The hash of the document's kind and name.
     pub document: Hash,
+    /// The version's generation.
+    pub generation: u64,
     /// The hash of the version.
     pub version: Hash,
 }
@@ -119,7 +121,8 @@ pub struct Admission {
     /// From the first root to the newest.
     pub roots: RootChain,
     /// What policy is in force there: a node without an anchored disk waits until it has these.
-    pub policy: Vec<PolicyHead>,
+    /// None where there are more than [`limits::JOIN_POLICY_HEADS`]: it waits for its peers then.
+    pub policy: Option<Vec<PolicyHead>>,
     /// Whom to dial.
     pub peers: Vec<PeerAddress>,
 }
@@ -176,7 +179,8 @@ impl SignedAdmission {
         if admission.peers.len() > limits::JOIN_PEERS {
             return Err(AdmissionError::TooMany("peers"));
         }
-        if admission.policy.len() > limits::JOIN_POLICY_HEADS {
+        let heads = admission.policy.as_ref().map_or(0, Vec::len);
+        if heads > limits::JOIN_POLICY_HEADS {
             return Err(AdmissionError::TooMany("policy heads"));
         }
         let roots = admission.roots.verify(crypto)?;

@@ -109,7 +109,7 @@ fn admission(mesh: &Mesh) -> Admission {
         issuer: chain.issuer,
         own_issuer: None,
         roots: RootChain::new(mesh.root.clone()),
-        policy: vec![],
+        policy: Some(vec![]),
         peers: vec![PeerAddress {
             node: mesh.node_key(0),
             address: "127.0.0.1:7946".parse().unwrap(),

@@ -73,6 +73,9 @@ pub struct Stand {
     pub revocations: Hash,
     /// The hash over its policy heads.
     pub policy: Hash,
+    /// Whether it takes no calls since it may not know the mesh's policy: then that it holds the
+    /// same is no proof.
+    pub probation: bool,
 }
 
 /// What probes and their answers carry: enough to see whether both ends stand at one place. A
@@ -85,7 +88,7 @@ pub struct Brief {
     pub mark: u64,
 }
 
-const BRIEF_DOMAIN: &[u8] = b"skein/stand/v1\0";
+const BRIEF_DOMAIN: &[u8] = b"skein/stand/v2\0";
 
 impl Stand {
     /// It in brief, for that id.
@@ -93,7 +96,8 @@ impl Stand {
         let roots = [&self.records.0[..], &self.revocations.0[..], &self.policy.0[..]];
         let [records, revocations, policy] = roots;
         let id_bytes = id.to_le_bytes();
-        let hash = Hash::of(&[BRIEF_DOMAIN, &id_bytes, records, revocations, policy]);
+        let probation = [u8::from(self.probation)];
+        let hash = Hash::of(&[BRIEF_DOMAIN, &id_bytes, records, revocations, policy, &probation]);
         Brief { id, mark: hash.prefix() }
     }
 }
@@ -347,17 +351,22 @@ mod tests {
     use crate::trust::Chain;
 
     fn stand() -> Stand {
-        Stand { records: Hash([1; 32]), revocations: Hash([2; 32]), policy: Hash([3; 32]) }
+        Stand {
+            records: Hash([1; 32]),
+            revocations: Hash([2; 32]),
+            policy: Hash([3; 32]),
+            probation: false,
+        }
     }
 
     #[test]
     fn the_golden_bytes_of_a_probe_and_a_stand_stay_what_they_are() {
         let bytes = Frame::Stand(stand()).encode().unwrap();
-        let golden = [vec![11], vec![1; 32], vec![2; 32], vec![3; 32]];
+        let golden = [vec![11], vec![1; 32], vec![2; 32], vec![3; 32], vec![0]];
         assert_eq!(bytes, golden.concat());
         let bytes = Frame::Probe(stand().brief(7)).encode().unwrap();
         // The first eight bytes of the hash as a number, little-endian.
-        let golden = [2, 7, 0, 0, 0, 0x57, 0x20, 0x6d, 0xc9, 0x94, 0xa0, 0xa3, 0xe4];
+        let golden = [2, 7, 0, 0, 0, 0xd1, 0x2b, 0xef, 0x0a, 0x9c, 0xc3, 0x0d, 0xfe];
         assert_eq!(bytes, golden);
     }
 
@@ -374,6 +383,7 @@ mod tests {
             other(|stand| stand.records = Hash([9; 32])),
             other(|stand| stand.revocations = Hash([9; 32])),
             other(|stand| stand.policy = Hash([9; 32])),
+            other(|stand| stand.probation = true),
         ];
         let distinct: std::collections::BTreeSet<u64> = marks.into_iter().collect();
         assert_eq!(distinct.len(), marks.len());

@@ -1,6 +1,7 @@
 //! The cases of the world: each a fault, and what must hold all the same.
 
 mod long;
+mod policy;
 
 use std::collections::BTreeMap;
 
@@ -170,11 +171,14 @@ fn case_15_an_empty_disk_is_told_and_records_are_learned_again() {
     world.nodes[4].disk = Default::default();
     let before = head(&world, 0, 4);
     world.start(4);
+    assert!(world.nodes[4].probation, "nothing shows what the policy is");
     assert!(world.run_until(20_000, World::full_and_equal).is_some());
     assert!(head(&world, 0, 4) > before);
     let alarm = |e: &Event| matches!(e, Event::RolledBack { .. });
     assert!(world.events.iter().any(|(_, n, e)| *n == 4 && alarm(e)));
     assert_eq!(world.view(4).unwrap().nodes.len(), 5);
+    assert!(world.run_until(5_000, |w| !w.nodes[4].probation).is_some());
+    assert!(world.nodes[4].disk.anchored);
 }
 
 #[test]
@@ -190,11 +194,14 @@ fn case_16_a_disk_that_went_back_leaps_over_what_peers_have_seen() {
     world.run_to(world.now + 500);
     let before = head(&world, 0, 2);
     world.start(2);
+    assert!(!world.nodes[2].probation, "its disk says that it knows");
+    assert!(world.run_until(5_000, |w| w.nodes[2].probation).is_some(), "its peers know better");
     let caught_up = world.run_until(20_000, |w| w.full_and_equal() && head(w, 0, 2) > before);
     assert!(caught_up.is_some());
     assert!(head(&world, 0, 2) >= before + limits::SEQUENCE_LEAP);
     assert!(!world.events.iter().any(|(_, _, e)| matches!(e, Event::Forked(_))));
     assert!(!world.events.iter().any(|(_, _, e)| matches!(e, Event::Cloned { .. })));
+    assert!(world.run_until(5_000, |w| !w.nodes[2].probation).is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use skein_node::gossip::{Directory, Gossip, GossipConfig, GossipEvent, GossipPorts, Head, Hints};
 use skein_protocol::{
     clock::Now,
-    engine::{Engine, Local, Start},
+    engine::{Anchor, Engine, Local, Start},
     limits,
     name::NodeKey,
     policy::Documents,
@@ -106,6 +106,7 @@ impl Agent {
             peers: self.disk.peers.values().cloned().collect(),
             revocations: Revocations::default(),
             policies: Documents::default(),
+            anchor: Anchor::Held,
             seed,
         };
         let (directory, directory_out) = watch::channel(Arc::default());

@@ -547,7 +547,11 @@ impl Stage {
                     up.show(view);
                 }
             }
-            Output::Revoked(_) | Output::Policy(_) | Output::Roots(_) | Output::Event(_) => {}
+            Output::Revoked(_)
+            | Output::Policy(_)
+            | Output::Roots(_)
+            | Output::Probation(_)
+            | Output::Event(_) => {}
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Disk {
     pub revocations: BTreeMap<Hash, Vec<u8>>,
     /// Versions of mesh-wide documents.
     pub policies: BTreeMap<Hash, Vec<u8>>,
+    /// Whether it has held the mesh's policy.
+    pub anchored: bool,
     /// Whether writes fail.
     pub full: bool,
     /// What is really on it, while it lies about what it has written.
@@ -30,6 +32,11 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// The disk of a host that has joined, and heard what the policy is.
+    pub fn joined() -> Self {
+        Self { anchored: true, ..Self::default() }
+    }
+
     /// The boot of a start at `wall`, which is written before it is used.
     pub fn next_boot(&mut self, wall: Wall) -> u64 {
         self.boot = (self.boot + 1).max(wall.0);
@@ -59,6 +66,7 @@ impl Disk {
                 Write::ForgetPolicy(version) => {
                     self.policies.remove(&version);
                 }
+                Write::Anchored(held) => self.anchored = held,
             }
         }
         Input::Persisted(id)

@@ -217,6 +217,7 @@ impl World {
             Output::View(view) => node.view = Some(view),
             Output::Revoked(revocations) => node.ended = Some(revocations),
             Output::Policy(policy) => node.policy = Some(policy),
+            Output::Probation(on) => node.probation = on,
             // The world's root stays.
             Output::Roots(_) => {}
             Output::Event(event) => {

@@ -7,11 +7,11 @@ use std::{
 
 use skein_protocol::{
     clock::{Now, Tick, Wall},
-    engine::{Engine, Local, Start},
+    engine::{Anchor, Engine, Local, Start},
     name::{Hash, NodeKey},
     policy::{Documents, Policy, PolicyBundle, SignedVersion},
     record::OwnChain,
-    trust::{Revocations, Signer, VerifiedChain, revocation::Statement},
+    trust::{Revocations, Signer, VerifiedChain, join::PolicyHead, revocation::Statement},
     view::View,
 };
 
@@ -48,6 +48,10 @@ pub struct Node {
     pub ended: Option<Arc<Revocations>>,
     /// The mesh-wide documents that are in force on it.
     pub policy: Option<Arc<Policy>>,
+    /// What an issuer's answer listed when this host was let in again, after its disk was lost.
+    pub listed: Option<Vec<PolicyHead>>,
+    /// Whether it takes no calls, since it may not know the mesh's policy.
+    pub probation: bool,
     /// Bytes that it sent, by kind of frame.
     pub sent: BTreeMap<u8, u64>,
     /// When its wall clock was set last.
@@ -71,7 +75,7 @@ impl Node {
             key: NodeKey(signer.public_key()),
             engine: None,
             local,
-            disk: Disk::default(),
+            disk: Disk::joined(),
             view: None,
             skew: 0,
             drift: 0,
@@ -82,6 +86,8 @@ impl Node {
             forgot: false,
             ended: None,
             policy: None,
+            listed: None,
+            probation: false,
             sent: BTreeMap::new(),
             clock_set: 0,
             changed: 0,
@@ -152,11 +158,22 @@ impl Node {
             peers: self.disk.peers.values().cloned().collect(),
             policies: self.policies(mesh, &revocations),
             revocations,
+            anchor: self.anchor(),
             seed,
         };
         self.policy = Some(Arc::new(Policy::of(start.policies.clone())));
-        self.engine = Some(Engine::new(start, now));
+        let engine = Engine::new(start, now);
+        self.probation = engine.on_probation();
+        self.engine = Some(engine);
         self.epoch
+    }
+
+    fn anchor(&self) -> Anchor {
+        match &self.listed {
+            _ if self.disk.anchored => Anchor::Held,
+            Some(listed) => Anchor::Listed(listed.clone()),
+            None => Anchor::Lacks,
+        }
     }
 
     fn revocations(&self, mesh: &Mesh) -> Revocations {

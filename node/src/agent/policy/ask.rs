@@ -45,6 +45,7 @@ fn answer(agent: &Agent, question: Ask) -> Answer {
         Ask::Stand => {
             let view = agent.view();
             Answer::Stand(Stand {
+                probation: *agent.probation.borrow(),
                 records: view.records_root,
                 revocations: view.revocation_root,
                 policy: view.policy_root,

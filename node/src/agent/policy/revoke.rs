@@ -1,12 +1,19 @@
 //! Ending keys: what it would do is told first; who has heard of it after.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use skein_protocol::{
     engine::Input,
     name::{Hash, NodeKey, ServiceName},
     policy::Content,
-    trust::revocation::{By, Revocation, Statement, Subject},
+    trust::{
+        PublicKey,
+        revocation::{By, Revocation, Statement, Subject, work_of_root},
+    },
     view::{Liveness, NodeView, Use},
 };
 
@@ -53,6 +60,9 @@ impl Agent {
     /// What the end of a key would do.
     pub(crate) fn revoke_plan(&self, asked: &RevokePlanRequest) -> Result<RevokePlan, ApiError> {
         let mesh = self.roots().mesh.0.to_string();
+        if asked.kind == "root" {
+            return self.root_plan(mesh);
+        }
         if asked.kind == "operator" {
             let key: NodeKey = asked.target.parse().map_err(invalid)?;
             return Ok(RevokePlan {
@@ -90,11 +100,52 @@ impl Agent {
             sole: sole.map(ToString::to_string).collect(),
             issuer: node.is_some_and(|node| node.issuer),
             tokens,
-            works: Vec::new(),
+            ..RevokePlan::default()
         })
     }
 
-    /// What an operator signed and is held here.
+    /// What the end of the oldest root in force would do.
+    fn root_plan(&self, mesh: String) -> Result<RevokePlan, ApiError> {
+        let (roots, revocations) = (self.roots(), self.revocations.borrow().clone());
+        let in_force = |key: &&PublicKey| !revocations.ended(Subject::Root, key);
+        let mut open = roots.order.iter().filter(in_force);
+        let (Some(old), Some(_)) = (open.next(), open.next()) else {
+            let text = "only one root is in force: there is none to drop";
+            return Err(invalid(text).fix("let another follow on it first: skein root rotate"));
+        };
+        let view = self.view();
+        let uses = |node: &&Arc<NodeView>| node.root == *old && node.liveness != Liveness::Left;
+        let mut works = self.works(&NodeKey(*old));
+        for key in roots.order.iter().filter(|key| *key != old) {
+            works.push(WorkInfo {
+                id: work_of_root(key).to_string(),
+                kind: "root".to_owned(),
+                about: NodeKey(*key).to_string(),
+            });
+        }
+        let policy = Arc::clone(&self.policy.borrow());
+        let signed = policy.documents.iter().flat_map(|(_, heads)| heads);
+        let operators: BTreeMap<PublicKey, &str> = signed
+            .map(|head| head.operator())
+            .filter(|operator| operator.root == *old)
+            .map(|operator| (operator.key, operator.name.as_str()))
+            .collect();
+        works.extend(operators.into_iter().map(|(key, name)| WorkInfo {
+            id: work_of_root(&key).to_string(),
+            kind: "operator".to_owned(),
+            about: name.to_owned(),
+        }));
+        Ok(RevokePlan {
+            mesh,
+            kind: "root".to_owned(),
+            key: NodeKey(*old).to_string(),
+            users: view.nodes.values().filter(uses).map(|node| node.name.to_string()).collect(),
+            works,
+            ..RevokePlan::default()
+        })
+    }
+
+    /// What an operator or a root signed and is held here: documents and revocations.
     fn works(&self, key: &NodeKey) -> Vec<WorkInfo> {
         let policy = Arc::clone(&self.policy.borrow());
         let mut works = Vec::new();
@@ -110,14 +161,15 @@ impl Agent {
             }));
         }
         for (id, statement) in self.revocations.borrow().iter() {
-            if let Statement::Revocation(revocation, _) = statement
-                && self.signed_by(revocation, key)
-            {
-                works.push(WorkInfo {
-                    id: id.to_string(),
-                    kind: "revocation".to_owned(),
-                    about: self.name_of(&NodeKey(revocation.key)),
-                });
+            let (signed, about) = match statement {
+                Statement::Revocation(revocation, _) => {
+                    (self.signed_by(revocation, key), self.name_of(&NodeKey(revocation.key)))
+                }
+                Statement::Void(void, _) => (void.by == key.0, void.revocation.short()),
+            };
+            if signed {
+                let (id, kind) = (id.to_string(), "revocation".to_owned());
+                works.push(WorkInfo { id, kind, about });
             }
         }
         works

@@ -8,7 +8,7 @@ use super::document::Visible;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevokePlanRequest {
-    /// `node` or `operator`.
+    /// `node`, `operator` or `root`.
     pub kind: String,
     /// A node's name, short id or key; an operator's key.
     pub target: String,
@@ -34,19 +34,21 @@ pub struct RevokePlan {
     pub issuer: bool,
     /// Join tokens that it counts the uses of.
     pub tokens: u32,
-    /// Works of an operator that are held here: documents in force and revocations.
+    /// Members whose certificates end with a root.
+    pub users: Vec<String>,
+    /// Works of an operator or a root that are held here: documents in force and revocations.
     pub works: Vec<WorkInfo>,
 }
 
-/// Something that an operator signed.
+/// Something that an operator or a root signed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkInfo {
     /// What names it, 64 hexadecimal digits.
     pub id: String,
-    /// `document` or `revocation`.
+    /// `document`, `revocation`, `operator` or `root`.
     pub kind: String,
-    /// The document, or the node whose key it ended.
+    /// The document, the node whose key it ended, the operator's name, the next root's key.
     pub about: String,
 }
 

@@ -31,6 +31,8 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
+            root: [0; 32],
+            certified: true,
         }),
         instance: Arc::new(Instance {
             id: InstanceId { document: "web".parse().unwrap(), endpoint: "a".parse().unwrap() },
