@@ -14,6 +14,7 @@ mod carry;
 mod crash;
 mod harness;
 mod hostile;
+mod kill;
 mod mission;
 mod policy;
 mod revoke;

@@ -199,6 +199,19 @@ impl Host {
         self.agent = Some(Process::start(command, &self.log_path()));
     }
 
+    /// Starts the agent under a program that watches over it, and waits for nothing.
+    pub fn launch_under(&mut self, watcher: &[String]) {
+        let (program, rest) = watcher.split_first().expect("a program");
+        let (mut command, agent) = (self.program(program), self.skein());
+        let agent = agent.as_std();
+        command.args(rest).arg(agent.get_program()).args(agent.get_args());
+        command
+            .args(["agent", "--bind", &self.ip.to_string(), "-f"])
+            .arg(&self.manifests)
+            .env("RUST_BACKTRACE", "1");
+        self.agent = Some(Process::start(command, &self.log_path()));
+    }
+
     /// Waits until the agent answers `status`.
     pub async fn answers(&mut self) {
         let what = format!("the agent of {} answers", self.name);

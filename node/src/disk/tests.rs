@@ -1,0 +1,216 @@
+use std::sync::Mutex;
+
+use redb::StorageBackend;
+use skein_protocol::{
+    name::{Hash, NodeKey},
+    trust::Chain,
+};
+
+use super::*;
+
+fn bundle(byte: u8) -> Arc<Bundle> {
+    let chain = Chain { leaf: vec![byte; 8], issuer: vec![byte; 8] };
+    Arc::new(Bundle { chain, record: vec![byte; 100] })
+}
+
+fn write_all(disk: Disk, writes: Vec<Write>) {
+    let (done, was_done) = mpsc::channel();
+    let writer = Writer::start(Arc::new(disk), move |written| {
+        let _ = done.send(written);
+    })
+    .unwrap();
+    writer.write(PersistId(1), writes).unwrap();
+    assert_eq!(was_done.recv().unwrap(), (PersistId(1), Ok(())));
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart_and_the_boot_has_risen() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, first) = Disk::open(directory.path(), Wall(1000)).unwrap();
+    assert_eq!((first.boot, first.reserved, first.peers.len()), (1000, 0, 0));
+    assert!(!first.anchored);
+    let writes = vec![
+        Write::Reserve(77),
+        Write::Peer(NodeKey([1; 32]), bundle(1)),
+        Write::Peer(NodeKey([2; 32]), bundle(2)),
+        Write::Forget(NodeKey([2; 32])),
+        Write::Anchored(true),
+    ];
+    write_all(disk, writes);
+    // The clock went back: the boot rises all the same.
+    let (_, again) = Disk::open(directory.path(), Wall(10)).unwrap();
+    assert_eq!((again.boot, again.reserved, again.anchored), (1001, 77, true));
+    assert_eq!(again.peers, vec![bundle(1)]);
+    assert_eq!(again.alarm, None);
+}
+
+#[test]
+fn a_torn_file_is_put_aside_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Disk::open(directory.path(), Wall(1000)).unwrap());
+    let path = directory.path().join("state.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for byte in bytes.iter_mut().take(4096) {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let (_, remembered) = Disk::open(directory.path(), Wall(2000)).unwrap();
+    assert!(remembered.alarm.unwrap().contains("state.redb.unreadable-2"));
+    assert!(directory.path().join("state.redb.unreadable-2").exists());
+}
+
+#[test]
+fn a_folder_that_is_not_there_says_what_to_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = Disk::open(&directory.path().join("none"), Wall(1)).unwrap_err();
+    assert!(error.to_string().contains("Check that the folder exists"), "{error}");
+}
+
+/// What the system is told to do with the file.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Length(u64),
+    Sync,
+}
+
+/// A file that remembers every step that led to it.
+#[derive(Clone, Debug, Default)]
+struct Recorder(Arc<Mutex<(Vec<u8>, Vec<Step>)>>);
+
+impl Recorder {
+    fn steps(&self) -> Vec<Step> {
+        self.0.lock().unwrap().1.clone()
+    }
+
+    fn step(&self, step: Step) {
+        let mut held = self.0.lock().unwrap();
+        take(&mut held.0, &step);
+        held.1.push(step);
+    }
+}
+
+fn take(file: &mut Vec<u8>, step: &Step) {
+    match step {
+        Step::Write(at, bytes) => {
+            let at = usize::try_from(*at).unwrap();
+            file.resize(file.len().max(at + bytes.len()), 0);
+            file[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Step::Length(length) => file.resize(usize::try_from(*length).unwrap(), 0),
+        Step::Sync => {}
+    }
+}
+
+impl StorageBackend for Recorder {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.0.lock().unwrap().0.len() as u64)
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let at = usize::try_from(at).unwrap();
+        out.copy_from_slice(&self.0.lock().unwrap().0[at..at + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.step(Step::Length(length));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.step(Step::Sync);
+        Ok(())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.step(Step::Write(at, bytes.to_vec()));
+        Ok(())
+    }
+}
+
+/// What must be on disk once a batch was called written.
+#[derive(Clone, Default, Debug)]
+struct Promised {
+    reserved: u64,
+    policies: Vec<Vec<u8>>,
+    revocations: usize,
+    anchored: bool,
+}
+
+/// The batches of a life, and what each promises: a document of which versions follow on each
+/// other, sequences, a key that ends.
+fn life() -> Vec<(Vec<Write>, Promised)> {
+    let mut promised = Promised::default();
+    let mut batches = Vec::new();
+    let mut batch = |writes: Vec<Write>, change: &dyn Fn(&mut Promised)| {
+        change(&mut promised);
+        batches.push((writes, promised.clone()));
+    };
+    batch(vec![Write::Anchored(true)], &|p| p.anchored = true);
+    for round in 1..=6u8 {
+        let (version, before) = (Hash([round; 32]), Hash([round - 1; 32]));
+        let upto = u64::from(round) * 64;
+        batch(vec![Write::Reserve(upto)], &|p| p.reserved = upto);
+        batch(vec![Write::Peer(NodeKey([round; 32]), bundle(round))], &|_| {});
+        batch(vec![Write::Policy(version, vec![round; 900])], &|p| {
+            p.policies = vec![vec![round; 900]];
+        });
+        batch(vec![Write::ForgetPolicy(before)], &|_| {});
+        if round % 3 == 0 {
+            let ended = Write::Revocation(Hash([round; 32]), vec![round; 300]);
+            batch(vec![ended], &|p| p.revocations += 1);
+        }
+    }
+    batches
+}
+
+/// A process that is killed leaves all that it wrote; a machine that ends may leave of that only
+/// what came before the last sync. At every single step of the file, nothing that was promised by
+/// then is gone, and the file reads.
+#[test]
+fn wherever_it_is_killed_nothing_that_was_called_written_is_gone() {
+    let recorder = Recorder::default();
+    let database = Database::builder().create_with_backend(recorder.clone()).unwrap();
+    let disk = Disk::over(database, Path::new("state.redb")).unwrap();
+    let begun = recorder.steps().len();
+    let mut promises = vec![(begun, Promised::default())];
+    for (number, (writes, promised)) in life().into_iter().enumerate() {
+        disk.write(&[(PersistId(number as u64), writes)]).unwrap();
+        promises.push((recorder.steps().len(), promised));
+    }
+    let steps = recorder.steps();
+    // At its end a process that is killed does nothing more.
+    std::mem::forget(disk);
+    assert!(steps.len() > 100, "{}", steps.len());
+    let (mut written, mut synced) = (Vec::new(), Vec::new());
+    for (number, step) in steps.iter().enumerate() {
+        take(&mut written, step);
+        if let Step::Sync = step {
+            synced.clone_from(&written);
+        }
+        let at = number + 1;
+        if at < begun {
+            // Before the first start is over nothing was promised.
+            continue;
+        }
+        let (_, promised) = promises.iter().rev().find(|(by, _)| *by <= at).unwrap();
+        for file in [&written, &synced] {
+            holds(file, promised, at);
+        }
+    }
+}
+
+fn holds(file: &[u8], promised: &Promised, step: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("state.redb"), file).unwrap();
+    let (_, found) = Disk::open(directory.path(), Wall(5)).unwrap();
+    assert_eq!(found.alarm, None, "step {step}");
+    assert!(found.reserved >= promised.reserved, "step {step}: {} reserved", found.reserved);
+    assert!(found.revocations.len() >= promised.revocations, "step {step}");
+    assert!(found.anchored || !promised.anchored, "step {step}");
+    // The version promised, or one that came after it: its first byte counts up.
+    let floor = promised.policies.iter().map(|bytes| bytes[0]).max().unwrap_or_default();
+    let newest = found.policies.iter().map(|bytes| bytes[0]).max().unwrap_or_default();
+    assert!(newest >= floor, "step {step}: version {newest}, {floor} was promised");
+}
