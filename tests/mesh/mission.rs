@@ -1,14 +1,24 @@
 //! The four kinds as the mission shapes them, on real agents: accepted as they stand, and what
 //! each field does.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde_json::Value;
 use skein_tests::{
     host::Host,
+    manifest::agent,
     mesh::{Mesh, token_in},
     namespace::Lab,
+    server::{Conduct, Server},
     wait::until,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -115,4 +125,76 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     assert!(in_force[0]["yaml"].to_string().contains("catalog-a"), "{shown}");
     let described = second.run(&["describe", "traffic", "shop/traffic-management"]).await;
     assert!(described.out.contains("operator:operator"), "{described:?}");
+}
+
+/// A call to a service's virtual address carries what is sent and brings it back.
+async fn echoes(address: SocketAddr) -> Result<(), String> {
+    let call = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"ping").await?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await
+    };
+    let done = timeout(Duration::from_secs(3), call).await.map_err(|_| "no echo".to_owned())?;
+    done.map(drop).map_err(|error| error.to_string())
+}
+
+/// `servicePort`, `serviceTargetPort` and `serviceDiscovery`: what they say holds for documents
+/// that leave it out, and for services without a document of their own.
+#[tokio::test]
+async fn the_defaults_of_mesh_config_hold_where_documents_leave_them_out() {
+    let mut mesh = Mesh::of_hosts(2);
+    let server = Server::start(mesh[1].ip, Conduct::Echo).await;
+    let target = format!("serviceTargetPort: {}", server.address.port());
+    mesh[1].manifest("agent.yaml", &agent(&["servicePort: 8085", &target]));
+    let text = format!(
+        "apiVersion: skein/v1
+kind: ServiceRegistry
+metadata: {{name: plain, namespace: shop}}
+spec:
+  ports: [{{name: tcp}}]
+  endpoints: [{{name: a, address: {}}}]
+",
+        mesh[1].ip
+    );
+    mesh[1].manifest("plain.yaml", &text);
+    mesh.form().await;
+    // Both ports come from meshConfig: what is dialled, and what lies behind it.
+    until(SOON, "it passes at the default ports", async || {
+        let detail = mesh[0].try_json(&["service", "shop/plain"]).await?;
+        let passing = detail["endpoints"][0]["status"] == "passing";
+        let port = detail["ports"][0]["port"] == 8085;
+        (passing && port).then_some(()).ok_or_else(|| detail.to_string())
+    })
+    .await;
+
+    // Only shop/web may call it. Who comes by its virtual address counts as what the default
+    // document says, and as its node where nothing is said.
+    let rule = "apiVersion: skein/v1
+kind: AccessPolicy
+metadata: {name: callers, namespace: shop}
+spec: {destination: plain, action: allow, from: [{service: shop/web}]}
+";
+    let file = mesh.folder().join("rule.yaml");
+    std::fs::write(&file, rule).expect("a file");
+    mesh[0].cli(&["apply", "--wait", "-f", file.to_str().expect("a path")]).await;
+    let bound = mesh[0].json(&["service", "shop/plain", "--bind"]).await;
+    let address = bound["virtual_address"].as_str().expect("an address");
+    let address = SocketAddr::new(address.parse().expect("an address"), 8085);
+    until(SOON, "the address is bound, and nobody is let in", async || {
+        match echoes(address).await {
+            Ok(()) => Err("it was carried".to_owned()),
+            Err(why) if why.contains("refused") => Err(why),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    let defaults = "apiVersion: skein/v1
+kind: ServiceDiscovery
+metadata: {name: defaults, namespace: shop}
+spec: {service: shop/none, source: shop/web, ports: [{name: tcp, port: 9099, targetPort: 8085}]}
+";
+    mesh[0].manifest("defaults.yaml", defaults);
+    mesh[0].manifest("agent.yaml", &agent(&["serviceDiscovery: defaults"]));
+    until(SOON, "calls count as shop/web", async || echoes(address).await).await;
 }

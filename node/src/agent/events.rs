@@ -232,6 +232,14 @@ pub(super) async fn gossip_events(agent: Arc<Agent>, mut events: mpsc::Receiver<
                 tracing::error!(generation, reason, "gossip ended and is started again");
                 agent.phase.send_modify(|phase| phase.gossip_generation = generation);
             }
+            GossipEvent::StaysDown { reason } => agent.problems.set(
+                "gossip",
+                Some(format!(
+                    "gossip has ended ({reason}) and stays down, as meshConfig.disableAutoRestart \
+                     asks: routing goes on with records, which do not need it; restart the agent \
+                     to have it back"
+                )),
+            ),
             GossipEvent::Unknown { node, from } => {
                 tracing::debug!(%node, from = agent.name_of(&from), "gossip of an unknown node");
             }

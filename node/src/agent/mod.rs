@@ -296,6 +296,7 @@ impl Running {
             me,
             generation: remembered.boot,
             cluster_id: settings.cluster(&keys.roots.mesh),
+            restart: !first.plan.mesh.disable_auto_restart,
         };
         let gossip = Gossip::start(config, ports, control);
         main.spawn(events::watch_gossip(gossip, problems.clone()));

@@ -53,6 +53,8 @@ pub struct GossipConfig {
     /// Our gossip cluster: printable ASCII, at most
     /// [`skein_protocol::limits::GOSSIP_CLUSTER_BYTES`].
     pub cluster_id: String,
+    /// Whether chitchat is started again when it ends before its time.
+    pub restart: bool,
 }
 
 /// What gossip is connected to.
@@ -107,6 +109,11 @@ pub enum GossipEvent {
     },
     /// The members that chitchat holds for live, without ourselves. Worth a probe, no more.
     LiveSet(BTreeSet<NodeKey>),
+    /// chitchat ended, and is not to be started again.
+    StaysDown {
+        /// Why it ended.
+        reason: String,
+    },
     /// chitchat ended and will be started with this generation: publish a record that names it.
     Restarting {
         /// The new generation.

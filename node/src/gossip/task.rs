@@ -139,7 +139,7 @@ impl Task {
         tokio::select! {
             biased;
             _ = ports.shutdown.wait_for(|stop| *stop) => Step::Stop,
-            () = sleep_until(self.restart.at), if idle => Step::Restart,
+            () = sleep_until(self.restart.at), if idle && self.config.restart => Step::Restart,
             () = sleep_until(self.own_at), if self.own_dirty => Step::TellOwn,
             Ok(()) = ports.own.changed() => Step::OwnChanged,
             Ok(()) = ports.links.changed() => Step::Links,
@@ -183,6 +183,9 @@ impl Task {
     fn fallen(&mut self, reason: String) {
         self.instance = None;
         self.alone = true;
+        if !self.config.restart {
+            return self.tell(GossipEvent::StaysDown { reason });
+        }
         self.config.generation = self.config.generation.saturating_add(1);
         self.filter.set_generation(self.config.generation);
         let now = Instant::now();

@@ -529,8 +529,12 @@ fn agent(n: u8, directory: &Directory) -> (Agent, GossipConfig, GossipPorts, Sen
         events: events_out,
         shutdown: shutdown_in,
     };
-    let config =
-        GossipConfig { me: key(n), generation: GENERATION, cluster_id: CLUSTER.to_owned() };
+    let config = GossipConfig {
+        me: key(n),
+        generation: GENERATION,
+        cluster_id: CLUSTER.to_owned(),
+        restart: true,
+    };
     let ports = GossipPorts { directory, links, outbound, inbound, own, events, shutdown };
     (agent, config, ports, sent)
 }
@@ -581,7 +585,9 @@ impl Agent {
                     }
                     GossipEvent::LiveSet(set) => live = set.len(),
                     GossipEvent::Blame { peer, reason } => panic!("{peer:?} blamed: {reason}"),
-                    GossipEvent::Restarting { reason, .. } => panic!("ended: {reason}"),
+                    GossipEvent::Restarting { reason, .. } | GossipEvent::StaysDown { reason } => {
+                        panic!("ended: {reason}")
+                    }
                     GossipEvent::Dropped { peer, reason } => panic!("{peer:?} dropped: {reason}"),
                     GossipEvent::Unknown { .. } => {}
                 }
@@ -734,6 +740,39 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
         panic!("a SYN");
     };
     assert_eq!(digest.first().unwrap().id.generation, generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_to_be_started_again_chitchat_that_panics_stays_down_and_says_so() {
+    let directory = members(2);
+    let (mut agent, config, ports, mut sent) = agent(1, &directory);
+    let config = GossipConfig { restart: false, ..config };
+    let identity = Identity {
+        me: config.me,
+        generation: config.generation,
+        cluster: config.cluster_id.clone(),
+    };
+    let mut task = Task::new(config, ports);
+    let instance = Instance::start(identity, &hints(1)).await.unwrap();
+    assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
+    assert!(instance.deliver_raw(&key(2), &killer()));
+    task.instance = Some(instance);
+    Handle::current().spawn(task.run());
+    let down = async {
+        loop {
+            match agent.events.recv().await.unwrap() {
+                GossipEvent::StaysDown { reason } => return reason,
+                GossipEvent::Restarting { .. } => panic!("it is started again"),
+                _ => {}
+            }
+        }
+    };
+    let reason = timeout(Duration::from_secs(10), down).await.unwrap();
+    assert!(reason.contains("panicked"), "{reason}");
+    // Whatever happens around it, it speaks no more.
+    agent.links.send(Arc::new([key(2)].into())).unwrap();
+    agent.directory.send(Arc::new(members(2))).unwrap();
+    assert!(timeout(Duration::from_secs(300), sent.recv()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -125,7 +125,8 @@ impl Agent {
             events,
             shutdown: stopped,
         };
-        let config = GossipConfig { me: self.key, generation: boot, cluster_id: cluster(mesh) };
+        let cluster_id = cluster(mesh);
+        let config = GossipConfig { me: self.key, generation: boot, cluster_id, restart: true };
         let gossip = Gossip::start(config, ports, &Handle::current());
         let number = self.number;
         tasks.spawn(carry(messages, number, ear.clone(), |(to, bytes)| Said::Message(to, bytes)));

@@ -451,7 +451,9 @@ impl Stage {
                 self.fallen.push((self.now(), number, reason));
                 self.say(number, |local| local.host.gossip_generation = generation);
             }
-            GossipEvent::Unknown { .. } | GossipEvent::Dropped { .. } => {}
+            GossipEvent::Unknown { .. }
+            | GossipEvent::Dropped { .. }
+            | GossipEvent::StaysDown { .. } => {}
         }
     }
 
