@@ -20,6 +20,7 @@ mod policy;
 mod revoke;
 mod tidy;
 mod time;
+mod traffic;
 mod walk;
 mod walls;
 mod who;

@@ -10,7 +10,7 @@ use std::{
 
 use skein_protocol::{
     engine::Input,
-    manifest::plan::Usage,
+    manifest::{DocumentId, plan::Usage},
     name::{NodeKey, ServiceName},
     view::{Liveness, View},
 };
@@ -48,6 +48,7 @@ pub(super) struct Composer {
     pub(super) boot: u64,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) serves: watch::Sender<Arc<LocalServices>>,
+    pub(super) traffic_policy: watch::Sender<Option<DocumentId>>,
     pub(super) listeners: watch::Sender<Arc<Listeners>>,
     pub(super) captured: watch::Sender<Arc<Captured>>,
     pub(super) directory: watch::Sender<Arc<Directory>>,
@@ -87,6 +88,7 @@ impl Composer {
                 }
                 Ok(()) = snapshot.changed() => {
                     let now = Arc::clone(&snapshot.borrow_and_update());
+                    self.traffic_policy.send_replace(local::traffic_policy(&now.plan));
                     self.look_up(&now).await;
                     self.said(&now).await;
                     self.listen().await;

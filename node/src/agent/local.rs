@@ -11,6 +11,7 @@ use skein_protocol::{
     caller::{Processes, Workloads},
     engine::Local,
     manifest::{
+        DocumentId, Kind,
         kinds::{Listen, Process, Transport},
         plan::{Plan, Usage},
         value::TargetAddress,
@@ -19,7 +20,6 @@ use skein_protocol::{
     record::node::{
         Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, TokenUses,
     },
-    route::Tuning,
     trust::Grant,
     view::View,
     wire::stream::Source,
@@ -140,6 +140,15 @@ pub fn nobody(workloads: &Workloads) -> Vec<String> {
     all.collect()
 }
 
+/// The TrafficManagement document that meshConfig names.
+pub fn traffic_policy(plan: &Plan) -> Option<DocumentId> {
+    plan.mesh.traffic_policy.as_ref().map(|name| DocumentId {
+        kind: Kind::TrafficManagement,
+        namespace: plan.mesh.namespace.clone(),
+        name: name.clone(),
+    })
+}
+
 /// The listeners of all ServiceDiscovery documents. One that names no known service by its image
 /// waits for one: until then it is said in `status`.
 pub fn listeners(
@@ -182,7 +191,6 @@ pub fn listeners(
             port: listener.port.clone(),
             terms,
             outside: listener.exposed,
-            tuning: Tuning::default(),
         };
         let place = match &listener.listen {
             Listen::Unix(path) => Bind::Unix(PathBuf::from(path)),
@@ -213,7 +221,6 @@ pub fn not_done(snapshot: &Snapshot) -> Vec<String> {
     say(mesh.gateway.is_some(), "meshConfig.gateway");
     say(!mesh.dns_forward.is_empty(), "meshConfig.dnsForward");
     say(mesh.transport == Transport::Tcp, "meshConfig.transport: tcp");
-    say(mesh.traffic_policy.is_some(), "meshConfig.trafficPolicy");
     for registration in &snapshot.plan.registrations {
         let name = &registration.document;
         if registration.tls.is_some() {

@@ -257,10 +257,13 @@ impl Running {
         let (policy, view) = (shown.policy.clone(), shown.view.clone());
         let rules = Arc::new(policy::Rules::new(policy, view, Arc::clone(&metrics), clock));
         let edges = rules.edges();
+        let (traffic_policy, host_rules) = watch::channel(local::traffic_policy(&first.plan));
+        let behaviour = policy::Behaviour::new(shown.policy.clone(), host_rules);
         let proxy = Proxy::new(Parts {
             view: shown.view.clone(),
             local: served,
             dialer: Arc::new(data.clone()),
+            traffic: Arc::new(behaviour),
             authorise: rules,
             identify: Arc::new(caller::Kernel::default()),
             observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
@@ -344,6 +347,7 @@ impl Running {
             boot: remembered.boot,
             phase: phase_changes,
             serves,
+            traffic_policy,
             listeners,
             captured,
             directory,

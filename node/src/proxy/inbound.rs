@@ -8,7 +8,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use skein_protocol::{
     limits,
-    route::CloseReason,
+    manifest::traffic::PerWhat,
+    route::{CloseReason, rendezvous},
     wire::stream::{
         HeadError, PREFIX_BYTES, RESET_BAD_HEAD, Refusal, Reply, STOP_REFUSED, Source, StreamHead,
     },
@@ -145,7 +146,38 @@ impl Proxy {
         if let Err(why) = self.parts.authorise.authorise(caller, head) {
             return refuse(Refusal::Denied, why);
         }
+        self.within_rates(caller, head)?;
         Ok(instance)
+    }
+
+    /// Counts a call against every rate that is about it.
+    fn within_rates(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), Refused> {
+        let traffic = self.parts.traffic.now();
+        if traffic.is_empty() {
+            return Ok(());
+        }
+        let rules = traffic.of(&head.destination, head.port);
+        for rule in rules.rate_limits.all(None) {
+            let who = match rule.does.per {
+                PerWhat::All => String::new(),
+                PerWhat::Source => match &head.source {
+                    Source::Service(service) => service.to_string(),
+                    Source::Node => format!("node {}", caller.key),
+                },
+                // Only of requests that are read.
+                PerWhat::Header(_) => continue,
+            };
+            let who = rendezvous::affinity(who.as_bytes());
+            if let Err(wait) = self.meters.limit(rule, who) {
+                let why = format!(
+                    "over the rate of {}: the next passes in {} ms",
+                    rule.name,
+                    wait.as_millis().max(1)
+                );
+                return refuse(Refusal::RateLimited, why);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until a call that is open is to be cut: when the time to drain is over, or when

@@ -7,6 +7,7 @@
 //!
 //! In:    views, what this host serves, which listeners it wants, streams that peers open.
 //! Out:   bytes, one [`Connection`] for each that ended, problems of listeners.
+//! Traffic rules say where a call goes, how often it is tried, and how many there may be.
 //! Never: sends a byte of the caller before `ok`, tries another endpoint after it, parses what it
 //!        carries, keeps more of a connection than its two buffers.
 //!
@@ -24,6 +25,7 @@ mod socket;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod traffic;
 pub mod virtual_address;
 mod who;
 
@@ -34,7 +36,7 @@ use skein_protocol::{
     limits,
     name::{NodeKey, ServiceName},
     record::node::InstanceId,
-    route::{CloseReason, EndpointState, PortRef, Subset, Tuning},
+    route::{CloseReason, EndpointState, PortRef, Subset},
     trust::Grant,
     view::{ServiceView, View},
     wire::stream::{Source, StreamHead},
@@ -45,11 +47,13 @@ pub use guard::{Drained, Live, Peer};
 pub use listener::{ListenProblem, Listening};
 pub use redirect::{Captured, Capturing};
 pub use socket::Socket;
+pub use traffic::Traffic;
 pub use who::{Arrival, Identify, Nobody};
 
 use crate::link::mux::{BoxFuture, Mux};
 use guard::Guard;
 use pool::Pool;
+use traffic::Meters;
 
 /// Why a peer could not be reached, for people.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -92,6 +96,12 @@ impl Authorise for AllowAll {
     fn authorise(&self, _: &PeerIdentity, _: &StreamHead) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// Says how traffic behaves.
+pub trait Behave: Send + Sync {
+    /// The rules of this moment. Asked once for each call, which keeps to them.
+    fn now(&self) -> Arc<Traffic>;
 }
 
 /// Is told of each connection that was taken and of each that ended. Must not block.
@@ -215,8 +225,6 @@ pub struct ListenerSpec {
     pub terms: Terms,
     /// Whether they come from outside the mesh.
     pub outside: bool,
-    /// What is said about choosing among its endpoints.
-    pub tuning: Tuning,
 }
 
 /// What a ServiceDiscovery says of the calls to a service.
@@ -258,6 +266,8 @@ pub struct Parts {
     pub local: watch::Receiver<Arc<LocalServices>>,
     /// Links to peers.
     pub dialer: Arc<dyn Dialer>,
+    /// How traffic behaves.
+    pub traffic: Arc<dyn Behave>,
     /// Policy.
     pub authorise: Arc<dyn Authorise>,
     /// Who local callers are.
@@ -300,6 +310,7 @@ impl Default for Timeouts {
 pub struct Proxy {
     parts: Parts,
     pool: Arc<Pool>,
+    meters: Arc<Meters>,
     guard: Guard,
 }
 
@@ -307,8 +318,9 @@ impl Proxy {
     /// A proxy with nothing open.
     pub fn new(parts: Parts) -> Arc<Self> {
         let pool = Arc::new(Pool::new(parts.seed));
+        let meters = Arc::new(Meters::new(parts.seed));
         let guard = Guard::new(limits::CONNECTIONS_MAX, limits::STREAMS_MAX);
-        Arc::new(Self { parts, pool, guard })
+        Arc::new(Self { parts, pool, meters, guard })
     }
 
     /// What this agent's own calls say of a service's endpoints, in the view's order.
@@ -324,6 +336,7 @@ impl Proxy {
     /// Forgets what is no longer in the view. To be called when the view changes.
     pub fn retain(&self, view: &View) {
         self.pool.retain(view);
+        self.meters.retain(view);
     }
 
     /// Takes no further stream of a peer, waits at most `patience` for connections to end, then

@@ -1,14 +1,20 @@
 //! Outbound: a connection of an application on this host to a service of the mesh.
 //!
-//! Route -> stream -> head -> reply; another endpoint until one says `ok`, never after it, and
-//! not one byte of the caller before it. A call holds one view for all its tries.
+//! Rules -> legs -> endpoint -> stream -> head -> reply; another endpoint until one says `ok`,
+//! never after it, and not one byte of the caller before it. A call holds one view and one set of
+//! rules for all its tries.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use skein_protocol::{
     limits,
+    manifest::traffic::{Abort, CircuitBreak, Retry as RetryRule, RetryOn},
+    policy::{
+        legs::{Asked, Leg},
+        traffic::ServiceRules,
+    },
     record::node::ServicePort,
-    route::{Algorithm, Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, rendezvous},
+    route::{Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, Tuning, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
     wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, Source, StreamHead},
 };
@@ -24,6 +30,7 @@ use super::{
     inbound::Refused,
     pool::InFlight,
     socket::text,
+    traffic::{Counted, Entered, Traffic},
     who::Standing,
 };
 use crate::link::mux::{MuxError, RecvHalf, SendHalf, StreamPair};
@@ -33,8 +40,8 @@ struct Taken {
     pair: StreamPair,
     /// The head, where the endpoint is on this host and this agent is the one that decides.
     here: Option<StreamHead>,
-    /// Held for as long as the call lives: both are counts.
-    _counted: (Option<InFlight>, Option<Permit>),
+    /// Held for as long as the call lives: all are counts.
+    _counted: (Option<InFlight>, Option<Permit>, Option<Entered>),
 }
 
 /// Why no endpoint took a call.
@@ -54,7 +61,18 @@ struct Call<'a> {
     proxy: &'a Proxy,
     spec: &'a ListenerSpec,
     view: Arc<View>,
+    traffic: Arc<Traffic>,
+    /// A connection on which nothing moves for so long ends.
+    idle: Duration,
     line: Connection,
+}
+
+/// Why a leg led nowhere.
+enum Unled {
+    /// It has no endpoint that may be called: the next leg may.
+    Empty(NoRoute),
+    /// One was tried, and it is over.
+    Failed(Failed),
 }
 
 impl Proxy {
@@ -161,7 +179,9 @@ fn both(detail: String, note: String) -> String {
 impl<'a> Call<'a> {
     fn new(proxy: &'a Proxy, spec: &'a ListenerSpec, line: Connection) -> Self {
         let view = Arc::clone(&proxy.parts.view.borrow());
-        Self { proxy, spec, view, line }
+        let traffic = proxy.parts.traffic.now();
+        let idle = proxy.parts.timeouts.idle;
+        Self { proxy, spec, view, traffic, idle, line }
     }
 
     async fn run(&mut self, socket: Socket, _permit: Permit, started: Instant) {
@@ -179,8 +199,7 @@ impl<'a> Call<'a> {
                         None => proxy.guard.cut().await,
                     }
                 };
-                let Copied { reason, detail, up, down } =
-                    copy(caller, pair, cut, proxy.parts.timeouts.idle).await;
+                let Copied { reason, detail, up, down } = copy(caller, pair, cut, self.idle).await;
                 (self.line.reason, self.line.detail) = (reason, detail);
                 (self.line.up, self.line.down) = (up, down);
             }
@@ -202,55 +221,141 @@ impl<'a> Call<'a> {
             Err(unknown) => return self.fall_back(unknown).await,
         };
         self.line.port = port;
+        let rules = self.traffic.of(&self.spec.service, port);
+        self.faults(&rules).await?;
+        let breaks = rules.circuit_breaks.first(None);
+        let breaks = breaks.map(|rule| rule.does).unwrap_or_default();
+        let connection = self.enter(Counted::Connections, &breaks)?;
+        let _pending = self.enter(Counted::Pending, &breaks)?;
+        let asked = Asked {
+            service: &self.spec.service,
+            port,
+            subset: &self.spec.terms.subset,
+            request: None,
+            source: self.affinity(),
+        };
+        let legs = self.proxy.meters.legs(&self.traffic, &asked);
+        let mut nothing = None;
+        for leg in &legs {
+            match self.lead(leg).await {
+                Ok(mut taken) => {
+                    taken._counted.2 = Some(connection);
+                    return Ok(taken);
+                }
+                Err(Unled::Failed(failed)) => return Err(failed),
+                Err(Unled::Empty(no_route)) => nothing = nothing.or(Some(no_route)),
+            }
+        }
+        let unknown = || NoRoute::NoService(self.spec.service.clone());
+        self.fall_back(nothing.unwrap_or_else(unknown)).await
+    }
+
+    /// Faults on purpose: a wait, or the end.
+    async fn faults(&self, rules: &ServiceRules) -> Result<(), Failed> {
+        for rule in rules.faults.all(None) {
+            let fault = &rule.does;
+            if !self.proxy.meters.draws(fault.percent) {
+                continue;
+            }
+            if let Some(delay) = fault.delay {
+                tokio::time::sleep(delay).await;
+            }
+            // A status is for requests.
+            if let Some(Abort::Reset) = fault.abort {
+                let detail = format!("ended on purpose by {}", rule.name);
+                return Err(Failed { reason: CloseReason::Fault, detail });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts this call for a circuit breaker.
+    fn enter(&self, what: Counted, rule: &CircuitBreak) -> Result<Entered, Failed> {
+        let service = &self.spec.service;
+        self.proxy.meters.enter(service, what, rule).map_err(|bound| Failed {
+            reason: CloseReason::CircuitOpen,
+            detail: format!(
+                "this host has {bound} {} of {service}, as many as a CircuitBreak allows",
+                what.word()
+            ),
+        })
+    }
+
+    /// Goes where a leg leads: to one endpoint after another, as often as its rules allow.
+    async fn lead(&mut self, leg: &Leg) -> Result<Taken, Unled> {
+        let view = Arc::clone(&self.view);
+        let unknown = || Unled::Empty(NoRoute::NoService(leg.service.clone()));
+        let service = view.services.get(&leg.service).ok_or_else(unknown)?;
+        let ServicePort { port, .. } = leg.port.find(service).map_err(Unled::Empty)?;
+        let rules = self.traffic.of(&leg.service, *port);
+        let tuning = rules.tuning();
+        let timeout = rules.timeouts.first(None).map(|rule| rule.does).unwrap_or_default();
+        self.idle = timeout.idle.unwrap_or(self.proxy.parts.timeouts.idle);
+        let rule = rules.retries.first(None).map(|rule| &rule.does);
+        let most = rule.map_or(limits::TRIES_MAX, |rule| {
+            usize::try_from(rule.attempts).unwrap_or(usize::MAX).saturating_add(1)
+        });
+        let connect = timeout.connect;
+        let going = Going { leg, service, port: *port, tuning: &tuning, connect, most };
+        self.proxy.meters.call(&leg.service);
         let mut tried = Tried::default();
-        let mut last = None;
-        for _ in 0..limits::TRIES_MAX {
+        let mut missed: Option<Failed> = None;
+        let mut retry = 0;
+        loop {
             let ask = Ask {
                 service,
-                port,
-                subset: &self.spec.terms.subset,
+                port: *port,
+                subset: &leg.subset,
                 me: view.me,
                 here: &view.locality,
                 tried: &tried,
-                tuning: &self.spec.tuning,
+                tuning: &tuning,
                 affinity: self.affinity(),
             };
-            let chosen = self.proxy.pool.choose(&ask);
-            let (choice, in_flight) = match (chosen, last) {
+            let (choice, in_flight) = match (self.proxy.pool.choose(&ask), missed) {
                 (Ok(chosen), _) => chosen,
-                (Err(_), Some(failed)) => return Err(failed),
-                (Err(no_route), None) => return self.fall_back(no_route).await,
+                (Err(_), Some(failed)) => return Err(Unled::Failed(failed)),
+                (Err(no_route), None) => return Err(Unled::Empty(no_route)),
             };
-            match self.attempt(service, port, &choice, &mut tried).await {
+            let (mut failed, outcome) = match self.attempt(&going, &choice, &mut tried).await {
                 Ok((pair, permit)) => {
                     let endpoint = &choice.endpoint;
                     let here = endpoint.node.key == self.view.me;
-                    let here = here.then(|| self.head(endpoint, port));
-                    return Ok(Taken { pair, here, _counted: (Some(in_flight), permit) });
+                    let here = here.then(|| self.head(&going, endpoint));
+                    return Ok(Taken { pair, here, _counted: (Some(in_flight), permit, None) });
                 }
-                Err((failed, Retry::Never)) => return Err(failed),
-                Err((failed, Retry::Elsewhere)) => last = Some(failed),
+                Err(miss) => miss,
+            };
+            if tried.endpoints.len() >= most || !worth_another(rule, outcome) {
+                return Err(Unled::Failed(failed));
             }
+            let budget = rule.map_or_else(|| RetryRule::default().budget, |rule| rule.budget);
+            if !self.proxy.meters.retry(&leg.service, budget) {
+                failed.detail += "; no other is tried, since the retry budget is spent";
+                return Err(Unled::Failed(failed));
+            }
+            if let Some(rule) = rule {
+                tokio::time::sleep(self.proxy.meters.wait(&rule.backoff, retry)).await;
+            }
+            retry = retry.saturating_add(1);
+            missed = Some(failed);
         }
-        Err(last
-            .unwrap_or_else(|| Failed { reason: CloseReason::NoEndpoints, detail: String::new() }))
     }
 
     /// One endpoint, and what its balancer learns from it.
     async fn attempt(
         &mut self,
-        service: &ServiceView,
-        port: u16,
+        going: &Going<'_>,
         choice: &Choice,
         tried: &mut Tried,
-    ) -> Result<(StreamPair, Option<Permit>), (Failed, Retry)> {
+    ) -> Result<(StreamPair, Option<Permit>), (Failed, Outcome)> {
         let endpoint = &choice.endpoint;
         let key = endpoint.key();
         tried.endpoints.insert(key.clone());
         self.line.tries += 1;
         self.line.endpoint = Some(endpoint.id());
-        let patience = self.patience(service, port, tried);
-        let head = self.head(endpoint, port);
+        let patience = self.patience(going, tried);
+        let head = self.head(going, endpoint);
         let here = endpoint.node.key == self.view.me;
         self.line.peer = (!here).then_some(endpoint.node.key);
         let taken = match here {
@@ -259,7 +364,7 @@ impl<'a> Call<'a> {
         };
         let miss = match taken {
             Ok((pair, permit, latency)) => {
-                self.report(service, &key, Outcome::Connected(latency));
+                self.report(going, &key, Outcome::Connected(latency));
                 return Ok((pair, permit));
             }
             Err(miss) => miss,
@@ -272,18 +377,14 @@ impl<'a> Call<'a> {
         if agent_is_out {
             tried.nodes.insert(key.node);
         }
-        self.report(service, &key, miss.outcome);
-        let retry = match miss.outcome {
-            Outcome::Refused(code) if !code.elsewhere() => Retry::Never,
-            _ => Retry::Elsewhere,
-        };
-        let Miss { reason, detail, .. } = miss;
-        Err((Failed { reason, detail }, retry))
+        self.report(going, &key, miss.outcome);
+        let Miss { reason, detail, outcome } = miss;
+        Err((Failed { reason, detail }, outcome))
     }
 
-    /// What ring-hash goes by: who calls, and from where.
+    /// What ring-hash and sticky shares go by: who calls, and from where.
     fn affinity(&self) -> u64 {
-        if self.spec.tuning.algorithm != Algorithm::RingHash {
+        if self.traffic.is_empty() {
             return 0;
         }
         let client = self.line.client.map(|client| client.ip().to_string());
@@ -291,39 +392,42 @@ impl<'a> Call<'a> {
         rendezvous::affinity(who.as_bytes())
     }
 
-    fn report(&self, service: &ServiceView, key: &EndpointKey, outcome: Outcome) {
-        if self.proxy.pool.report(service, key, outcome, &self.spec.tuning.eject) {
+    fn report(&self, going: &Going<'_>, key: &EndpointKey, outcome: Outcome) {
+        let service = going.service;
+        if self.proxy.pool.report(service, key, outcome, &going.tuning.eject) {
             tracing::info!(service = %service.name, instance = %key.instance, node = %key.node.short(), "ejected");
         }
     }
 
     /// How long this endpoint may take: briefly while there is another one, else as long as a
     /// dial or the application behind it could need.
-    fn patience(&self, service: &ServiceView, port: u16, tried: &Tried) -> Duration {
+    fn patience(&self, going: &Going<'_>, tried: &Tried) -> Duration {
         let other = |one: &Endpoint| {
             !matches!(one.usable, Use::No(_))
-                && one.instance.ports.iter().any(|served| served.port == port)
-                && self.spec.terms.subset.covers(&one.instance, &one.node.locality)
+                && one.instance.ports.iter().any(|served| served.port == going.port)
+                && going.leg.subset.covers(&one.instance, &one.node.locality)
                 && !tried.endpoints.contains(&one.key())
         };
-        let tries = usize::try_from(self.line.tries).unwrap_or(usize::MAX);
         let timeouts = self.proxy.parts.timeouts;
-        if tries < limits::TRIES_MAX && service.endpoints.iter().any(other) {
-            timeouts.reply
+        let connect = going.connect.unwrap_or(timeouts.connect);
+        let more = tried.endpoints.len() < going.most;
+        if more && going.service.endpoints.iter().any(other) {
+            timeouts.reply.min(connect)
         } else {
-            timeouts.connect + timeouts.reply
+            // Said outright, it is what the whole may take; else a dial and a connect.
+            going.connect.unwrap_or(connect + timeouts.reply)
         }
     }
 
-    fn head(&self, endpoint: &Endpoint, port: u16) -> StreamHead {
-        let spec = self.spec;
+    fn head(&self, going: &Going<'_>, endpoint: &Endpoint) -> StreamHead {
+        let (service, source) = (going.leg.service.clone(), self.line.source.clone());
         StreamHead {
             instance: Some(endpoint.instance.id.clone()),
             client: self.line.client,
             boot: Some(endpoint.node.boot),
-            ..StreamHead::new(spec.service.clone(), port, self.line.source.clone())
+            ..StreamHead::new(service, going.port, source)
         }
-        .from_outside(spec.outside)
+        .from_outside(self.spec.outside)
     }
 
     /// An endpoint on this host: the checks without the wire.
@@ -391,7 +495,7 @@ impl<'a> Call<'a> {
                     return Ok(Taken {
                         pair: socket.into_pair(),
                         here: None,
-                        _counted: (None, None),
+                        _counted: (None, None, None),
                     });
                 }
                 Err(error) => detail = format!("{detail}; fallback: {error}"),
@@ -403,9 +507,30 @@ impl<'a> Call<'a> {
 
 type Attempt = Result<(StreamPair, Option<Permit>, Duration), Miss>;
 
-enum Retry {
-    Elsewhere,
-    Never,
+/// A leg on its way: what all its tries have in common.
+#[derive(Clone, Copy)]
+struct Going<'a> {
+    leg: &'a Leg,
+    service: &'a ServiceView,
+    port: u16,
+    tuning: &'a Tuning,
+    /// How long an endpoint may take, where a rule says so.
+    connect: Option<Duration>,
+    /// Endpoints that may be tried.
+    most: usize,
+}
+
+/// Whether another endpoint may do what this one did not. Without a rule: whenever no byte of the
+/// caller has gone anywhere, which is so until `ok`.
+fn worth_another(rule: Option<&RetryRule>, outcome: Outcome) -> bool {
+    let after = match outcome {
+        Outcome::Refused(code) if !code.elsewhere() => return false,
+        Outcome::Refused(Refusal::Draining) => RetryOn::Draining,
+        Outcome::Refused(_) => RetryOn::Refused,
+        Outcome::Unreachable | Outcome::NoReply => RetryOn::Connect,
+        Outcome::Connected(_) => return false,
+    };
+    rule.is_none_or(|rule| rule.on.contains(&after))
 }
 
 fn refused(code: Refusal, why: String) -> Miss {

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, future::pending, sync::Mutex};
 use skein_protocol::{
     caller::Caller,
     name::{Hash, Locality},
+    policy::traffic::TrafficRules,
     record::node::{Health, Instance, Protocol, ServicePort},
-    route::Algorithm,
     trust::Grant,
     view::{Endpoint, Liveness, NodeView, Reason, Use},
     wire::{
@@ -27,6 +27,8 @@ use super::{
     *,
 };
 use crate::link::mux::StreamPair;
+
+mod traffic;
 
 const SERVICE: &str = "shop/db";
 const PORT: u16 = 3306;
@@ -159,6 +161,14 @@ impl Observer for Lines {
     }
 }
 
+struct Rules(watch::Receiver<Arc<Traffic>>);
+
+impl Behave for Rules {
+    fn now(&self) -> Arc<Traffic> {
+        Arc::clone(&self.0.borrow())
+    }
+}
+
 /// Says of every caller what it was told to say, and counts how often it was asked.
 struct Known(Mutex<(Result<Caller, String>, u32)>);
 
@@ -178,6 +188,7 @@ struct Agent {
     local: watch::Sender<Arc<LocalServices>>,
     links: Arc<Links>,
     known: Arc<Known>,
+    traffic: watch::Sender<Arc<Traffic>>,
     lines: mpsc::Receiver<Connection>,
 }
 
@@ -198,6 +209,7 @@ impl Agent {
         };
         let (view, view_in) = watch::channel(view(&[]));
         let (local, local_in) = watch::channel(Arc::new(local));
+        let (traffic, traffic_in) = watch::channel(Arc::default());
         let (lines_out, lines) = mpsc::channel(4096);
         let links = Arc::new(Links::default());
         let known = Arc::new(Known(Mutex::new((Err("it is gone".to_owned()), 0))));
@@ -205,6 +217,7 @@ impl Agent {
             view: view_in,
             local: local_in,
             dialer: Arc::clone(&links) as Arc<dyn Dialer>,
+            traffic: Arc::new(Rules(traffic_in)),
             authorise: Arc::new(AllowAll),
             identify: Arc::clone(&known) as Arc<dyn Identify>,
             observer: Arc::new(Lines(lines_out)),
@@ -216,7 +229,27 @@ impl Agent {
                 ..Timeouts::default()
             },
         });
-        Self { proxy, me, view, local, links, known, lines }
+        Self { proxy, me, view, local, links, known, traffic, lines }
+    }
+
+    /// These traffic policies are in force.
+    fn rules(&self, policies: &[&str]) {
+        let named = policies.iter().enumerate();
+        let list: Vec<String> =
+            named.map(|(n, one)| format!("{{name: p{n}, trafficPolicy: {{{one}}}}}")).collect();
+        let text = format!(
+            "apiVersion: skein/v1\nkind: TrafficManagement\nmetadata: {{name: t, namespace: shop}}\n\
+             spec: {{trafficPolicies: [{}]}}\n",
+            list.join(", ")
+        );
+        let inputs = skein_protocol::manifest::Inputs::default();
+        let document = skein_protocol::manifest::parse("t.yaml", &text, &inputs);
+        let document = document.unwrap_or_else(|faults| panic!("{faults}")).remove(0);
+        let skein_protocol::manifest::Body::Traffic(rules) = document.body else { panic!() };
+        let content = skein_protocol::policy::Content::Traffic(Arc::new(rules));
+        let head = skein_protocol::policy::Head { generation: 1, version: Hash([0; 32]), content };
+        let heads = [(document.id, vec![head])].into();
+        self.traffic.send_replace(Arc::new(Traffic::new(TrafficRules::new(&heads, None))));
     }
 
     /// This host's processes of uid 1001 are that service.
@@ -349,7 +382,6 @@ fn spec() -> ListenerSpec {
         port: PortRef::Name("mysql".parse().unwrap()),
         terms: Terms::default(),
         outside: false,
-        tuning: Tuning::default(),
     }
 }
 
@@ -744,12 +776,9 @@ async fn five_failures_eject_an_endpoint_and_it_shows() {
     let service = Arc::clone(&one.view.borrow().services[&SERVICE.parse().unwrap()]);
     let ejected = || one.proxy.states(&service)[0].usable == Use::LastChoice(Reason::Ejected);
     // In turn: by peak-EWMA one failure alone keeps the calls away.
-    let spec = ListenerSpec {
-        tuning: Tuning { algorithm: Algorithm::RoundRobin, ..Tuning::default() },
-        ..spec()
-    };
+    one.rules(&["destination: db, type: Balance, algorithm: round-robin"]);
     for _ in 0..20 {
-        let call = one.call_as(spec.clone()).await;
+        let call = one.call().await;
         assert_eq!(all_of(call).await.unwrap(), "three");
         if ejected() {
             return;

@@ -17,7 +17,7 @@ use std::{
 use skein_protocol::{
     limits,
     name::{Hash, ServiceName},
-    route::{PortRef, Tuning},
+    route::PortRef,
     view::ServiceView,
 };
 
@@ -226,7 +226,6 @@ pub fn stands(
         port: PortRef::Number(port),
         terms: terms.clone(),
         outside: false,
-        tuning: Tuning::default(),
     };
     let ports = service.ports.iter().map(|port| port.port);
     ports.map(|port| (SocketAddrV4::new(address, port), Arc::new(spec(port)))).collect()

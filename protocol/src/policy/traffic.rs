@@ -245,6 +245,11 @@ impl TrafficRules {
         Self { entries, host }
     }
 
+    /// Whether nothing is said about anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// What holds for calls to that port of that service.
     pub fn of(&self, service: &ServiceName, port: u16) -> ServiceRules {
         let mut meant: Vec<(Rank, &Entry)> = Vec::new();

@@ -176,7 +176,7 @@ impl Balancer {
                 state.succeeded(now, rules, latency);
                 false
             }
-            Outcome::Refused(Refusal::Denied) => false,
+            Outcome::Refused(Refusal::Denied | Refusal::RateLimited) => false,
             Outcome::Refused(Refusal::Draining | Refusal::NoService) => {
                 state.rests_until = now.after(limits::REST);
                 false

@@ -45,11 +45,17 @@ pub enum CloseReason {
     NotAllowed,
     /// The peer's stream head was late, cut short or malformed.
     BadHead,
+    /// More calls than a RateLimit allows at the serving instance.
+    RateLimited,
+    /// More at once than a CircuitBreak allows this agent.
+    CircuitOpen,
+    /// A Fault ended it on purpose.
+    Fault,
 }
 
 impl CloseReason {
     /// Every reason, for tables and metrics that show them all.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Done,
         Self::ClientReset,
         Self::EndpointReset,
@@ -69,6 +75,9 @@ impl CloseReason {
         Self::TooMany,
         Self::NotAllowed,
         Self::BadHead,
+        Self::RateLimited,
+        Self::CircuitOpen,
+        Self::Fault,
     ];
 
     /// The word of the log and the metrics. Words are a contract: none changes its meaning.
@@ -93,6 +102,9 @@ impl CloseReason {
             Self::TooMany => "too_many_connections",
             Self::NotAllowed => "not_allowed",
             Self::BadHead => "bad_head",
+            Self::RateLimited => "rate_limited",
+            Self::CircuitOpen => "circuit_open",
+            Self::Fault => "fault",
         }
     }
 }
@@ -105,6 +117,7 @@ impl From<Refusal> for CloseReason {
             Refusal::Overload => Self::Overload,
             Refusal::Draining => Self::PeerDraining,
             Refusal::ConnectFailed => Self::ConnectFailed,
+            Refusal::RateLimited => Self::RateLimited,
         }
     }
 }

@@ -219,12 +219,20 @@ pub enum Refusal {
     Draining,
     /// The application behind it did not take the connection.
     ConnectFailed,
+    /// A RateLimit of the instance is reached. No other endpoint is tried: the caller is too fast.
+    RateLimited,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 5] =
-        [Self::Denied, Self::NoService, Self::Overload, Self::Draining, Self::ConnectFailed];
+    pub const ALL: [Self; 6] = [
+        Self::Denied,
+        Self::NoService,
+        Self::Overload,
+        Self::Draining,
+        Self::ConnectFailed,
+        Self::RateLimited,
+    ];
 
     /// The word of the command line, the log and the metrics.
     pub fn word(self) -> &'static str {
@@ -234,12 +242,13 @@ impl Refusal {
             Self::Overload => "overload",
             Self::Draining => "draining",
             Self::ConnectFailed => "connect_failed",
+            Self::RateLimited => "rate_limited",
         }
     }
 
     /// Whether another endpoint may be tried.
     pub fn elsewhere(self) -> bool {
-        self != Self::Denied
+        !matches!(self, Self::Denied | Self::RateLimited)
     }
 
     fn byte(self) -> u8 {
@@ -249,6 +258,7 @@ impl Refusal {
             Self::Overload => 3,
             Self::Draining => 4,
             Self::ConnectFailed => 5,
+            Self::RateLimited => 6,
         }
     }
 

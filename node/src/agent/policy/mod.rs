@@ -11,13 +11,18 @@ pub(super) mod roots;
 pub(super) mod show;
 pub(super) mod sign;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use skein_protocol::{
+    manifest::DocumentId,
     name::{NodeName, ServiceName},
     policy::{
         Policy,
         access::{Because, Decision, What, Who},
+        traffic::TrafficRules,
     },
     view::{Liveness, View},
     wire::stream::{Source, StreamHead},
@@ -28,7 +33,7 @@ pub(crate) use self::edges::Edges;
 use crate::{
     clock::Clock,
     link::mux::BoxFuture,
-    proxy::{Authorise, PeerIdentity},
+    proxy::{Authorise, Behave, PeerIdentity, Traffic},
     telemetry::metrics::Metrics,
 };
 
@@ -64,6 +69,43 @@ impl Rules {
         let view = Arc::clone(&self.view.borrow());
         let who = who(caller, head, &view);
         policy.access.decide(&who, &what(head))
+    }
+}
+
+/// How traffic behaves: the documents in force, and the one that holds on this host last. Compiled
+/// when they have changed and a call asks, so that no call goes by what was replaced.
+pub(super) struct Behaviour {
+    policy: watch::Receiver<Arc<Policy>>,
+    host: watch::Receiver<Option<DocumentId>>,
+    held: Mutex<(Arc<Policy>, Option<DocumentId>, Arc<Traffic>)>,
+}
+
+impl Behaviour {
+    pub(super) fn new(
+        policy: watch::Receiver<Arc<Policy>>,
+        host: watch::Receiver<Option<DocumentId>>,
+    ) -> Self {
+        let held = compiled(&policy.borrow(), &host.borrow());
+        Self { policy, host, held: Mutex::new(held) }
+    }
+}
+
+fn compiled(
+    policy: &Arc<Policy>,
+    host: &Option<DocumentId>,
+) -> (Arc<Policy>, Option<DocumentId>, Arc<Traffic>) {
+    let rules = TrafficRules::new(&policy.documents.in_force(), host.clone());
+    (Arc::clone(policy), host.clone(), Arc::new(Traffic::new(rules)))
+}
+
+impl Behave for Behaviour {
+    fn now(&self) -> Arc<Traffic> {
+        let (policy, host) = (Arc::clone(&self.policy.borrow()), self.host.borrow());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&held.0, &policy) || held.1 != *host {
+            *held = compiled(&policy, &host);
+        }
+        Arc::clone(&held.2)
     }
 }
 
