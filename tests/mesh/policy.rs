@@ -452,3 +452,44 @@ async fn root_edits_on_both_sides_of_a_partition_are_both_kept_until_one_resolve
     let said = mesh[0].run(&["why", "--from", "shop/batch", "shop/checkout"]).await;
     assert_eq!(said.code(), 0, "{said:?}");
 }
+
+/// A document that an operator signed for a file: whichever agent reads it puts it in force for the
+/// mesh. Edited after that, or replaced since, it does nothing.
+#[tokio::test]
+async fn a_signed_document_in_a_file_is_put_in_force_by_the_agent_that_reads_it() {
+    let (mesh, _server) = stand().await;
+    let key = key(&mesh);
+    let unsigned = allow("callers", "checkout", &["web"]);
+    let signed = mesh.folder().join("signed.yaml").display().to_string();
+    let said = with_file(&mesh[0], &unsigned, &["sign", "--as", &key, "--out", &signed]).await;
+    assert_eq!(said.code(), 0, "{said:?}");
+    carried(&mesh[1], BATCH).await;
+    // The third host has no operator's key.
+    let text = std::fs::read_to_string(&signed).expect("what was signed");
+    mesh[2].manifest("callers.yaml", &text);
+    refused(&mesh[1], BATCH, SOON).await;
+    carried(&mesh[1], WEB).await;
+    let shown = mesh[0].json(&["get", "access"]).await.to_string();
+    assert!(shown.contains("operator:operator"), "{shown}");
+
+    // Another edit replaces it; that the file is read again brings nothing back.
+    cut(&mesh[0], &allow("callers", "checkout", &["batch"]), &key).await;
+    carried(&mesh[1], BATCH).await;
+    mesh[2].manifest("callers.yaml", &format!("# read again\n{text}"));
+    mesh[2].manifest("more.yaml", &allow("other", "nothing", &["web"]));
+    until(SOON, "both files were read", async || {
+        let status = mesh[2].try_json(&["status"]).await?.to_string();
+        status.contains("needs an operator").then_some(()).ok_or(status)
+    })
+    .await;
+    carried(&mesh[1], BATCH).await;
+    refused(&mesh[1], WEB, SOON).await;
+
+    // What was changed after it was signed is no longer what was signed.
+    mesh[2].manifest("callers.yaml", &text.replace("shop/web", "shop/thief"));
+    until(SOON, "it is said", async || {
+        let status = mesh[2].try_json(&["status"]).await?.to_string();
+        status.contains("AccessPolicy shop/callers is not applied").then_some(()).ok_or(status)
+    })
+    .await;
+}

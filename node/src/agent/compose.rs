@@ -69,6 +69,7 @@ impl Composer {
         let first = Arc::clone(&snapshot.borrow_and_update());
         self.look_up(&first).await;
         self.said(&first).await;
+        self.signed(&first).await;
         let first = Arc::clone(&view.borrow_and_update());
         self.seen(&first);
         self.listen().await;
@@ -92,6 +93,7 @@ impl Composer {
                     self.look_up(&now).await;
                     self.said(&now).await;
                     self.listen().await;
+                    self.signed(&now).await;
                 }
                 Ok(()) = bound.changed() => self.listen().await,
                 Ok(()) = links.changed() => {
@@ -139,6 +141,12 @@ impl Composer {
         let said = local::say(&self.base, &phase, snapshot);
         self.agent.driver.input(Input::Local(Box::new(said))).await;
         self.agent.said.send_replace((snapshot.number, phase));
+    }
+
+    /// What files hold with an operator's signature holds for the whole mesh.
+    async fn signed(&self, snapshot: &Snapshot) {
+        let problems = self.agent.take_files(&snapshot.plan.signed).await;
+        self.agent.problems.set_all("signed documents", problems);
     }
 
     /// What gossip and metrics need of a view.

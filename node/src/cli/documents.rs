@@ -76,6 +76,19 @@ pub(super) struct SignArgs {
     cut: bool,
 }
 
+/// `skein sign`.
+#[derive(Args, Debug)]
+pub(super) struct SignFileArgs {
+    #[command(flatten)]
+    files: FileArgs,
+    /// The operator's key [default: $SKEIN_OPERATOR_KEY, else ~/.config/skein/operator.key]
+    #[arg(long = "as", value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Where to write the signed documents [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
 /// `skein get`.
 #[derive(Args, Debug)]
 pub(super) struct GetArgs {
@@ -142,6 +155,40 @@ pub(super) fn apply(
     documents.wait_ms = args.change.wait_ms();
     let report: ApplyReport = client.post("/v1/apply", &documents)?;
     changed(&report, &args.change, console)
+}
+
+/// Signs the mesh-wide documents of files, for the files of hosts: whichever agent reads one puts it
+/// in force. Each follows on the version that is in force now.
+pub(super) fn sign(
+    client: &Client,
+    args: &SignFileArgs,
+    console: &mut Console<'_>,
+) -> Result<Exit, CliError> {
+    let documents = args.files.read()?;
+    let request = PrepareRequest { files: documents.files.clone(), ..PrepareRequest::default() };
+    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    if prepared.drafts.is_empty() {
+        return Err(CliError::failed("there is nothing to sign: no document is mesh-wide")
+            .fix("documents of one host need no signature: put the file on the host"));
+    }
+    let operator = Operator::load(args.key.as_ref())?;
+    let mut signed = Vec::new();
+    for draft in &prepared.drafts {
+        let signature = operator.sign(&prepared.mesh, draft, &documents.files)?;
+        let document = super::operator::document(&documents.files, &draft.document)?;
+        signed.push(document.to_signed_yaml(&signature));
+    }
+    let text = signed.join("---\n");
+    match &args.out {
+        None => console.print(text.trim_end())?,
+        Some(path) => {
+            let wrong = |e: std::io::Error| CliError::failed(format!("{}: {e}", path.display()));
+            std::fs::write(path, text).map_err(wrong)?;
+            let count = words::count(signed.len(), "document", "documents");
+            console.print(&format!("{count} signed: {}", path.display()))?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 /// Applies text that the command line made itself.

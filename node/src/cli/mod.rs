@@ -86,6 +86,8 @@ enum Verb {
     Validate(documents::FileArgs),
     /// Take documents, all or none
     Apply(documents::ApplyArgs),
+    /// Sign mesh-wide documents for the files of hosts, without applying them
+    Sign(documents::SignFileArgs),
     /// What applying would change; exits 4 if anything
     Diff(documents::FileArgs),
     /// Documents that the agent holds
@@ -108,7 +110,7 @@ enum Verb {
     /// Issuers, who certify nodes: add, renew
     #[command(subcommand)]
     Issuer(issuer::IssuerCommand),
-    /// The root, which certifies issuers and operators: rotate
+    /// The root, which certifies issuers and operators: rotate, drop
     #[command(subcommand)]
     Root(issuer::RootCommand),
     /// Operators, who sign policy: create, list, revoke
@@ -217,6 +219,7 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
         Verb::Agent(args) => agent::agent(local, dir, args),
         Verb::Validate(args) => documents::validate(local, args, console),
         Verb::Apply(args) => documents::apply(&client()?, args, console),
+        Verb::Sign(args) => documents::sign(&client()?, args, console),
         Verb::Diff(args) => documents::diff(&client()?, args, console),
         Verb::Policy(command) => policy::policy(&client()?, command, console),
         Verb::Revoke(args) => revoke::revoke(&client()?, args, console),

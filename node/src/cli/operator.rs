@@ -90,6 +90,11 @@ impl Operator {
     }
 }
 
+/// The document of that name in these files.
+pub(super) fn document(files: &[SourceFile], name: &DocumentName) -> Result<Document, CliError> {
+    find(files, &document_id(name)?)
+}
+
 fn document_id(name: &DocumentName) -> Result<DocumentId, CliError> {
     let wrong = |error: String| CliError::failed(error);
     Ok(DocumentId {

@@ -53,6 +53,9 @@ pub struct Document {
     pub place: Place,
     /// What is allowed but looks wrong.
     pub warnings: Vec<Fault>,
+    /// The version that an operator signed of it, as `skein sign` writes it under `signature:`, not
+    /// verified. Not part of what the document says.
+    pub signature: Option<String>,
     tree: Node,
 }
 
@@ -89,6 +92,11 @@ impl Document {
     /// A hash of what it says: of no comment, order of keys or file, and of no secret's content.
     pub fn hash(&self) -> Hash {
         Hash::of(&[b"skein manifest 1", &self.tree.hash().0])
+    }
+
+    /// The document as YAML, with that signature.
+    pub fn to_signed_yaml(&self, signature: &str) -> String {
+        format!("{}\nsignature: {signature}\n", self.to_yaml().trim_end())
     }
 
     /// The document as YAML, secrets as `***`.
@@ -153,8 +161,13 @@ fn document(tree: Node, sink: &mut Sink<'_>) -> Option<Document> {
     let metadata = fields.need("metadata", "write `metadata: {name: ...}`", sink);
     let metadata = metadata.and_then(|item| metadata_of(&item, sink));
     let spec = fields.take("spec");
+    let signature = fields.take("signature");
     fields.finish(sink);
     let (kind, metadata) = (kind?, metadata?);
+    let signature = match signature {
+        Some(item) => Some(signature_of(&item, kind, sink)?),
+        None => None,
+    };
     let empty = Node { value: Value::Map(Vec::new()), at: tree.at };
     let spec = spec.unwrap_or_else(|| Item::new(&empty, "spec"));
     let body = body(kind, &spec, &metadata, sink)?;
@@ -164,9 +177,19 @@ fn document(tree: Node, sink: &mut Sink<'_>) -> Option<Document> {
         body,
         place: metadata.place,
         warnings: std::mem::take(&mut sink.warnings),
+        signature,
         tree: normal(&tree, &id),
         id,
     })
+}
+
+fn signature_of(item: &Item<'_>, kind: Kind, sink: &mut Sink<'_>) -> Option<String> {
+    if !kind.is_mesh_wide() {
+        let why = format!("a {kind} belongs to one host and is not signed");
+        item.fault(sink, why, "remove this line");
+        return None;
+    }
+    item.text(sink).map(str::to_owned)
 }
 
 fn body(

@@ -36,6 +36,8 @@ pub struct Plan {
     pub mesh: Mesh,
     /// Mesh-wide documents that nobody signed: not applied.
     pub unsigned: Vec<DocumentId>,
+    /// Mesh-wide documents with an operator's signature, not verified yet.
+    pub signed: Vec<Arc<Document>>,
 }
 
 /// What a ServiceRegistry makes this host serve.
@@ -208,12 +210,16 @@ impl Plan {
             defaults: None,
             mesh,
             unsigned: Vec::new(),
+            signed: Vec::new(),
         };
         for document in documents {
             match &document.body {
                 Body::Registry(registry) => plan.register(document, registry, &mut faults),
                 Body::Discovery(discovery) => plan.discover(document, discovery, &mut faults),
                 Body::Mesh(_) => {}
+                Body::Traffic(_) | Body::Access(_) if document.signature.is_some() => {
+                    plan.signed.push(Arc::new(document.clone()));
+                }
                 Body::Traffic(_) | Body::Access(_) => plan.unsigned.push(document.id.clone()),
             }
         }

@@ -188,7 +188,8 @@ impl Agent {
         bundles.iter().map(|text| self.verified(text)).collect()
     }
 
-    fn verified(&self, text: &str) -> Result<Signed, ApiError> {
+    /// The version of those bytes, verified, of an operator whose key has not ended.
+    fn version_of(&self, text: &str) -> Result<Arc<VerifiedVersion>, ApiError> {
         let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(invalid)?;
         let bundle = PolicyBundle::decode(&bytes).map_err(invalid)?;
         let denied = |why: &dyn std::fmt::Display| {
@@ -203,7 +204,11 @@ impl Agent {
             let name = version.operator().name.clone();
             return Err(denied(&format!("operator {name} was revoked")));
         }
-        let version = Arc::new(version);
+        Ok(Arc::new(version))
+    }
+
+    fn verified(&self, text: &str) -> Result<Signed, ApiError> {
+        let version = self.version_of(text)?;
         let heads = self.heads(version.key());
         if heads.iter().any(|head| head.supersedes(&version)) {
             let text = format!("{} was changed meanwhile; nothing was changed", version.key());
@@ -232,6 +237,30 @@ impl Agent {
             _ => Err(ApiError::unavailable("the documents could not be written to disk")
                 .fix("`skein status` says what is wrong with it")),
         }
+    }
+
+    /// Takes what this host's files hold with an operator's signature. What is wrong with them, for
+    /// people. A version that another has replaced since is passed over: files are older than that.
+    pub(crate) async fn take_files(&self, documents: &[Arc<Document>]) -> Vec<String> {
+        let mut problems = Vec::new();
+        for document in documents {
+            let text = document.signature.as_deref().unwrap_or_default();
+            let taken = match self.version_of(text) {
+                Err(error) => Err(error.to_string()),
+                Ok(version) if version.document() != Some(document) => {
+                    Err("it was edited after it was signed: sign it again (`skein sign`)"
+                        .to_owned())
+                }
+                Ok(version) if !self.policy.borrow().documents.wants(&version) => Ok(()),
+                Ok(version) => {
+                    let taken = self.take(&[Signed { version, result: "changed" }]).await;
+                    taken.map_err(|error| error.to_string())
+                }
+            };
+            problems
+                .extend(taken.err().map(|why| format!("{} is not applied: {why}", document.id)));
+        }
+        problems
     }
 
     /// Waits until every live node holds the documents that are in force here.
