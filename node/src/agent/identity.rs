@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -47,8 +46,8 @@ use crate::{
 /// What of this host's identity lies in files.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// This host's key, as the document names it.
-    key: PathBuf,
+    /// This host's key, opened, as PKCS#8.
+    key: Vec<u8>,
     /// Where.
     pub(crate) files: Files,
     /// The trusted roots.
@@ -70,7 +69,14 @@ impl Keys {
     ) -> Result<Self> {
         let files = Files::new(settings.dir.clone());
         if !settings.files.chain.exists() && !files.is_member() {
-            join_first(&files, settings, token).await?;
+            let said = token.map(str::to_owned);
+            let token = match said {
+                None if settings.has_secret() => {
+                    Some(settings.secret().map_err(anyhow::Error::msg)?)
+                }
+                said => said,
+            };
+            join_first(&files, settings, token.as_deref()).await?;
         }
         put_where_named(&files, settings)?;
         let root_chain = file::read_roots(&settings.files.roots)?;
@@ -79,9 +85,9 @@ impl Keys {
         })?;
         let (chain, verified) = newest(settings, &files, &roots)?;
         let issuer = IssuingHost::open(&files)?.map(Arc::new);
-        let key = settings.files.key.clone();
+        let pair = file::read_key_with(&settings.files.key, || settings.secret())?;
         let own = OwnChain { chain, verified };
-        let mut keys = Self { key, files, roots, chain: root_chain, own, issuer };
+        let mut keys = Self { key: pair.to_pkcs8()?, files, roots, chain: root_chain, own, issuer };
         if keys.own.verified.class == ChainClass::Expired {
             keys.renew_expired(settings, control).await?;
         }
@@ -127,7 +133,7 @@ impl Keys {
 
     /// What this agent shows and trusts.
     pub(crate) fn credentials(&self, revocations: Revocations) -> Result<Arc<Credentials>> {
-        let key: KeyPair = file::read_key(&self.key)?;
+        let key = KeyPair::from_pkcs8(&self.key)?;
         let known = BTreeSet::new();
         let trust = trust(&self.roots, &revocations, known.into_iter());
         Ok(Credentials::member(key, self.own.chain.clone(), trust, wall())?)

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use skein_protocol::{
     manifest::{
         kinds::{Capture, MeshPort},
-        value::TargetAddress,
+        value::{Secret, TargetAddress},
     },
     name::{Label, Locality, MeshId},
     record::node::{Address, Host, NodeState},
@@ -54,6 +54,9 @@ pub(crate) struct Settings {
     cluster: Label,
     said_locality: Option<Locality>,
     virtual_said: String,
+    password: Option<Secret>,
+    /// What paths in the document are relative to.
+    base: PathBuf,
 }
 
 /// The files of this host's identity.
@@ -102,7 +105,28 @@ impl Settings {
             cluster: mesh.gossip_cluster.clone(),
             said_locality: mesh.service_cluster.clone(),
             virtual_said: mesh.virtual_addresses.to_string(),
+            password: mesh.password.clone(),
+            base,
         })
+    }
+
+    /// Whether the document has a meshPassword.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// What meshPassword holds: the passphrase of an encrypted key, else the join token.
+    pub(crate) fn secret(&self) -> Result<String, String> {
+        let Some(secret) = &self.password else {
+            return Err("say its passphrase with meshConfig.meshPassword".to_owned());
+        };
+        let file = |path: &str| {
+            let path = self.base.join(path);
+            std::fs::read_to_string(&path).map_err(|error| {
+                format!("meshPassword names {}, which cannot be read: {error}", path.display())
+            })
+        };
+        secret.read(file, |name| std::env::var(name).ok())
     }
 
     /// Where this host is: what the document says, and the grant allows.

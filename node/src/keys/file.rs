@@ -11,6 +11,8 @@ use std::{
 
 use skein_protocol::trust::{Chain, RootChain, Signature, root::NextRoot};
 
+use pkcs8::EncryptedPrivateKeyInfoRef;
+
 use super::{
     pair::{KeyPair, PairError},
     pem::{self, Block},
@@ -36,6 +38,14 @@ pub enum FileError {
         path: PathBuf,
         /// Its mode.
         mode: u32,
+    },
+    /// It is encrypted, and stays closed.
+    #[error("{} is encrypted: {why}", .path.display())]
+    Encrypted {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
     },
     /// This user may not read it.
     #[error("{} cannot be read by this user: run as its owner, or `chown` it to the user of the agent", .0.display())]
@@ -126,6 +136,15 @@ pub fn write_key(path: &Path, pair: &KeyPair) -> Result<(), FileError> {
 
 /// Reads a private key. Refuses one that others can read.
 pub fn read_key(path: &Path) -> Result<KeyPair, FileError> {
+    read_key_with(path, || Err("only the agent reads such a key, by meshPassword".to_owned()))
+}
+
+/// Reads a private key that may be encrypted (PKCS#8, RFC 5958, with PBES2, RFC 8018): then
+/// `passphrase` is asked.
+pub fn read_key_with(
+    path: &Path,
+    passphrase: impl FnOnce() -> Result<String, String>,
+) -> Result<KeyPair, FileError> {
     let metadata = fs::metadata(path).map_err(|error| reading(path, error))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -135,6 +154,15 @@ pub fn read_key(path: &Path) -> Result<KeyPair, FileError> {
     match read(path)?.as_slice() {
         [key] if key.label == pem::PRIVATE_KEY => {
             KeyPair::from_pkcs8(&key.bytes).map_err(|_| content())
+        }
+        [key] if key.label == pem::ENCRYPTED_KEY => {
+            let closed = |why: String| FileError::Encrypted { path: path.to_owned(), why };
+            let passphrase = passphrase().map_err(closed)?;
+            let sealed = EncryptedPrivateKeyInfoRef::try_from(key.bytes.as_slice());
+            let opened = sealed.map_err(|_| content())?.decrypt(passphrase).map_err(|_| {
+                closed("the passphrase of meshPassword does not open it".to_owned())
+            })?;
+            KeyPair::from_pkcs8(opened.as_bytes()).map_err(|_| content())
         }
         _ => Err(content()),
     }
@@ -264,5 +292,28 @@ mod tests {
         assert_eq!(read_roots(&path).unwrap(), roots);
         write_certificates(&path, &[&[1], &[2]]).unwrap();
         assert!(read_roots(&path).is_err(), "a second root without a signature");
+    }
+
+    /// `openssl genpkey -algorithm ed25519 | openssl pkcs8 -topk8`, passphrase `correct-horse`.
+    const SEALED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIGbMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAhuSbE5Ocj8CQICCAAw
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEMpssD4H23KX00gU4WBA6FkEQP5x
+okmhd/ZD1XsP06zIY4mNiG5GQbO+Vv/MMrfA3/rsg3a80MmiLENo8IMxYXWjpis6
+oAgOgEnhaYdVwKKb0O8=
+-----END ENCRYPTED PRIVATE KEY-----
+";
+
+    #[test]
+    fn an_encrypted_key_opens_with_its_passphrase_and_with_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.key");
+        write(&path, SEALED.as_bytes(), SECRET).unwrap();
+        let opened = read_key_with(&path, || Ok("correct-horse".to_owned())).unwrap();
+        let public = "05cf045c6e0d10dceb1fe26b3cefe853574b96e3958ba6064e4bb477d55214b8";
+        assert_eq!(opened.node_key().to_string(), public);
+        let wrong = read_key_with(&path, || Ok("battery-staple".to_owned())).unwrap_err();
+        assert!(wrong.to_string().contains("does not open it"), "{wrong}");
+        let unsaid = read_key(&path).unwrap_err().to_string();
+        assert!(unsaid.contains("meshPassword"), "{unsaid}");
     }
 }

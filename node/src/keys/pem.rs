@@ -13,6 +13,8 @@ pub struct Block {
 
 /// A certificate.
 pub const CERTIFICATE: &str = "CERTIFICATE";
+/// A private key in PKCS#8, encrypted with a passphrase.
+pub const ENCRYPTED_KEY: &str = "ENCRYPTED PRIVATE KEY";
 /// A private key in PKCS#8.
 pub const PRIVATE_KEY: &str = "PRIVATE KEY";
 /// The signature by which a root follows on the one before it.
