@@ -149,6 +149,13 @@ async fn a_canary_goes_from_nothing_to_all_by_apply_and_back_by_delete() {
     assert_eq!(stand.calls(30).await, (0, vec![30, 0]));
     stand.apply(&split(30)).await;
     let (failed, of) = stand.calls(150).await;
+    // What is said of it, on the third host.
+    let shown = stand.mesh[2].json(&["routes", "shop/echo"]).await;
+    let leg = |number: usize| shown["legs"][number].clone();
+    assert_eq!((leg(0)["share"].as_u64(), leg(1)["share"].as_u64()), (Some(7000), Some(3000)));
+    assert_eq!(leg(1)["by"], "shop/echo#p", "{shown}");
+    assert_eq!((&leg(1)["usable"], &leg(1)["of"]), (&1.into(), &1.into()), "{shown}");
+    assert!(shown["rules"][0]["holds"] == true && shown["rules"][0]["kind"] == "Split", "{shown}");
     // 45 of 150; within five standard deviations.
     assert!(failed == 0 && (17..=73).contains(&of[1]), "{failed} {of:?}");
     stand.apply(&split(100)).await;
@@ -179,4 +186,54 @@ async fn rates_breakers_and_faults_hold_by_apply_and_are_gone_by_delete() {
     assert_eq!(stand.calls(10).await, (10, vec![0, 0]));
     stand.delete().await;
     assert_eq!(stand.calls(20).await.0, 0);
+}
+
+/// Three rules that compete, and what `--explain` says of a request. They are about requests, which
+/// this version does not read: what is shown is which would hold.
+#[tokio::test]
+async fn of_rules_that_compete_the_best_match_holds_and_explain_says_so() {
+    let stand = Stand::new().await;
+    let file = stand.mesh.folder().join("routes.yaml");
+    let text = "apiVersion: skein/v1
+kind: TrafficManagement
+metadata: {name: echo, namespace: shop}
+spec:
+  trafficPolicies:
+  - name: all
+    trafficPolicy: {destination: echo, type: Route, target: {subset: \"1\"}}
+  - name: api
+    trafficPolicy: {destination: echo, type: Route, match: {prefix: /v1}, target: {subset: \"2\"}}
+  - name: beta
+    trafficPolicy:
+      {destination: echo, type: Route, match: {prefix: /v1, headers: {x-beta: \"1\"}}, target: {subset: \"9\"}}
+";
+    std::fs::write(&file, text).expect("a document");
+    let file = file.display().to_string();
+    stand.mesh[0].cli(&["apply", "--wait", "-f", &file]).await;
+    let holds = async |more: &[&str]| {
+        let mut all = vec!["routes", "shop/echo"];
+        all.extend(more);
+        let shown = stand.mesh[1].json(&all).await;
+        let rules = shown["rules"].as_array().cloned().unwrap_or_default();
+        let held: Vec<String> = rules
+            .iter()
+            .filter(|one| one["holds"] == true)
+            .map(|one| one["name"].to_string())
+            .collect();
+        (held.join(","), shown["legs"][0]["subset"].as_str().unwrap_or_default().to_owned())
+    };
+    let expect = |name: &str| format!("\"shop/echo#{name}\"");
+    let (rule, subset) = holds(&["--explain", "GET", "/v1/x?y=1", "-H", "X-Beta: 1"]).await;
+    assert!(rule == expect("beta") && subset.contains('9'), "{rule} {subset}");
+    let (rule, subset) = holds(&["--explain", "GET", "/v1/x"]).await;
+    assert!(rule == expect("api") && subset.contains('2'), "{rule} {subset}");
+    let (rule, _) = holds(&["--explain", "GET", "/v10"]).await;
+    assert_eq!(rule, expect("all"));
+    // And of a connection of bytes the one that looks at no request.
+    let (rule, subset) = holds(&[]).await;
+    assert!(rule == expect("all") && subset.contains('1'), "{rule} {subset}");
+    println!(
+        "{}",
+        stand.mesh[1].cli(&["routes", "shop/echo", "--explain", "GET", "/v1/x"]).await.out
+    );
 }

@@ -21,8 +21,8 @@ use crate::{
             InstanceStatus, LeaveReport, LeaveRequest, Link, Listener, LogLevel, MaintenanceReport,
             MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared, RevokePlan,
             RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
-            ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest,
-            ValidateReport, Visible, WhyReport, WhyRequest,
+            RoutesReport, RoutesRequest, ServiceDetail, ServiceSummary, Status, TokenCreated,
+            TokenInfo, TokenRequest, ValidateReport, Visible, WhyReport, WhyRequest,
         },
     },
     clock::{rfc3339, wall},
@@ -514,6 +514,10 @@ impl AgentApi for Agent {
 
     fn revoke(&self, request: RevokeRequest) -> Reply<'_, RevokeReport> {
         Box::pin(async move { self.revoke_by(&request).await })
+    }
+
+    fn routes(&self, asked: RoutesRequest) -> Reply<'_, RoutesReport> {
+        Box::pin(async move { self.routes_of(&asked) })
     }
 
     fn why(&self, asked: WhyRequest) -> Reply<'_, WhyReport> {

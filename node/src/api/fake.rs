@@ -316,6 +316,9 @@ impl AgentApi for FakeAgent {
     fn why(&self, _: WhyRequest) -> Reply<'_, WhyReport> {
         ok(WhyReport::default())
     }
+    fn routes(&self, _: RoutesRequest) -> Reply<'_, RoutesReport> {
+        ok(RoutesReport::default())
+    }
     fn check_update(&self, _: CheckUpdate) -> Reply<'_, ()> {
         self.wrote(())
     }

@@ -25,8 +25,8 @@ use dto::{
     DrainRequest, EdgesReport, Fault, LeaveReport, LeaveRequest, Link, Listener, LogLevel,
     MaintenanceReport, MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared,
     RevokePlan, RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
-    ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo, TokenRequest, ValidateReport,
-    WhyReport, WhyRequest,
+    RoutesReport, RoutesRequest, ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo,
+    TokenRequest, ValidateReport, WhyReport, WhyRequest,
 };
 
 /// What an [`AgentApi`] method gives back.
@@ -182,6 +182,8 @@ pub trait AgentApi: Send + Sync + 'static {
     fn backup(&self) -> Reply<'_, BackupReport>;
     /// How a call would go, step by step.
     fn why(&self, asked: WhyRequest) -> Reply<'_, WhyReport>;
+    /// What traffic rules make of calls to a service.
+    fn routes(&self, asked: RoutesRequest) -> Reply<'_, RoutesReport>;
     /// The state of an instance with a ttl check.
     fn check_update(&self, update: CheckUpdate) -> Reply<'_, ()>;
 

@@ -6,7 +6,7 @@
 //! | `GET /v1/status`, `members`, `services`, `services/NAME`, `links`, `certs`, `listeners` | what the agent knows |
 //! | `GET /v1/documents[?kind=]`, `GET /v1/describe?kind=&namespace=&name=` | documents held |
 //! | `POST /v1/apply`, `delete`, `validate`, `diff` | documents |
-//! | `POST /v1/prepare`, `GET /v1/policy`, `backup`, `edges`, `POST /v1/why` | what is signed, who holds it, who calls whom |
+//! | `POST /v1/prepare`, `GET /v1/policy`, `backup`, `edges`, `POST /v1/why`, `routes` | what is signed, who holds it, who calls whom |
 //! | `POST /v1/revoke/plan`, `revoke`, `issuer`, `roots` | the end of a key; this host's issuer was made or renewed; a further root |
 //! | `POST /v1/bind/NAME`, `PUT /v1/checks` | a virtual address; a ttl check |
 //! | `POST /v1/drain`, `maintenance`, `leave` | this host's life |
@@ -31,7 +31,7 @@ use super::{
     dto::{
         AdmitRequest, CheckUpdate, DeleteRequest, DocumentName, Documents, DrainRequest, ErrorBody,
         ErrorEnvelope, LeaveRequest, LogLevel, MaintenanceRequest, PrepareRequest,
-        RevokePlanRequest, RevokeRequest, RootsRequest, TokenRequest, WhyRequest,
+        RevokePlanRequest, RevokeRequest, RootsRequest, RoutesRequest, TokenRequest, WhyRequest,
     },
 };
 
@@ -110,6 +110,10 @@ fn writes() -> Router<Arc<dyn AgentApi>> {
             post(async |api: Api, b: JsonBody<RootsRequest>| json(api.roots(b.0)).await),
         )
         .route("/v1/issuer", post(async |api: Api| json(api.reload_issuer()).await))
+        .route(
+            "/v1/routes",
+            post(async |api: Api, b: JsonBody<RoutesRequest>| json(api.routes(b.0)).await),
+        )
         .route("/v1/why", post(async |api: Api, b: JsonBody<WhyRequest>| json(api.why(b.0)).await))
         .route(
             "/v1/bind/{*name}",

@@ -19,6 +19,7 @@ mod operator;
 pub mod output;
 mod policy;
 mod revoke;
+mod routes;
 mod secret;
 mod see;
 mod shell;
@@ -101,6 +102,8 @@ enum Verb {
     /// Access policy: which nodes hold it, the default, who calls whom
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Where calls to a service go by the traffic rules, and which of them hold
+    Routes(routes::RoutesArgs),
     /// How a call would go, step by step; exits 1 where it would not work
     Why(policy::WhyArgs),
     /// End a node's key: it is out, everywhere, within seconds
@@ -228,6 +231,7 @@ fn dispatch(cli: &Cli, local: &dyn Local, console: &mut Console<'_>) -> Result<E
         Verb::Root(command) => issuer::root(&client()?, dir, command, console),
         Verb::Operator(command) => revoke::operator(client, dir, command, console),
         Verb::Why(args) => policy::why(&client()?, args, console),
+        Verb::Routes(args) => routes::routes(&client()?, args, console),
         Verb::Get(args) => documents::get(&client()?, args, console),
         Verb::Describe(args) => documents::describe(&client()?, args, console),
         Verb::Delete(args) => documents::delete(&client()?, local, args, console),

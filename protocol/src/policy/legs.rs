@@ -83,6 +83,38 @@ impl TrafficRules {
         legs
     }
 
+    /// Every leg that such a call may be drawn to first, with its share in hundredths of a percent.
+    pub fn shares(&self, asked: &Asked<'_>) -> Vec<(Leg, u64)> {
+        let here = Leg {
+            service: asked.service.clone(),
+            port: PortRef::Number(asked.port),
+            subset: asked.subset.clone(),
+            by: None,
+        };
+        let rules = self.of(asked.service, asked.port);
+        let routed = match rules.routes.first(asked.request) {
+            Some(Rule { does, name, .. }) => spread(&here, does.to.as_ref(), name),
+            None => vec![(here, ALL)],
+        };
+        let mut shares = Vec::new();
+        for (leg, share) in routed {
+            let port = match &leg.port {
+                PortRef::Number(number) => *number,
+                PortRef::Name(_) => asked.port,
+            };
+            let rules = self.of(&leg.service, port);
+            let split = rules.splits.first(asked.request).filter(|_| leg.subset.is_all());
+            match split {
+                Some(Rule { does, name, .. }) => {
+                    let parts = spread(&leg, Some(&does.to), name);
+                    shares.extend(parts.into_iter().map(|(leg, of)| (leg, share * of / ALL)));
+                }
+                None => shares.push((leg, share)),
+            }
+        }
+        shares
+    }
+
     fn split<R: Rng + ?Sized>(
         &self,
         leg: Leg,
@@ -106,6 +138,19 @@ impl TrafficRules {
                 legs.extend(lead(&leg, &does.to, affinity, name, rng));
             }
             None => legs.push(leg),
+        }
+    }
+}
+
+/// All of a hundred percent, in hundredths of one.
+const ALL: u64 = 10_000;
+
+/// Every target of a rule with its share.
+fn spread(from: &Leg, targets: Option<&Targets>, by: &RuleName) -> Vec<(Leg, u64)> {
+    match targets {
+        None => vec![(from.clone(), ALL)],
+        Some(targets) => {
+            targets.shares().map(|(target, share)| (to(from, target, by), share)).collect()
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         kinds::Destination,
         traffic::{
             Action, Balance, CircuitBreak, Fault, Hedge, Locality, Match, Mirror, RateLimit,
-            Request, Retry, Route, Specificity, Split, Timeout, TrafficPolicy,
+            Request, Retry, Route, Specificity, Split, Timeout, TrafficPolicy, TypeName,
         },
     },
     name::{Label, ServiceName},
@@ -121,6 +121,23 @@ impl<T> Ordered<T> {
     }
 }
 
+/// A rule in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its type.
+    pub kind: TypeName,
+    /// Which one.
+    pub name: RuleName,
+    /// How near it is.
+    pub level: Level,
+    /// Which requests it is about.
+    pub matches: String,
+    /// What it does.
+    pub does: String,
+    /// Whether it holds for what was asked.
+    pub holds: bool,
+}
+
 /// All that holds for one port of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceRules {
@@ -171,6 +188,42 @@ impl ServiceRules {
             spill: locality.map_or(usual.spill, |rule| rule.does.spill),
             eject: self.ejects.first(None).map_or(usual.eject, |rule| rule.does),
         }
+    }
+
+    /// Every rule in words, type by type, in the order in which each type is asked; and which of
+    /// them hold for that request, or for bytes.
+    pub fn listed(&self, request: Option<&Request<'_>>) -> Vec<Listed> {
+        let mut all = Vec::new();
+        macro_rules! list {
+            ($rules:ident, $kind:ident, $every:expr) => {
+                let mut found = false;
+                for rule in self.$rules.iter() {
+                    let holds = rule.is_about(request) && ($every || !found);
+                    found |= holds;
+                    all.push(Listed {
+                        kind: TypeName::$kind,
+                        name: rule.name.clone(),
+                        level: rule.level,
+                        matches: rule.matches.to_string(),
+                        does: rule.does.to_string(),
+                        holds,
+                    });
+                }
+            };
+        }
+        list!(faults, Fault, true);
+        list!(routes, Route, false);
+        list!(splits, Split, false);
+        list!(mirrors, Mirror, true);
+        list!(timeouts, Timeout, false);
+        list!(retries, Retry, false);
+        list!(hedges, Hedge, false);
+        list!(localities, Locality, false);
+        list!(balances, Balance, false);
+        list!(ejects, Eject, false);
+        list!(circuit_breaks, CircuitBreak, false);
+        list!(rate_limits, RateLimit, true);
+        all
     }
 
     fn add(&mut self, name: &RuleName, level: Level, policy: &TrafficPolicy) {

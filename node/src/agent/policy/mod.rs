@@ -8,6 +8,7 @@ pub(super) mod ask;
 mod edges;
 mod revoke;
 pub(super) mod roots;
+mod routes;
 pub(super) mod show;
 pub(super) mod sign;
 

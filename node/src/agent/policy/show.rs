@@ -296,7 +296,8 @@ fn why_route(report: &mut WhyReport, service: &ServiceView) -> Option<Endpoint> 
     }
 }
 
-fn port_ref(text: &str) -> Result<PortRef, ApiError> {
+/// A port's number or name.
+pub(super) fn port_ref(text: &str) -> Result<PortRef, ApiError> {
     Ok(match text.parse::<u16>() {
         Ok(number) => PortRef::Number(number),
         Err(_) => PortRef::Name(skein_protocol::name::Label::new(text).map_err(invalid)?),

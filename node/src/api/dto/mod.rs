@@ -9,9 +9,11 @@ mod host;
 mod mesh;
 mod policy;
 mod revoke;
+mod routes;
 
 pub use document::*;
 pub use host::*;
 pub use mesh::*;
 pub use policy::*;
 pub use revoke::*;
+pub use routes::*;

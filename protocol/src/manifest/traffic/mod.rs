@@ -9,6 +9,7 @@ mod read;
 mod target;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub(crate) use self::read::{destination, traffic};
 pub use self::{
@@ -19,6 +20,7 @@ pub use self::{
     },
     matching::{HeaderMatch, Match, PathMatch, Request, Specificity},
     target::{OnEmpty, Target, Targets},
+    words::percent,
 };
 
 use super::kinds::Destination;

@@ -1,0 +1,112 @@
+//! What traffic rules make of a call: the rules in their order, and where it goes.
+
+use std::sync::Arc;
+
+use skein_protocol::{
+    manifest::traffic::Request,
+    name::ServiceName,
+    policy::{
+        legs::{Asked, Leg},
+        traffic::TrafficRules,
+    },
+    route::Subset,
+    view::{Use, View},
+};
+
+use super::{
+    super::{api::invalid, local, show::Agent},
+    show::port_ref,
+};
+use crate::api::{
+    ApiError,
+    dto::{ExplainedRequest, RouteLeg, RouteRule, RoutesReport, RoutesRequest},
+};
+
+impl Agent {
+    /// What rules make of calls to a port of a service.
+    pub(crate) fn routes_of(&self, asked: &RoutesRequest) -> Result<RoutesReport, ApiError> {
+        let name = ServiceName::parse_in(&asked.service, &self.settings.namespace);
+        let name = name.map_err(invalid)?;
+        let view = self.view();
+        let service = view.services.get(&name).ok_or_else(|| {
+            ApiError::not_found(format!("no host registers {name}")).fix("skein services")
+        })?;
+        let port = match asked.port.as_str() {
+            "" => service.ports.first().map(|port| port.port),
+            text => port_ref(text)?.find(service).ok().map(|port| port.port),
+        };
+        let port = port.ok_or_else(|| {
+            let text = format!("{name} has no port {}", asked.port);
+            ApiError::not_found(text).fix(format!("skein service {name}"))
+        })?;
+        let host = local::traffic_policy(&self.workload.snapshot.borrow().plan);
+        let policy = Arc::clone(&self.policy.borrow());
+        let rules = TrafficRules::new(&policy.documents.in_force(), host);
+        let held = asked.request.as_ref().map(Held::new);
+        let request = held.as_ref().map(Held::request);
+        let call = Asked {
+            service: &name,
+            port,
+            subset: &Subset::default(),
+            request: request.as_ref(),
+            source: 0,
+        };
+        let listed = rules.of(&name, port).listed(request.as_ref());
+        Ok(RoutesReport {
+            service: name.to_string(),
+            port,
+            rules: listed
+                .into_iter()
+                .map(|rule| RouteRule {
+                    kind: rule.kind.to_string(),
+                    name: rule.name.to_string(),
+                    level: rule.level.word().to_owned(),
+                    matches: rule.matches,
+                    does: rule.does,
+                    holds: rule.holds,
+                })
+                .collect(),
+            legs: rules
+                .shares(&call)
+                .iter()
+                .map(|(leg, share)| shown(&view, leg, *share))
+                .collect(),
+        })
+    }
+}
+
+fn shown(view: &View, leg: &Leg, share: u64) -> RouteLeg {
+    let service = view.services.get(&leg.service);
+    let endpoints = service.map(|service| service.endpoints.as_slice()).unwrap_or_default();
+    let meant =
+        || endpoints.iter().filter(|one| leg.subset.covers(&one.instance, &one.node.locality));
+    let usable = meant().filter(|one| !matches!(one.usable, Use::No(_))).count();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    RouteLeg {
+        service: leg.service.to_string(),
+        port: leg.port.to_string(),
+        subset: leg.subset.to_string(),
+        share,
+        usable: number(usable),
+        of: number(meant().count()),
+        by: leg.by.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+/// A request that was asked about, in the form in which rules look at it.
+struct Held<'a> {
+    asked: &'a ExplainedRequest,
+    lent: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Held<'a> {
+    fn new(asked: &'a ExplainedRequest) -> Self {
+        let lent = asked.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Self { asked, lent: lent.collect() }
+    }
+
+    fn request(&self) -> Request<'_> {
+        let (path, query) = self.asked.path.split_once('?').unwrap_or((&self.asked.path, ""));
+        Request { method: &self.asked.method, path, query, headers: &self.lent }
+    }
+}
