@@ -698,10 +698,8 @@ async fn hostile_messages_are_blamed_and_change_nothing() {
     first.until(|told, _| told.get(&key(2)) == Some(&changed)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
-    let directory = members(2);
-    let (mut agent, config, ports, mut sent) = agent(1, &directory);
+/// Starts gossip whose chitchat has just been given what makes it panic.
+async fn panicking(config: GossipConfig, ports: GossipPorts) {
     let identity = Identity {
         me: config.me,
         generation: config.generation,
@@ -713,8 +711,14 @@ async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
     assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
     assert!(instance.deliver_raw(&key(2), &killer()));
     task.instance = Some(instance);
-    let runtime = Handle::current();
-    runtime.spawn(task.run());
+    Handle::current().spawn(task.run());
+}
+
+#[tokio::test(start_paused = true)]
+async fn chitchat_that_panics_comes_back_under_an_announced_generation() {
+    let directory = members(2);
+    let (mut agent, config, ports, mut sent) = agent(1, &directory);
+    panicking(config, ports).await;
     let restarting = async {
         loop {
             if let GossipEvent::Restarting { generation, reason } =
@@ -747,17 +751,7 @@ async fn where_nothing_is_to_be_started_again_chitchat_that_panics_stays_down_an
     let directory = members(2);
     let (mut agent, config, ports, mut sent) = agent(1, &directory);
     let config = GossipConfig { restart: false, ..config };
-    let identity = Identity {
-        me: config.me,
-        generation: config.generation,
-        cluster: config.cluster_id.clone(),
-    };
-    let mut task = Task::new(config, ports);
-    let instance = Instance::start(identity, &hints(1)).await.unwrap();
-    assert!(instance.deliver_raw(&key(2), &syn(vec![entry(2, 1, 0)])));
-    assert!(instance.deliver_raw(&key(2), &killer()));
-    task.instance = Some(instance);
-    Handle::current().spawn(task.run());
+    panicking(config, ports).await;
     let down = async {
         loop {
             match agent.events.recv().await.unwrap() {

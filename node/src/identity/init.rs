@@ -9,7 +9,7 @@ use skein_protocol::{
     trust::{
         Grant, RootChain, Signer,
         grant::GrantError,
-        issue::{self, Authority, IssueError, Validity},
+        issue::{self, Authority, IssueError},
         operator::Scope,
         token::Token,
     },
@@ -17,7 +17,7 @@ use skein_protocol::{
 
 use super::{
     files::{Files, IdentityError},
-    issuer::{IssuerError, IssuingHost, TokenScope},
+    issuer::{self, IssuerError, IssuingHost, TokenScope},
 };
 use crate::keys::{
     Ed25519, KeyPair,
@@ -193,8 +193,7 @@ fn write_issuer(
     now: Wall,
 ) -> Result<(), InitError> {
     let key = KeyPair::generate()?;
-    let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
-    let certificate = issue::issuer(by, &key.public_key(), host, validity, random()?)?;
+    let (certificate, _) = issuer::certify(by, &key.public_key(), host, now)?;
     file::write_key(&files.issuer_key(), &key)?;
     Ok(file::write_certificates(&files.issuer_certificate(), &[&certificate])?)
 }

@@ -198,7 +198,18 @@ impl IssuingHost {
         let root = self.root.as_ref().ok_or(IssuerError::NoRoot)?;
         let certificate = self.trusted.roots.get(&root.public_key()).ok_or(IssuerError::NoRoot)?;
         let by = Authority::new(&self.trusted.mesh, certificate, root)?;
-        let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
-        Ok(issue::issuer(&by, key, host, validity, random()?)?)
+        Ok(certify(&by, key, host, now)?.0)
     }
+}
+
+/// A certificate of a year for the issuer of that key on that host, and its end.
+pub(super) fn certify(
+    by: &Authority<'_>,
+    key: &PublicKey,
+    host: &NodeKey,
+    now: Wall,
+) -> Result<(Vec<u8>, Wall), IssuerError> {
+    let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
+    let until = validity.not_after;
+    Ok((issue::issuer(by, key, host, validity, random()?)?, until))
 }

@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 
 use skein_protocol::{
     clock::Wall,
-    limits,
+    name::NodeKey,
     trust::{
         RootChain, Roots, Signer,
-        certificate::mesh_name,
-        issue::{self, Authority, IssueError, Validity},
+        certificate::{mesh_name, summary},
+        issue::{self, Authority, IssueError},
         operator::Scope,
     },
     wire::codec::CodecError,
 };
 
-use super::files::{Files, IdentityError};
+use super::{
+    files::{Files, IdentityError},
+    issuer::{self, IssuerError},
+};
 use crate::keys::{
     Ed25519, KeyPair,
     file::{self, FileError},
@@ -33,6 +36,9 @@ pub enum OperatorError {
     /// A certificate.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The certificate of an issuer.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// No entropy.
     #[error(transparent)]
     Pair(#[from] PairError),
@@ -123,11 +129,11 @@ impl RootKey {
             true => file::read_key(&path)?,
             false => KeyPair::generate()?,
         };
-        let host = file::read_key(&files.node_key())?.node_key();
+        // By its certificate: the key itself may be sealed, or elsewhere.
+        let leaf = file::read_chain(&files.node_chain())?.leaf;
+        let host = NodeKey(summary(&leaf).map_err(IssuerError::Certificate)?.key);
         let by = Authority::new(&self.roots.mesh, &self.certificate, &self.pair)?;
-        let validity = Validity::new(now, limits::ISSUER_LIFE, issue::NEVER_ENDS);
-        let until = validity.not_after;
-        let certificate = issue::issuer(&by, &key.public_key(), &host, validity, random()?)?;
+        let (certificate, until) = issuer::certify(&by, &key.public_key(), &host, now)?;
         file::write_key(&path, &key)?;
         file::write_certificates(&files.issuer_certificate(), &[&certificate])?;
         Ok(until)

@@ -7,7 +7,7 @@
 
 use rand::{Rng, RngExt};
 
-use super::traffic::{Rule, RuleName, TrafficRules};
+use super::traffic::{Rule, RuleName, ServiceRules, TrafficRules};
 use crate::{
     limits,
     manifest::traffic::{OnEmpty, Request, Sticky, Target, Targets},
@@ -44,6 +44,16 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Where a call goes that no rule is about.
+    fn leg(&self) -> Leg {
+        Leg {
+            service: self.service.clone(),
+            port: PortRef::Number(self.port),
+            subset: self.subset.clone(),
+            by: None,
+        }
+    }
+
     /// What keeps a caller at its share; `None` where it lacks the header.
     fn affinity(&self, sticky: &Sticky) -> Option<u64> {
         match sticky {
@@ -61,12 +71,7 @@ impl TrafficRules {
     /// Where that call goes: at least one leg; the others are tried only while a leg before them
     /// has no endpoint that may be called.
     pub fn legs<R: Rng + ?Sized>(&self, asked: &Asked<'_>, rng: &mut R) -> Vec<Leg> {
-        let here = Leg {
-            service: asked.service.clone(),
-            port: PortRef::Number(asked.port),
-            subset: asked.subset.clone(),
-            by: None,
-        };
+        let here = asked.leg();
         let rules = self.of(asked.service, asked.port);
         let routed = match rules.routes.first(asked.request) {
             Some(Rule { does, name, .. }) => match &does.to {
@@ -83,14 +88,18 @@ impl TrafficRules {
         legs
     }
 
+    /// What holds where a leg leads. A rule for one port is found by its number only.
+    fn of_leg(&self, leg: &Leg, asked: &Asked<'_>) -> ServiceRules {
+        let port = match &leg.port {
+            PortRef::Number(number) => *number,
+            PortRef::Name(_) => asked.port,
+        };
+        self.of(&leg.service, port)
+    }
+
     /// Every leg that such a call may be drawn to first, with its share in hundredths of a percent.
     pub fn shares(&self, asked: &Asked<'_>) -> Vec<(Leg, u64)> {
-        let here = Leg {
-            service: asked.service.clone(),
-            port: PortRef::Number(asked.port),
-            subset: asked.subset.clone(),
-            by: None,
-        };
+        let here = asked.leg();
         let rules = self.of(asked.service, asked.port);
         let routed = match rules.routes.first(asked.request) {
             Some(Rule { does, name, .. }) => spread(&here, does.to.as_ref(), name),
@@ -98,11 +107,7 @@ impl TrafficRules {
         };
         let mut shares = Vec::new();
         for (leg, share) in routed {
-            let port = match &leg.port {
-                PortRef::Number(number) => *number,
-                PortRef::Name(_) => asked.port,
-            };
-            let rules = self.of(&leg.service, port);
+            let rules = self.of_leg(&leg, asked);
             let split = rules.splits.first(asked.request).filter(|_| leg.subset.is_all());
             match split {
                 Some(Rule { does, name, .. }) => {
@@ -126,12 +131,7 @@ impl TrafficRules {
         if !leg.subset.is_all() {
             return legs.push(leg);
         }
-        let port = match &leg.port {
-            PortRef::Number(number) => *number,
-            // A rule for one port is found by its number only.
-            PortRef::Name(_) => asked.port,
-        };
-        let rules = self.of(&leg.service, port);
+        let rules = self.of_leg(&leg, asked);
         match rules.splits.first(asked.request) {
             Some(Rule { does, name, .. }) => {
                 let affinity = does.sticky.as_ref().and_then(|sticky| asked.affinity(sticky));
