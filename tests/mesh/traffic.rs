@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use skein_tests::{
     host::Said,
-    manifest::discovery,
+    manifest::{agent, discovery},
     mesh::Mesh,
     server::{Conduct, Server},
     wait::until,
@@ -236,4 +236,36 @@ spec:
         "{}",
         stand.mesh[1].cli(&["routes", "shop/echo", "--explain", "GET", "/v1/x"]).await.out
     );
+}
+
+/// `meshConfig.trafficPolicy`: on the host that names a document its policies come after all
+/// others, and elsewhere they hold as they are.
+#[tokio::test]
+async fn a_document_that_mesh_config_names_holds_last_on_that_host() {
+    let stand = Stand::new().await;
+    let file = stand.mesh.folder().join("two.yaml");
+    let document = |name: &str, destination: &str, version: u8| {
+        format!(
+            "apiVersion: skein/v1
+kind: TrafficManagement
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  trafficPolicies:
+  - name: p
+    trafficPolicy: {{destination: \"{destination}\", type: Route, target: {{subset: \"{version}\"}}}}
+"
+        )
+    };
+    let text = [document("near", "*", 1), document("far", "*/*", 2)].join("---\n");
+    std::fs::write(&file, text).expect("documents");
+    stand.mesh[0].cli(&["apply", "--wait", "-f", &file.display().to_string()]).await;
+    assert_eq!(stand.calls(20).await, (0, vec![20, 0]), "the namespace is nearer than the mesh");
+    stand.mesh[0].manifest("agent.yaml", &agent(&["trafficPolicy: near"]));
+    until(SOON, "what this host names comes last here", async || {
+        let (failed, of) = stand.calls(5).await;
+        (failed == 0 && of == [0, 5]).then_some(()).ok_or_else(|| format!("{of:?}"))
+    })
+    .await;
+    let elsewhere = stand.mesh[1].json(&["routes", "shop/echo"]).await;
+    assert_eq!(elsewhere["legs"][0]["by"], "shop/near#p", "{elsewhere}");
 }

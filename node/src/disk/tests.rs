@@ -1,3 +1,5 @@
+//! The state file over restarts, torn, and at each moment at which an agent may end.
+
 use std::sync::Mutex;
 
 use redb::StorageBackend;

@@ -428,7 +428,7 @@ mod tests {
         let refused = Reply::refused(Refusal::Draining, "later");
         assert_eq!(refused.encode(), b"\x04\x05\x00later");
         let codes: Vec<u8> = Refusal::ALL.iter().map(|code| code.byte()).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
