@@ -62,6 +62,8 @@ struct Call<'a> {
     spec: &'a ListenerSpec,
     view: Arc<View>,
     traffic: Arc<Traffic>,
+    /// Who calls, for what goes by that; 0 where no rule is.
+    affinity: u64,
     /// A connection on which nothing moves for so long ends.
     idle: Duration,
     line: Connection,
@@ -167,6 +169,13 @@ fn line(client: Option<SocketAddr>, spec: Option<&ListenerSpec>) -> Connection {
     }
 }
 
+/// What ring-hash and sticky shares go by: who calls, and from where.
+fn affinity(line: &Connection) -> u64 {
+    let client = line.client.map(|client| client.ip().to_string());
+    let who = format!("{} {}", line.source, client.unwrap_or_default());
+    rendezvous::affinity(who.as_bytes())
+}
+
 /// Why it ended so, and why it counted as no more than its node.
 fn both(detail: String, note: String) -> String {
     match (detail.is_empty(), note.is_empty()) {
@@ -181,7 +190,8 @@ impl<'a> Call<'a> {
         let view = Arc::clone(&proxy.parts.view.borrow());
         let traffic = proxy.parts.traffic.now();
         let idle = proxy.parts.timeouts.idle;
-        Self { proxy, spec, view, traffic, idle, line }
+        let affinity = if traffic.is_empty() { 0 } else { affinity(&line) };
+        Self { proxy, spec, view, traffic, affinity, idle, line }
     }
 
     async fn run(&mut self, socket: Socket, _permit: Permit, started: Instant) {
@@ -232,7 +242,7 @@ impl<'a> Call<'a> {
             port,
             subset: &self.spec.terms.subset,
             request: None,
-            source: self.affinity(),
+            source: self.affinity,
         };
         let legs = self.proxy.meters.legs(&self.traffic, &asked);
         let mut nothing = None;
@@ -310,7 +320,7 @@ impl<'a> Call<'a> {
                 here: &view.locality,
                 tried: &tried,
                 tuning: &tuning,
-                affinity: self.affinity(),
+                affinity: self.affinity,
             };
             let (choice, in_flight) = match (self.proxy.pool.choose(&ask), missed) {
                 (Ok(chosen), _) => chosen,
@@ -380,16 +390,6 @@ impl<'a> Call<'a> {
         self.report(going, &key, miss.outcome);
         let Miss { reason, detail, outcome } = miss;
         Err((Failed { reason, detail }, outcome))
-    }
-
-    /// What ring-hash and sticky shares go by: who calls, and from where.
-    fn affinity(&self) -> u64 {
-        if self.traffic.is_empty() {
-            return 0;
-        }
-        let client = self.line.client.map(|client| client.ip().to_string());
-        let who = format!("{} {}", self.line.source, client.unwrap_or_default());
-        rendezvous::affinity(who.as_bytes())
     }
 
     fn report(&self, going: &Going<'_>, key: &EndpointKey, outcome: Outcome) {

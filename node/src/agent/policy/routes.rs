@@ -15,7 +15,7 @@ use skein_protocol::{
 
 use super::{
     super::{api::invalid, local, show::Agent},
-    show::port_ref,
+    show::port_of,
 };
 use crate::api::{
     ApiError,
@@ -31,11 +31,7 @@ impl Agent {
         let service = view.services.get(&name).ok_or_else(|| {
             ApiError::not_found(format!("no host registers {name}")).fix("skein services")
         })?;
-        let port = match asked.port.as_str() {
-            "" => service.ports.first().map(|port| port.port),
-            text => port_ref(text)?.find(service).ok().map(|port| port.port),
-        };
-        let port = port.ok_or_else(|| {
+        let port = port_of(service, &asked.port)?.ok_or_else(|| {
             let text = format!("{name} has no port {}", asked.port);
             ApiError::not_found(text).fix(format!("skein service {name}"))
         })?;

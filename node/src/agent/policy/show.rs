@@ -123,11 +123,7 @@ impl Agent {
             report.fails("name", format!("no host registers {name}"), fix);
             return Ok(report);
         };
-        let port = match asked.port.as_str() {
-            "" => service.ports.first().map(|port| port.port),
-            text => port_ref(text)?.find(service).ok().map(|port| port.port),
-        };
-        let Some(port) = port else {
+        let Some(port) = port_of(service, &asked.port)? else {
             let text = format!("{name} has no port {}", asked.port);
             report.fails("name", text, format!("skein service {name}"));
             return Ok(report);
@@ -296,12 +292,17 @@ fn why_route(report: &mut WhyReport, service: &ServiceView) -> Option<Endpoint> 
     }
 }
 
-/// A port's number or name.
-pub(super) fn port_ref(text: &str) -> Result<PortRef, ApiError> {
-    Ok(match text.parse::<u16>() {
-        Ok(number) => PortRef::Number(number),
-        Err(_) => PortRef::Name(skein_protocol::name::Label::new(text).map_err(invalid)?),
-    })
+/// The port of a service that a number or a name means, the first if nothing is said.
+pub(super) fn port_of(service: &ServiceView, text: &str) -> Result<Option<u16>, ApiError> {
+    let found = match (text, text.parse::<u16>()) {
+        ("", _) => service.ports.first(),
+        (_, Ok(number)) => PortRef::Number(number).find(service).ok(),
+        (_, Err(_)) => {
+            let name = skein_protocol::name::Label::new(text).map_err(invalid)?;
+            PortRef::Name(name).find(service).ok()
+        }
+    };
+    Ok(found.map(|port| port.port))
 }
 
 /// A version as `get` shows it.
