@@ -17,6 +17,7 @@
 pub mod caller;
 pub mod clock;
 pub mod engine;
+pub mod http;
 pub mod limits;
 pub mod manifest;
 pub mod membership;

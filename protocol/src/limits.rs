@@ -660,3 +660,51 @@ pub const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// Sources or header values that one rate limit counts apart: 24 bytes each, 100 KiB a limit.
 pub const RATE_SOURCES: usize = 4096;
+
+// HTTP.
+
+/// A request's or a response's head as text.
+pub const HTTP_HEAD_BYTES: usize = 16 * 1024;
+/// Headers of one.
+pub const HTTP_HEADERS: usize = 100;
+/// The line before a chunk: its size and an extension.
+pub const HTTP_CHUNK_LINE_BYTES: usize = 256;
+/// A head between agents: [`HTTP_HEAD_BYTES`], and for each header two lengths of 8 bytes.
+pub const EXCHANGE_HEAD_BYTES: usize = 32 * 1024;
+/// Headers of a head between agents: the client's, and those that agents add.
+pub const EXCHANGE_HEADERS: usize = HTTP_HEADERS + 16;
+/// A piece of a body between agents.
+pub const EXCHANGE_DATA_BYTES: usize = 64 * 1024;
+/// Streams that a client of HTTP/2 may have open on one connection (RFC 9113 6.5.2).
+pub const H2_STREAMS: u32 = 100;
+/// Over this time frames without use are counted.
+pub const H2_WINDOW: Duration = Duration::from_secs(10);
+/// Streams that a client may reset within [`H2_WINDOW`].
+pub const H2_RESETS: u32 = 200;
+/// Pings, settings, priorities and empty frames within [`H2_WINDOW`], over one for each frame of
+/// headers or data: gRPC measures its path by pings among its data.
+pub const H2_IDLE_FRAMES: u32 = 1_000;
+/// Pieces of one header block behind its first.
+pub const H2_CONTINUATIONS: u32 = 8;
+/// What a client may send on one stream of HTTP/2 before it is read.
+pub const H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// On a whole connection of HTTP/2.
+pub const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// A head must be whole within this from its first byte.
+pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection of HTTP without a request, and a body on which nothing moves, end after this.
+pub const HTTP_IDLE: Duration = Duration::from_secs(300);
+/// First bytes that are looked at to tell HTTP from bytes, and for how long.
+pub const SNIFF_BYTES: usize = 1024;
+/// See [`SNIFF_BYTES`].
+pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
+/// Of a request's body so much is kept to be sent again.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Idle connections to one process that are kept: at 20 KiB of buffers each 640 KiB.
+pub const PROCESS_IDLE_MAX: usize = 32;
+/// For how long one is kept: Node.js closes its side after 5 s, most others later.
+pub const PROCESS_IDLE: Duration = Duration::from_secs(4);
+/// Pieces of a body that may wait for a mirror; one that is slower is given up.
+pub const MIRROR_QUEUE: usize = 16;
+
+const _: () = assert!(HTTP_HEAD_BYTES + EXCHANGE_HEADERS * 16 + 4096 <= EXCHANGE_HEAD_BYTES);

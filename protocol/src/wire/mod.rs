@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod codec;
+pub mod exchange;
 pub mod frame;
 pub mod kind;
 pub mod section;
