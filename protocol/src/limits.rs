@@ -706,5 +706,15 @@ pub const PROCESS_IDLE_MAX: usize = 32;
 pub const PROCESS_IDLE: Duration = Duration::from_secs(4);
 /// Pieces of a body that may wait for a mirror; one that is slower is given up.
 pub const MIRROR_QUEUE: usize = 16;
+/// Copies on their way at one time; one more is not made.
+pub const MIRRORS_MAX: usize = 256;
+/// A copy may take so long.
+pub const MIRROR_TIME: Duration = Duration::from_secs(30);
+/// Of a path so many characters are logged.
+pub const LOGGED_PATH: usize = 256;
+/// A service that wants to be left alone for longer before a retry is not tried again.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+/// Answers whose time is remembered for a hedge.
+pub const HEDGE_SAMPLES: usize = 128;
 
 const _: () = assert!(HTTP_HEAD_BYTES + EXCHANGE_HEADERS * 16 + 4096 <= EXCHANGE_HEAD_BYTES);

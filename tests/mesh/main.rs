@@ -14,6 +14,7 @@ mod carry;
 mod crash;
 mod harness;
 mod hostile;
+mod http;
 mod kill;
 mod mission;
 mod policy;

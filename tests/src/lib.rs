@@ -25,3 +25,4 @@ pub mod process;
 pub mod relay;
 pub mod server;
 pub mod wait;
+pub mod web;

@@ -288,9 +288,9 @@ impl DataLinks {
             self.0.runtime.spawn(async move {
                 let byte = timeout(KIND_TIMEOUT, receive.read_u8()).await;
                 match byte.ok().and_then(Result::ok).and_then(StreamKind::from_byte) {
-                    Some(StreamKind::Tcp) => {
+                    Some(kind @ (StreamKind::Tcp | StreamKind::Http)) => {
                         let pair: StreamPair = (send, receive);
-                        agent.proxy.serve_stream(&peer, pair).await;
+                        agent.proxy.serve_stream(&peer, kind, pair).await;
                     }
                     Some(StreamKind::Relay) => {
                         identity::serve_relayed(&agent, (send, receive)).await

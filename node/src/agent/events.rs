@@ -23,7 +23,7 @@ use crate::{
     keys::Credentials,
     proxy::{Connection, Direction, Observer},
     telemetry::{
-        access::{Access, AccessLog, Side},
+        access::{Access, AccessLog, Request, Side},
         metrics::Metrics,
     },
 };
@@ -96,6 +96,11 @@ impl Observer for Observe {
             port: connection.port,
             source: connection.source.to_string(),
             endpoint: connection.endpoint.clone().unwrap_or_default(),
+            request: connection.request.as_ref().map(|one| Request {
+                method: one.method.clone(),
+                path: one.path.clone(),
+                status: one.status,
+            }),
             end: connection.reason,
             detail: connection.detail.clone(),
             bytes_in: connection.up,

@@ -18,7 +18,8 @@ use skein_protocol::{
     },
     name::ServiceName,
     record::node::{
-        Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, TokenUses,
+        Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, Protocol,
+        TokenUses,
     },
     trust::Grant,
     view::View,
@@ -102,8 +103,13 @@ pub fn serve(
         let health = snapshot.health.get(&planned.id).map(|found| found.health);
         let aside = matches!(health, Some(Health::Maintenance | Health::Draining));
         for (port, target) in &planned.targets {
-            let instance =
-                LocalInstance { id: planned.id.clone(), takes: !aside, target: target_of(target) };
+            let declared = registration.ports.iter().find(|one| one.port == *port);
+            let instance = LocalInstance {
+                id: planned.id.clone(),
+                takes: !aside,
+                target: target_of(target),
+                protocol: declared.map_or(Protocol::Sniff, |one| one.protocol),
+            };
             instances.entry((planned.service.clone(), *port)).or_default().push(instance);
         }
     }

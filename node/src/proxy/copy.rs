@@ -94,7 +94,7 @@ enum Fault {
 }
 
 /// The far agent may say why it reset.
-fn broken(error: &io::Error, reset: CloseReason) -> CloseReason {
+pub(super) fn broken(error: &io::Error, reset: CloseReason) -> CloseReason {
     let said = error.get_ref().and_then(|inner| inner.downcast_ref::<Reset>());
     match said {
         Some(Reset(RESET_DENIED)) => return CloseReason::Denied,
@@ -110,7 +110,7 @@ fn broken(error: &io::Error, reset: CloseReason) -> CloseReason {
     }
 }
 
-fn code(reason: CloseReason) -> u32 {
+pub(super) fn code(reason: CloseReason) -> u32 {
     match reason {
         CloseReason::IdleTimeout => RESET_IDLE,
         CloseReason::DrainDeadline => RESET_DRAINED,
@@ -119,7 +119,7 @@ fn code(reason: CloseReason) -> u32 {
     }
 }
 
-async fn idle_for(idle: Duration, moved: impl Fn() -> u64) {
+pub(super) async fn idle_for(idle: Duration, moved: impl Fn() -> u64) {
     let mut seen = moved();
     loop {
         sleep_until(Instant::now() + idle).await;

@@ -104,6 +104,11 @@ impl Guard {
         *self.phase.borrow() >= Phase::Draining
     }
 
+    /// Waits until nothing new is to be begun.
+    pub(super) async fn draining(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+    }
+
     /// Waits until what is open is cut, and gives the reason.
     pub(super) async fn cut(&self) -> (CloseReason, String) {
         // An error says that the proxy itself is gone: the same.

@@ -9,9 +9,15 @@ use std::{io, sync::Arc, time::Duration};
 use skein_protocol::{
     limits,
     manifest::traffic::PerWhat,
+    name::NodeKey,
     route::{CloseReason, rendezvous},
-    wire::stream::{
-        HeadError, PREFIX_BYTES, RESET_BAD_HEAD, Refusal, Reply, STOP_REFUSED, Source, StreamHead,
+    wire::{
+        exchange::RequestHead,
+        kind::StreamKind,
+        stream::{
+            HeadError, PREFIX_BYTES, RESET_BAD_HEAD, Refusal, Reply, STOP_REFUSED, Source,
+            StreamHead,
+        },
     },
 };
 use tokio::{
@@ -20,7 +26,8 @@ use tokio::{
 };
 
 use super::{
-    Connection, Direction, LocalInstance, LocalServices, Peer, PeerIdentity, Proxy, Socket,
+    Connection, Direction, LocalInstance, LocalServices, Peer, PeerIdentity, Proxy, RequestLine,
+    Requested, Socket,
     copy::{Copied, copy},
     guard::Permit,
 };
@@ -31,19 +38,21 @@ use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
 pub(super) struct Refused {
     pub(super) code: Refusal,
     pub(super) why: String,
+    /// After how long another call would pass, where that is known.
+    pub(super) wait: Option<Duration>,
 }
 
 fn refuse<T>(code: Refusal, why: impl Into<String>) -> Result<T, Refused> {
-    let why = why.into();
-    Err(Refused { code, why })
+    Err(Refused { code, why: why.into(), wait: None })
 }
 
 impl Proxy {
-    /// Carries a stream that `peer` opened, from behind its kind byte to its end.
-    pub async fn serve_stream(&self, peer: &Peer, pair: StreamPair) {
+    /// Carries a stream of bytes, or an exchange, that `peer` opened, from behind its kind byte to
+    /// its end.
+    pub async fn serve_stream(&self, peer: &Peer, kind: StreamKind, pair: StreamPair) {
         let started = Instant::now();
         let (mut send, mut recv) = pair;
-        let mut line = Line::new(peer);
+        let mut line = Line::new(peer.identity.key);
         // The slot is taken before the head is read, so that silent streams are counted too.
         let Some(permit) = self.guard.stream_of(peer) else {
             let why = format!(
@@ -69,6 +78,13 @@ impl Proxy {
             }
         };
         line.called(&head);
+        if kind == StreamKind::Http {
+            let _permit = permit;
+            let exchange =
+                self.serve_exchange(&peer.identity, &head, (send, recv), &mut line, started);
+            Box::pin(exchange).await;
+            return self.log(line, started);
+        }
         match self.admit_and_connect(&peer.identity, &head).await {
             Ok((socket, endpoint)) => {
                 line.0.endpoint = Some(endpoint);
@@ -78,12 +94,30 @@ impl Proxy {
                 let caller = &peer.identity;
                 line.ended(self.answer_and_copy(pair, socket, (caller, &head), permit).await);
             }
-            Err(Refused { code, why }) => {
+            Err(Refused { code, why, .. }) => {
                 line.refused(code, &why);
                 answer(&mut *send, &mut *recv, &Reply::refused(code, &why)).await;
             }
         }
         self.log(line, started);
+    }
+
+    /// The same for an exchange of this host with itself, which the caller logs.
+    pub(super) async fn serve_here(&self, (mut send, mut recv): StreamPair) {
+        let me = Arc::clone(&self.parts.local.borrow());
+        let Some(_permit) = self.guard.inbound() else {
+            let why = "this host carries as many calls as it may";
+            let refused = Reply::refused(Refusal::Overload, why);
+            return answer(&mut *send, &mut *recv, &refused).await;
+        };
+        let mut line = Line::new(me.me.key);
+        let kind = recv.read_u8().await.ok().and_then(StreamKind::from_byte);
+        let head = read_head(&mut *recv, self.parts.timeouts.head).await;
+        if let (Some(StreamKind::Http), Ok(head)) = (kind, head) {
+            line.called(&head);
+            let started = Instant::now();
+            self.serve_exchange(&me.me, &head, (send, recv), &mut line, started).await;
+        }
     }
 
     /// Checks a call, from a peer or from this host, and connects the application.
@@ -93,7 +127,7 @@ impl Proxy {
         head: &StreamHead,
     ) -> Result<(Socket, String), Refused> {
         let local = Arc::clone(&self.parts.local.borrow());
-        let instance = self.admit(&local, caller, head)?;
+        let instance = self.admit(&local, caller, head, None)?;
         let most = self.parts.timeouts.connect;
         let patience = head.deadline().map_or(most, |deadline| deadline.min(most));
         let endpoint = format!("{}/{}", local.me.grant.name, instance.id);
@@ -108,11 +142,12 @@ impl Proxy {
 
     /// Every check of a call but the bounds on streams. Pure but for the policy behind
     /// [`super::Authorise`].
-    fn admit<'a>(
+    pub(super) fn admit<'a>(
         &self,
         local: &'a LocalServices,
         caller: &PeerIdentity,
         head: &StreamHead,
+        request: Option<&RequestHead>,
     ) -> Result<&'a LocalInstance, Refused> {
         let me = &local.me.grant.name;
         if local.draining || self.guard.is_draining() {
@@ -143,29 +178,44 @@ impl Proxy {
             return refuse(Refusal::NoService, format!("{me} has restarted"));
         }
         let instance = find(local, head)?;
-        if let Err(why) = self.parts.authorise.authorise(caller, head) {
+        let requested =
+            request.map(|request| Requested { method: &request.method, path: &request.path });
+        if let Err(why) = self.parts.authorise.authorise(caller, head, requested) {
             return refuse(Refusal::Denied, why);
         }
-        self.within_rates(caller, head)?;
+        self.within_rates(caller, head, request)?;
         Ok(instance)
     }
 
     /// Counts a call against every rate that is about it.
-    fn within_rates(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), Refused> {
+    fn within_rates(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+        request: Option<&RequestHead>,
+    ) -> Result<(), Refused> {
         let traffic = self.parts.traffic.now();
         if traffic.is_empty() {
             return Ok(());
         }
         let rules = traffic.of(&head.destination, head.port);
-        for rule in rules.rate_limits.all(None) {
-            let who = match rule.does.per {
+        let headers = request.map(RequestHead::texts).unwrap_or_default();
+        let seen = request.map(|request| request.seen(&headers));
+        for rule in rules.rate_limits.all(seen.as_ref()) {
+            let who = match &rule.does.per {
                 PerWhat::All => String::new(),
                 PerWhat::Source => match &head.source {
                     Source::Service(service) => service.to_string(),
                     Source::Node => format!("node {}", caller.key),
                 },
-                // Only of requests that are read.
-                PerWhat::Header(_) => continue,
+                // Only of requests that are read; those without it count together.
+                PerWhat::Header(name) => match &seen {
+                    None => continue,
+                    Some(seen) => {
+                        let found = seen.headers.iter().find(|(key, _)| key == name);
+                        found.map_or_else(String::new, |(_, value)| (*value).to_owned())
+                    }
+                },
             };
             let who = rendezvous::affinity(who.as_bytes());
             if let Err(wait) = self.meters.limit(rule, who) {
@@ -174,7 +224,7 @@ impl Proxy {
                     rule.name,
                     wait.as_millis().max(1)
                 );
-                return refuse(Refusal::RateLimited, why);
+                return Err(Refused { code: Refusal::RateLimited, why, wait: Some(wait) });
             }
         }
         Ok(())
@@ -186,10 +236,11 @@ impl Proxy {
         &self,
         caller: &PeerIdentity,
         head: &StreamHead,
+        request: Option<Requested<'_>>,
     ) -> (CloseReason, String) {
         tokio::select! {
             cut = self.guard.cut() => cut,
-            why = self.parts.authorise.forbidden(caller, head) => (CloseReason::Denied, why),
+            why = self.parts.authorise.forbidden(caller, head, request) => (CloseReason::Denied, why),
         }
     }
 
@@ -209,7 +260,7 @@ impl Proxy {
             let detail = String::new();
             return Copied { reason: CloseReason::ClientReset, detail, up: 0, down: 0 };
         }
-        let cut = self.cut(caller, head);
+        let cut = self.cut(caller, head, None);
         copy((send, recv), service, cut, self.parts.timeouts.idle).await
     }
 
@@ -277,7 +328,7 @@ fn cut_short(error: io::Error) -> BadHead {
 }
 
 /// A refusal, then the end in order. A peer that does not take it is no longer waited for.
-async fn answer(send: &mut dyn SendHalf, recv: &mut dyn RecvHalf, reply: &Reply) {
+pub(super) async fn answer(send: &mut dyn SendHalf, recv: &mut dyn RecvHalf, reply: &Reply) {
     let all = async {
         write(send, &reply.encode()).await?;
         send.shutdown().await
@@ -294,10 +345,10 @@ async fn write(send: &mut dyn SendHalf, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The access log's line as it grows.
-struct Line(Connection);
+pub(super) struct Line(pub(super) Connection);
 
 impl Line {
-    fn new(peer: &Peer) -> Self {
+    fn new(peer: NodeKey) -> Self {
         Self(Connection {
             direction: Direction::Inbound,
             listener: String::new(),
@@ -305,8 +356,9 @@ impl Line {
             port: 0,
             source: Source::Node,
             client: None,
-            peer: Some(peer.identity.key),
+            peer: Some(peer),
             endpoint: None,
+            request: None,
             reason: CloseReason::BadHead,
             detail: String::new(),
             up: 0,
@@ -317,6 +369,11 @@ impl Line {
         })
     }
 
+    /// Of what the other side of this agent logs.
+    pub(super) fn unlogged() -> Self {
+        Self::new(NodeKey([0; 32]))
+    }
+
     fn called(&mut self, head: &StreamHead) {
         self.0.service = Some(head.destination.clone());
         self.0.port = head.port;
@@ -324,12 +381,30 @@ impl Line {
         self.0.client = head.client;
     }
 
-    fn refused(&mut self, code: Refusal, why: &str) {
+    pub(super) fn requested(&mut self, request: &RequestHead) {
+        self.0.request = Some(RequestLine {
+            method: request.method.clone(),
+            path: request.path.chars().take(limits::LOGGED_PATH).collect(),
+            status: 0,
+        });
+    }
+
+    pub(super) fn answered(&mut self, status: u16) {
+        if let Some(request) = &mut self.0.request {
+            request.status = status;
+        }
+    }
+
+    pub(super) fn failed(&mut self, reason: CloseReason, detail: String) {
+        (self.0.reason, self.0.detail) = (reason, detail);
+    }
+
+    pub(super) fn refused(&mut self, code: Refusal, why: &str) {
         self.0.reason = code.into();
         self.0.detail = why.to_owned();
     }
 
-    fn ended(&mut self, copied: Copied) {
+    pub(super) fn ended(&mut self, copied: Copied) {
         self.0.reason = copied.reason;
         self.0.detail = copied.detail;
         self.0.up = copied.up;
@@ -338,4 +413,4 @@ impl Line {
 }
 
 /// A reply is at most 259 bytes: what takes longer is not being read.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -7,16 +7,19 @@
 //!
 //! In:    views, what this host serves, which listeners it wants, streams that peers open.
 //! Out:   bytes, one [`Connection`] for each that ended, problems of listeners.
-//! Traffic rules say where a call goes, how often it is tried, and how many there may be.
-//! Never: sends a byte of the caller before `ok`, tries another endpoint after it, parses what it
-//!        carries, keeps more of a connection than its two buffers.
+//! Traffic rules say where a call goes, how often it is tried, and how many there may be. Where
+//! they are about requests, `http` reads these; else bytes are carried as they are.
+//! Never: of bytes, sends one of the caller before `ok`, tries another endpoint after it, or keeps
+//!        more than two buffers.
 //!
 //! A destination on this host skips the wire, not the checks.
 
 mod copy;
 mod guard;
+mod http;
 mod inbound;
 mod listener;
+mod look;
 mod outbound;
 mod pool;
 mod redirect;
@@ -35,13 +38,16 @@ use skein_protocol::{
     caller::{Processes, Workloads},
     limits,
     name::{NodeKey, ServiceName},
-    record::node::InstanceId,
+    record::node::{InstanceId, Protocol},
     route::{CloseReason, EndpointState, PortRef, Subset},
     trust::Grant,
     view::{ServiceView, View},
     wire::stream::{Source, StreamHead},
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 
 pub use guard::{Drained, Live, Peer};
 pub use listener::{ListenProblem, Listening};
@@ -52,6 +58,8 @@ pub use who::{Arrival, Identify, Nobody};
 
 use crate::link::mux::{BoxFuture, Mux};
 use guard::Guard;
+use http::ProcessPool;
+use look::Spoken;
 use pool::Pool;
 use traffic::Meters;
 
@@ -80,12 +88,36 @@ pub struct PeerIdentity {
 /// Decides whether a call is allowed, after the source's name was checked against the grant.
 pub trait Authorise: Send + Sync {
     /// The error is shown to people on both sides: it says which rule, and what to do.
-    fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String>;
+    fn authorise(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+        request: Option<Requested<'_>>,
+    ) -> Result<(), String>;
 
     /// Waits until a call that was allowed no longer is, and says why. Dropped with the call.
-    fn forbidden<'a>(&'a self, _: &'a PeerIdentity, _: &'a StreamHead) -> BoxFuture<'a, String> {
+    fn forbidden<'a>(
+        &'a self,
+        _: &'a PeerIdentity,
+        _: &'a StreamHead,
+        _: Option<Requested<'a>>,
+    ) -> BoxFuture<'a, String> {
         Box::pin(std::future::pending())
     }
+
+    /// Whether it decides by what requests to that service say.
+    fn reads_requests(&self, _: &ServiceName) -> bool {
+        false
+    }
+}
+
+/// What a policy sees of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Requested<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The path in its canonical form.
+    pub path: &'a str,
 }
 
 /// Allows every call.
@@ -93,7 +125,12 @@ pub trait Authorise: Send + Sync {
 pub struct AllowAll;
 
 impl Authorise for AllowAll {
-    fn authorise(&self, _: &PeerIdentity, _: &StreamHead) -> Result<(), String> {
+    fn authorise(
+        &self,
+        _: &PeerIdentity,
+        _: &StreamHead,
+        _: Option<Requested<'_>>,
+    ) -> Result<(), String> {
         Ok(())
     }
 }
@@ -124,7 +161,18 @@ pub enum Direction {
     Inbound,
 }
 
-/// A connection that has ended: a line of the access log.
+/// What the access log says of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestLine {
+    /// The method.
+    pub method: String,
+    /// The path, without the query: that may hold secrets.
+    pub path: String,
+    /// The status of the answer; 0 where there is none.
+    pub status: u16,
+}
+
+/// A connection or a request that has ended: a line of the access log.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Connection {
     /// Which way.
@@ -143,6 +191,8 @@ pub struct Connection {
     pub peer: Option<NodeKey>,
     /// The endpoint it went to last: `node/document/endpoint`, or an address.
     pub endpoint: Option<String>,
+    /// The request; `None` where bytes were carried.
+    pub request: Option<RequestLine>,
     /// How it ended.
     pub reason: CloseReason,
     /// More about the reason, for people; may be empty.
@@ -184,6 +234,8 @@ pub struct LocalInstance {
     pub takes: bool,
     /// Where the application is.
     pub target: Target,
+    /// What it speaks there.
+    pub protocol: Protocol,
 }
 
 /// What this host is and serves, as one snapshot.
@@ -312,6 +364,10 @@ pub struct Proxy {
     pool: Arc<Pool>,
     meters: Arc<Meters>,
     guard: Guard,
+    processes: Arc<ProcessPool>,
+    spoken: Spoken,
+    /// Copies that may be on their way.
+    mirrors: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -320,7 +376,10 @@ impl Proxy {
         let pool = Arc::new(Pool::new(parts.seed));
         let meters = Arc::new(Meters::new(parts.seed));
         let guard = Guard::new(limits::CONNECTIONS_MAX, limits::STREAMS_MAX);
-        Arc::new(Self { parts, pool, meters, guard })
+        let mirrors = Arc::new(Semaphore::new(limits::MIRRORS_MAX));
+        let processes = Arc::new(ProcessPool::new(parts.runtime.clone()));
+        let spoken = Spoken::default();
+        Arc::new(Self { parts, pool, meters, guard, processes, spoken, mirrors })
     }
 
     /// What this agent's own calls say of a service's endpoints, in the view's order.
@@ -337,6 +396,7 @@ impl Proxy {
     pub fn retain(&self, view: &View) {
         self.pool.retain(view);
         self.meters.retain(view);
+        self.spoken.retain(view);
     }
 
     /// Takes no further stream of a peer, waits at most `patience` for connections to end, then

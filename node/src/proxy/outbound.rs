@@ -4,19 +4,25 @@
 //! never after it, and not one byte of the caller before it. A call holds one view and one set of
 //! rules for all its tries.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use skein_protocol::{
     limits,
-    manifest::traffic::{Abort, CircuitBreak, Retry as RetryRule, RetryOn},
+    manifest::traffic::{
+        Abort, CircuitBreak, Hedge, HedgeAfter, Mirror, Request, Retry as RetryRule, RetryOn,
+    },
+    name::ServiceName,
     policy::{
         legs::{Asked, Leg},
-        traffic::ServiceRules,
+        traffic::{Rule, ServiceRules},
     },
-    record::node::ServicePort,
+    record::node::{Protocol, ServicePort},
     route::{Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, Tuning, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
-    wire::stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, Source, StreamHead},
+    wire::{
+        kind::StreamKind,
+        stream::{RESET_GAVE_UP, Refusal, Reply, ReplyStart, Source, StreamHead},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,41 +30,71 @@ use tokio::{
 };
 
 use super::{
-    Connection, Direction, ListenerSpec, Proxy, Socket,
+    Connection, Direction, ListenerSpec, Proxy, Socket, Target,
     copy::{Copied, copy},
     guard::Permit,
+    http::{Answer, Fallen, Outgoing, Says},
     inbound::Refused,
+    look::{Found, Reading},
     pool::InFlight,
-    socket::text,
+    socket::{self, text},
     traffic::{Counted, Entered, Traffic},
     who::Standing,
 };
 use crate::link::mux::{MuxError, RecvHalf, SendHalf, StreamPair};
 
-/// Where a call went, once the endpoint took it.
-struct Taken {
-    pair: StreamPair,
+/// Where a call went, once an endpoint took it.
+pub(super) struct Taken {
+    pub(super) carried: Carried,
     /// The head, where the endpoint is on this host and this agent is the one that decides.
-    here: Option<StreamHead>,
-    /// Held for as long as the call lives: all are counts.
-    _counted: (Option<InFlight>, Option<Permit>, Option<Entered>),
+    here: Option<Box<StreamHead>>,
+    pub(super) counts: Counts,
+}
+
+/// What came of a call that was taken.
+pub(super) enum Carried {
+    /// A connection.
+    Bytes(StreamPair),
+    /// The begin of an answer.
+    Answer(Box<Answer>),
+}
+
+/// Held for as long as a call lives: all are counts.
+#[derive(Default)]
+pub(super) struct Counts {
+    _in_flight: Option<InFlight>,
+    _permit: Option<Permit>,
+    _entered: Vec<Entered>,
 }
 
 /// Why no endpoint took a call.
-struct Failed {
-    reason: CloseReason,
-    detail: String,
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) reason: CloseReason,
+    pub(super) detail: String,
+    /// With which status a request is answered, where not with the reason's.
+    pub(super) status: Option<u16>,
+    /// After how long another request would pass.
+    pub(super) wait: Option<Duration>,
+}
+
+impl Failed {
+    pub(super) fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), status: None, wait: None }
+    }
 }
 
 /// Why one endpoint did not.
 struct Miss {
-    outcome: Outcome,
-    reason: CloseReason,
-    detail: String,
+    outcome: Option<Outcome>,
+    failed: Failed,
+    /// As what it counts for a retry; `None`: it is over.
+    after: Option<RetryOn>,
 }
 
-struct Call<'a> {
-    proxy: &'a Proxy,
+/// A call on its way out.
+pub(super) struct Call<'a> {
+    proxy: &'a Arc<Proxy>,
     spec: &'a ListenerSpec,
     view: Arc<View>,
     traffic: Arc<Traffic>,
@@ -66,7 +102,9 @@ struct Call<'a> {
     affinity: u64,
     /// A connection on which nothing moves for so long ends.
     idle: Duration,
-    line: Connection,
+    /// The request; of bytes there is none.
+    pub(super) outgoing: Option<&'a Outgoing>,
+    pub(super) line: Connection,
 }
 
 /// Why a leg led nowhere.
@@ -77,27 +115,39 @@ enum Unled {
     Failed(Failed),
 }
 
+/// What a try left, while another is made.
+enum Missed {
+    Failed(Failed),
+    /// An answer that says that it failed: better than none.
+    Answer(Box<Taken>),
+}
+
 impl Proxy {
     /// Carries a connection that came in at a listener, to its end.
-    pub async fn carry(&self, socket: Socket, client: Option<SocketAddr>, spec: &ListenerSpec) {
+    pub async fn carry(
+        self: &Arc<Self>,
+        socket: Socket,
+        client: Option<SocketAddr>,
+        spec: &Arc<ListenerSpec>,
+    ) {
         self.carry_from(socket, client, spec, false).await;
     }
 
     /// The same for one that the kernel redirected here from what `spec` stands for.
     pub(super) async fn carry_redirected(
-        &self,
+        self: &Arc<Self>,
         socket: Socket,
         client: SocketAddr,
-        spec: &ListenerSpec,
+        spec: &Arc<ListenerSpec>,
     ) {
         self.carry_from(socket, Some(client), spec, true).await;
     }
 
     async fn carry_from(
-        &self,
-        socket: Socket,
+        self: &Arc<Self>,
+        mut socket: Socket,
         client: Option<SocketAddr>,
-        spec: &ListenerSpec,
+        spec: &Arc<ListenerSpec>,
         redirected: bool,
     ) {
         let started = Instant::now();
@@ -120,8 +170,27 @@ impl Proxy {
             }
         };
         let Standing { source, note } = standing;
-        let mut call = Call::new(self, spec, Connection { source, ..line(client, Some(spec)) });
-        call.run(socket, permit, started).await;
+        let line = Connection { source, ..line(client, Some(spec)) };
+        let mut call = Call::new(self, spec, line.clone());
+        let found = call.look(&mut socket, started).await;
+        match found {
+            Found::Bytes(taken) => call.run(socket, taken, started).await,
+            Found::Http { first, two } => {
+                let counted = call.enter_connection();
+                let line = Connection { port: call.line.port, ..line };
+                match counted {
+                    Ok(_counted) => {
+                        let http = (socket, &*first, two);
+                        let idle = call.idle_http();
+                        let serve = self.serve_http(http, (line, note), spec, idle);
+                        let _permit = permit;
+                        return Box::pin(serve).await;
+                    }
+                    Err(failed) => call.refused(socket, failed),
+                }
+            }
+        }
+        drop(permit);
         call.line.duration = started.elapsed();
         call.line.detail = both(call.line.detail, note);
         self.parts.observer.finished(&call.line);
@@ -159,6 +228,7 @@ fn line(client: Option<SocketAddr>, spec: Option<&ListenerSpec>) -> Connection {
         client,
         peer: None,
         endpoint: None,
+        request: None,
         reason: CloseReason::NoEndpoints,
         detail: String::new(),
         up: 0,
@@ -177,7 +247,7 @@ fn affinity(line: &Connection) -> u64 {
 }
 
 /// Why it ended so, and why it counted as no more than its node.
-fn both(detail: String, note: String) -> String {
+pub(super) fn both(detail: String, note: String) -> String {
     match (detail.is_empty(), note.is_empty()) {
         (_, true) => detail,
         (true, false) => note,
@@ -186,18 +256,89 @@ fn both(detail: String, note: String) -> String {
 }
 
 impl<'a> Call<'a> {
-    fn new(proxy: &'a Proxy, spec: &'a ListenerSpec, line: Connection) -> Self {
+    pub(super) fn new(proxy: &'a Arc<Proxy>, spec: &'a ListenerSpec, line: Connection) -> Self {
         let view = Arc::clone(&proxy.parts.view.borrow());
         let traffic = proxy.parts.traffic.now();
         let idle = proxy.parts.timeouts.idle;
         let affinity = if traffic.is_empty() { 0 } else { affinity(&line) };
-        Self { proxy, spec, view, traffic, affinity, idle, line }
+        Self { proxy, spec, view, traffic, affinity, idle, outgoing: None, line }
     }
 
-    async fn run(&mut self, socket: Socket, _permit: Permit, started: Instant) {
-        match self.connect().await {
-            Ok(taken) => {
-                let Taken { pair, here, _counted } = taken;
+    /// The port that is called, as the view has it.
+    fn port(&self) -> Result<&ServicePort, NoRoute> {
+        let service = self.view.services.get(&self.spec.service);
+        let service = service.ok_or_else(|| NoRoute::NoService(self.spec.service.clone()))?;
+        self.spec.port.find(service)
+    }
+
+    /// What holds for the port that is called; nothing while the view does not have it.
+    pub(super) fn rules(&self) -> Arc<ServiceRules> {
+        match self.port() {
+            Ok(ServicePort { port, .. }) => self.traffic.of(&self.spec.service, *port),
+            Err(_) => Arc::default(),
+        }
+    }
+
+    /// Whether requests are read, bytes are carried, or the first bytes tell.
+    pub(super) fn reading(&mut self) -> Reading {
+        let Ok(ServicePort { protocol, port, .. }) = self.port() else { return Reading::Bytes };
+        let (protocol, port) = (*protocol, *port);
+        self.line.port = port;
+        let rules = self.traffic.of(&self.spec.service, port);
+        let asked = || self.proxy.parts.authorise.reads_requests(&self.spec.service);
+        match protocol {
+            Protocol::Tcp => Reading::Bytes,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                // A rule that bytes could keep too is kept for each request where there are some.
+                match !rules.is_empty() || self.spec.outside || asked() {
+                    true => Reading::Http,
+                    false => Reading::Bytes,
+                }
+            }
+            Protocol::Sniff => match rules.need_http() || asked() {
+                true => Reading::Sniff,
+                false => Reading::Bytes,
+            },
+        }
+    }
+
+    pub(super) fn proxy(&self) -> &'a Arc<Proxy> {
+        self.proxy
+    }
+
+    pub(super) fn service(&self) -> &'a ServiceName {
+        &self.spec.service
+    }
+
+    fn idle_http(&self) -> Duration {
+        let timeout = self.rules().timeouts.first(None).and_then(|rule| rule.does.idle);
+        timeout.unwrap_or(limits::HTTP_IDLE)
+    }
+
+    /// Counts a connection of which requests are read.
+    fn enter_connection(&self) -> Result<Entered, Failed> {
+        let rules = self.rules();
+        let breaks = rules.circuit_breaks.first(None).map(|rule| rule.does).unwrap_or_default();
+        self.enter(Counted::Connections, &breaks)
+    }
+
+    fn refused(&mut self, socket: Socket, failed: Failed) {
+        socket.refuse();
+        (self.line.reason, self.line.detail) = (failed.reason, failed.detail);
+    }
+
+    async fn run(
+        &mut self,
+        socket: Socket,
+        got: Option<Box<Result<Taken, Failed>>>,
+        started: Instant,
+    ) {
+        let connected = match got {
+            Some(got) => *got,
+            None => self.connect(None).await,
+        };
+        match connected {
+            Ok(Taken { carried: Carried::Bytes(pair), here, counts: _counts }) => {
                 self.line.connected = started.elapsed();
                 let proxy = self.proxy;
                 let _open = proxy.parts.observer.opened(Direction::Outbound, &self.spec.service);
@@ -205,7 +346,7 @@ impl<'a> Call<'a> {
                 let me = Arc::clone(&proxy.parts.local.borrow());
                 let cut = async {
                     match &here {
-                        Some(head) => proxy.cut(&me.me, head).await,
+                        Some(head) => proxy.cut(&me.me, head, None).await,
                         None => proxy.guard.cut().await,
                     }
                 };
@@ -213,43 +354,44 @@ impl<'a> Call<'a> {
                 (self.line.reason, self.line.detail) = (reason, detail);
                 (self.line.up, self.line.down) = (up, down);
             }
-            Err(Failed { reason, detail }) => {
-                socket.refuse();
-                (self.line.reason, self.line.detail) = (reason, detail);
-            }
+            // A call without a request gets no answer.
+            Ok(Taken { carried: Carried::Answer(_), .. }) => socket.refuse(),
+            Err(failed) => self.refused(socket, failed),
         }
     }
 
-    async fn connect(&mut self) -> Result<Taken, Failed> {
-        let view = Arc::clone(&self.view);
-        let Some(service) = view.services.get(&self.spec.service) else {
-            let unknown = NoRoute::NoService(self.spec.service.clone());
-            return self.fall_back(unknown).await;
-        };
-        let port = match self.spec.port.find(service) {
+    /// An endpoint for the call, or for the request and its answer.
+    pub(super) async fn connect(&mut self, request: Option<&Request<'_>>) -> Result<Taken, Failed> {
+        let port = match self.port() {
             Ok(ServicePort { port, .. }) => *port,
             Err(unknown) => return self.fall_back(unknown).await,
         };
         self.line.port = port;
         let rules = self.traffic.of(&self.spec.service, port);
-        self.faults(&rules).await?;
-        let breaks = rules.circuit_breaks.first(None);
+        if request.is_none() {
+            self.faults(&rules, None).await?;
+        }
+        let breaks = rules.circuit_breaks.first(request);
         let breaks = breaks.map(|rule| rule.does).unwrap_or_default();
-        let connection = self.enter(Counted::Connections, &breaks)?;
+        let what = match request {
+            None => Counted::Connections,
+            Some(_) => Counted::Requests,
+        };
+        let entered = self.enter(what, &breaks)?;
         let _pending = self.enter(Counted::Pending, &breaks)?;
         let asked = Asked {
             service: &self.spec.service,
             port,
             subset: &self.spec.terms.subset,
-            request: None,
+            request,
             source: self.affinity,
         };
         let legs = self.proxy.meters.legs(&self.traffic, &asked);
         let mut nothing = None;
         for leg in &legs {
-            match self.lead(leg).await {
+            match self.lead(leg, request).await {
                 Ok(mut taken) => {
-                    taken._counted.2 = Some(connection);
+                    taken.counts._entered.push(entered);
                     return Ok(taken);
                 }
                 Err(Unled::Failed(failed)) => return Err(failed),
@@ -260,9 +402,30 @@ impl<'a> Call<'a> {
         self.fall_back(nothing.unwrap_or_else(unknown)).await
     }
 
+    /// A copy of a request, to where a Mirror rule says.
+    pub(super) async fn mirrored(&mut self, rule: &Rule<Mirror>) -> Result<Taken, Failed> {
+        let port = self.port().map(|found| found.port).unwrap_or_default();
+        let asked = Asked {
+            service: &self.spec.service,
+            port,
+            subset: &self.spec.terms.subset,
+            request: None,
+            source: self.affinity,
+        };
+        let leg = asked.mirrored(rule);
+        self.lead(&leg, None).await.map_err(|unled| match unled {
+            Unled::Failed(failed) => failed,
+            Unled::Empty(no_route) => Failed::new(no_route.reason(), no_route.to_string()),
+        })
+    }
+
     /// Faults on purpose: a wait, or the end.
-    async fn faults(&self, rules: &ServiceRules) -> Result<(), Failed> {
-        for rule in rules.faults.all(None) {
+    pub(super) async fn faults(
+        &self,
+        rules: &ServiceRules,
+        request: Option<&Request<'_>>,
+    ) -> Result<(), Failed> {
+        for rule in rules.faults.all(request) {
             let fault = &rule.does;
             if !self.proxy.meters.draws(fault.percent) {
                 continue;
@@ -270,11 +433,13 @@ impl<'a> Call<'a> {
             if let Some(delay) = fault.delay {
                 tokio::time::sleep(delay).await;
             }
-            // A status is for requests.
-            if let Some(Abort::Reset) = fault.abort {
-                let detail = format!("ended on purpose by {}", rule.name);
-                return Err(Failed { reason: CloseReason::Fault, detail });
-            }
+            let status = match (fault.abort, request) {
+                (None, _) | (Some(Abort::Status(_)), None) => continue,
+                (Some(Abort::Reset), _) => None,
+                (Some(Abort::Status(status)), Some(_)) => Some(status),
+            };
+            let detail = format!("ended on purpose by {}", rule.name);
+            return Err(Failed { status, ..Failed::new(CloseReason::Fault, detail) });
         }
         Ok(())
     }
@@ -282,118 +447,311 @@ impl<'a> Call<'a> {
     /// Counts this call for a circuit breaker.
     fn enter(&self, what: Counted, rule: &CircuitBreak) -> Result<Entered, Failed> {
         let service = &self.spec.service;
-        self.proxy.meters.enter(service, what, rule).map_err(|bound| Failed {
-            reason: CloseReason::CircuitOpen,
-            detail: format!(
+        self.proxy.meters.enter(service, what, rule).map_err(|bound| {
+            let detail = format!(
                 "this host has {bound} {} of {service}, as many as a CircuitBreak allows",
                 what.word()
-            ),
+            );
+            Failed::new(CloseReason::CircuitOpen, detail)
         })
     }
 
     /// Goes where a leg leads: to one endpoint after another, as often as its rules allow.
-    async fn lead(&mut self, leg: &Leg) -> Result<Taken, Unled> {
+    async fn lead(&mut self, leg: &Leg, request: Option<&Request<'_>>) -> Result<Taken, Unled> {
         let view = Arc::clone(&self.view);
         let unknown = || Unled::Empty(NoRoute::NoService(leg.service.clone()));
         let service = view.services.get(&leg.service).ok_or_else(unknown)?;
         let ServicePort { port, .. } = leg.port.find(service).map_err(Unled::Empty)?;
         let rules = self.traffic.of(&leg.service, *port);
-        let tuning = rules.tuning();
-        let timeout = rules.timeouts.first(None).map(|rule| rule.does).unwrap_or_default();
+        let tuning = rules.tuning(request);
+        let timeout = rules.timeouts.first(request).map(|rule| rule.does).unwrap_or_default();
         self.idle = timeout.idle.unwrap_or(self.proxy.parts.timeouts.idle);
-        let rule = rules.retries.first(None).map(|rule| &rule.does);
+        let rule = rules.retries.first(request).map(|rule| &rule.does);
         let most = rule.map_or(limits::TRIES_MAX, |rule| {
             usize::try_from(rule.attempts).unwrap_or(usize::MAX).saturating_add(1)
         });
-        let connect = timeout.connect;
-        let going = Going { leg, service, port: *port, tuning: &tuning, connect, most };
+        let going = Going {
+            leg,
+            service,
+            port: *port,
+            tuning: &tuning,
+            connect: timeout.connect,
+            per_try: rule.and_then(|rule| rule.per_try),
+            affinity: rules.affinity(request, self.affinity),
+            most,
+        };
+        let hedge = rules.hedges.first(request).map(|rule| rule.does);
+        let usual = RetryRule::default();
+        let judged = rule.unwrap_or(&usual);
         self.proxy.meters.call(&leg.service);
         let mut tried = Tried::default();
-        let mut missed: Option<Failed> = None;
+        let mut missed: Option<Missed> = None;
         let mut retry = 0;
         loop {
-            let ask = Ask {
-                service,
-                port: *port,
-                subset: &leg.subset,
-                me: view.me,
-                here: &view.locality,
-                tried: &tried,
-                tuning: &tuning,
-                affinity: self.affinity,
-            };
-            let (choice, in_flight) = match (self.proxy.pool.choose(&ask), missed) {
+            let before = missed.take();
+            let chosen = self.choose(&going, &tried);
+            let (choice, in_flight) = match (chosen, before) {
                 (Ok(chosen), _) => chosen,
-                (Err(_), Some(failed)) => return Err(Unled::Failed(failed)),
+                (Err(_), Some(Missed::Failed(failed))) => return Err(Unled::Failed(failed)),
+                (Err(_), Some(Missed::Answer(taken))) => return Ok(*taken),
                 (Err(no_route), None) => return Err(Unled::Empty(no_route)),
             };
-            let (mut failed, outcome) = match self.attempt(&going, &choice, &mut tried).await {
-                Ok((pair, permit)) => {
-                    let endpoint = &choice.endpoint;
-                    let here = endpoint.node.key == self.view.me;
-                    let here = here.then(|| self.head(&going, endpoint));
-                    return Ok(Taken { pair, here, _counted: (Some(in_flight), permit, None) });
-                }
-                Err(miss) => miss,
+            let first = tried.endpoints.is_empty();
+            let hedge = hedge.filter(|_| first && self.outgoing.is_some_and(Outgoing::may_hedge));
+            let got = match hedge {
+                Some(hedge) => self.hedged(&going, (choice, in_flight), &mut tried, hedge).await,
+                None => self.one(&going, choice, in_flight, &mut tried).await,
             };
-            if tried.endpoints.len() >= most || !worth_another(rule, outcome) {
-                return Err(Unled::Failed(failed));
+            let (left, after, pushback) = match got {
+                Ok(taken) => {
+                    let idempotent = self.outgoing.is_some_and(Outgoing::is_idempotent);
+                    let wants = match &taken.carried {
+                        Carried::Bytes(_) => false,
+                        Carried::Answer(answer) => answer.is_worth_another(judged, idempotent),
+                    };
+                    let pushback = match &taken.carried {
+                        Carried::Answer(answer) if wants => answer.pushback(),
+                        Carried::Answer(_) | Carried::Bytes(_) => Err(()),
+                    };
+                    match pushback {
+                        Ok(wait) if wait <= limits::RETRY_AFTER_MAX => {
+                            (Missed::Answer(Box::new(taken)), None, wait)
+                        }
+                        Ok(_) | Err(()) => return Ok(taken),
+                    }
+                }
+                Err(Miss { failed, after: Some(after), .. }) => {
+                    (Missed::Failed(failed), Some(after), Duration::ZERO)
+                }
+                Err(Miss { failed, after: None, .. }) => return Err(Unled::Failed(failed)),
+            };
+            let (worth, why) = self.worth_another((rule, judged), after, retry).await;
+            let budget = judged.budget;
+            let enough = tried.endpoints.len() >= most || !worth;
+            let over = match enough {
+                true => Some(why),
+                false => (!self.proxy.meters.retry(&leg.service, budget))
+                    .then_some("; no other is tried, since the retry budget is spent"),
+            };
+            if let Some(why) = over {
+                return match left {
+                    Missed::Answer(taken) => Ok(*taken),
+                    Missed::Failed(mut failed) => {
+                        failed.detail += why;
+                        Err(Unled::Failed(failed))
+                    }
+                };
             }
-            let budget = rule.map_or_else(|| RetryRule::default().budget, |rule| rule.budget);
-            if !self.proxy.meters.retry(&leg.service, budget) {
-                failed.detail += "; no other is tried, since the retry budget is spent";
-                return Err(Unled::Failed(failed));
-            }
-            if let Some(rule) = rule {
-                tokio::time::sleep(self.proxy.meters.wait(&rule.backoff, retry)).await;
+            if rule.is_some() || after.is_none() || !pushback.is_zero() {
+                let backoff = self.proxy.meters.wait(&judged.backoff, retry);
+                tokio::time::sleep(backoff.max(pushback)).await;
             }
             retry = retry.saturating_add(1);
-            missed = Some(failed);
+            missed = Some(left);
         }
+    }
+
+    /// Whether another endpoint may do what this one did not, and what to say where not. Before an
+    /// endpoint's `ok` nothing of a call has gone anywhere: without a rule another one is tried
+    /// as long as there is one. `after` is `None` for an answer that wants to be tried again.
+    async fn worth_another(
+        &self,
+        (rule, judged): (Option<&RetryRule>, &RetryRule),
+        after: Option<RetryOn>,
+        retry: u32,
+    ) -> (bool, &'static str) {
+        let unsent = matches!(after, Some(RetryOn::Connect | RetryOn::Refused | RetryOn::Draining));
+        if unsent {
+            let after = after.unwrap_or(RetryOn::Connect);
+            return (rule.is_none_or(|rule| rule.on.contains(&after)), "");
+        }
+        let Some(outgoing) = self.outgoing else { return (false, "") };
+        let wanted = after.is_none_or(|after| {
+            judged.on.contains(&after)
+                || (judged.on.contains(&RetryOn::Idempotent) && outgoing.is_idempotent())
+        });
+        if !wanted || retry >= judged.attempts {
+            return (false, "");
+        }
+        if !outgoing.is_first() {
+            return (false, "; not tried again, since the request is a retry already");
+        }
+        match outgoing.again().await {
+            true => (true, ""),
+            false => (false, "; not tried again, since its body is too long to be kept"),
+        }
+    }
+
+    fn choose(&self, going: &Going<'_>, tried: &Tried) -> Result<(Choice, InFlight), NoRoute> {
+        let ask = Ask {
+            service: going.service,
+            port: going.port,
+            subset: &going.leg.subset,
+            me: self.view.me,
+            here: &self.view.locality,
+            tried,
+            tuning: going.tuning,
+            affinity: going.affinity,
+        };
+        self.proxy.pool.choose(&ask)
+    }
+
+    /// One endpoint, and what the log and the next choice learn from it.
+    async fn one(
+        &mut self,
+        going: &Going<'_>,
+        choice: Choice,
+        in_flight: InFlight,
+        tried: &mut Tried,
+    ) -> Result<Taken, Miss> {
+        let patience = self.start(going, &choice, tried);
+        let number = self.line.tries.saturating_sub(1);
+        let got = self.attempt(going, &choice, in_flight, (patience, number)).await;
+        if let Err(miss) = &got {
+            learn(tried, &choice, miss);
+        }
+        got
+    }
+
+    /// Notes that an endpoint is tried, and gives how long it may take.
+    fn start(&mut self, going: &Going<'_>, choice: &Choice, tried: &mut Tried) -> Duration {
+        let endpoint = &choice.endpoint;
+        tried.endpoints.insert(endpoint.key());
+        self.line.tries += 1;
+        self.note(endpoint);
+        self.patience(going, tried)
+    }
+
+    fn note(&mut self, endpoint: &Endpoint) {
+        self.line.endpoint = Some(endpoint.id());
+        let here = endpoint.node.key == self.view.me;
+        self.line.peer = (!here).then_some(endpoint.node.key);
+    }
+
+    /// One endpoint, and a second one when the first takes long. The first good answer counts.
+    async fn hedged(
+        &mut self,
+        going: &Going<'_>,
+        (choice, in_flight): (Choice, InFlight),
+        tried: &mut Tried,
+        hedge: Hedge,
+    ) -> Result<Taken, Miss> {
+        let patience = self.start(going, &choice, tried);
+        let service = &going.leg.service;
+        self.proxy.meters.may_hedge(service);
+        let wait = match hedge.after {
+            HedgeAfter::Time(time) => Some(time),
+            HedgeAfter::Percentile(share) => self.proxy.meters.percentile(service, share),
+        };
+        let (got, other) = {
+            let first = self.attempt(going, &choice, in_flight, (patience, 0));
+            let mut first = std::pin::pin!(first);
+            let late = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    // Too few answers to tell what is late.
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                got = &mut first => (got, None),
+                () = late => {
+                    let may = self.proxy.meters.hedge(service, hedge.budget);
+                    let other = may.then(|| self.choose(going, tried).ok()).flatten();
+                    match other {
+                        None => (first.await, None),
+                        Some((other, in_flight)) => {
+                            let second = self.attempt(going, &other, in_flight, (patience, 1));
+                            let (got, by_other) = race(first, std::pin::pin!(second)).await;
+                            (got, Some((other.endpoint.clone(), by_other)))
+                        }
+                    }
+                }
+            }
+        };
+        match other {
+            None => {
+                if let Err(miss) = &got {
+                    learn(tried, &choice, miss);
+                }
+            }
+            Some((other, by_other)) => {
+                tried.endpoints.insert(other.key());
+                self.line.tries += 1;
+                if by_other {
+                    self.note(&other);
+                }
+            }
+        }
+        got
     }
 
     /// One endpoint, and what its balancer learns from it.
     async fn attempt(
-        &mut self,
+        &self,
         going: &Going<'_>,
         choice: &Choice,
-        tried: &mut Tried,
-    ) -> Result<(StreamPair, Option<Permit>), (Failed, Outcome)> {
+        in_flight: InFlight,
+        (patience, number): (Duration, u32),
+    ) -> Result<Taken, Miss> {
         let endpoint = &choice.endpoint;
         let key = endpoint.key();
-        tried.endpoints.insert(key.clone());
-        self.line.tries += 1;
-        self.line.endpoint = Some(endpoint.id());
-        let patience = self.patience(going, tried);
         let head = self.head(going, endpoint);
         let here = endpoint.node.key == self.view.me;
-        self.line.peer = (!here).then_some(endpoint.node.key);
-        let taken = match here {
-            true => self.here(&head, patience).await,
-            false => self.there(endpoint, head, patience).await,
-        };
-        let miss = match taken {
-            Ok((pair, permit, latency)) => {
-                self.report(going, &key, Outcome::Connected(latency));
-                return Ok((pair, permit));
+        let taken = match (here, self.outgoing) {
+            (true, None) => self.here(&head, patience).await,
+            (true, Some(outgoing)) => {
+                let stream = self.stream_here();
+                self.ask(stream, head.clone(), (patience, number), Some(outgoing)).await
             }
-            Err(miss) => miss,
+            (false, outgoing) => {
+                self.there(endpoint, head.clone(), (patience, number), outgoing).await
+            }
         };
-        let agent_is_out = match miss.outcome {
-            Outcome::NoReply | Outcome::Unreachable => true,
-            Outcome::Refused(code) => code == Refusal::Draining || code == Refusal::Overload,
-            Outcome::Connected(_) => false,
+        let (pair, permit, latency) = match taken {
+            Ok(taken) => taken,
+            Err(miss) => {
+                self.report(going, &key, miss.outcome);
+                return Err(miss);
+            }
         };
-        if agent_is_out {
-            tried.nodes.insert(key.node);
+        let counts = Counts { _in_flight: Some(in_flight), _permit: permit, _entered: Vec::new() };
+        let Some(outgoing) = self.outgoing else {
+            self.report(going, &key, Some(Outcome::Connected(latency)));
+            let carried = Carried::Bytes(pair);
+            return Ok(Taken { carried, here: here.then(|| Box::new(head)), counts });
+        };
+        // Not the dial: that is the link's, and most calls find it there.
+        let begun = Instant::now();
+        match outgoing.converse(pair, going.per_try).await {
+            Ok(answer) => {
+                let took = latency + begun.elapsed();
+                let outcome = match answer.says() {
+                    Says::Well => Outcome::Connected(took),
+                    Says::Throttled => Outcome::Throttled,
+                    Says::Failed => Outcome::Failed,
+                };
+                self.report(going, &key, Some(outcome));
+                self.proxy.meters.answered(&going.leg.service, took);
+                Ok(Taken { carried: Carried::Answer(Box::new(answer)), here: None, counts })
+            }
+            Err(Fallen::Client(detail)) => {
+                let failed = Failed::new(CloseReason::ClientReset, detail);
+                Err(Miss { outcome: None, failed, after: None })
+            }
+            Err(Fallen::Endpoint { reason, detail, after }) => {
+                self.report(going, &key, Some(Outcome::Failed));
+                let outcome = Some(Outcome::Failed);
+                let detail = format!("{}: {detail}", endpoint.id());
+                Err(Miss { outcome, failed: Failed::new(reason, detail), after: Some(after) })
+            }
         }
-        self.report(going, &key, miss.outcome);
-        let Miss { reason, detail, outcome } = miss;
-        Err((Failed { reason, detail }, outcome))
     }
 
-    fn report(&self, going: &Going<'_>, key: &EndpointKey, outcome: Outcome) {
+    fn report(&self, going: &Going<'_>, key: &EndpointKey, outcome: Option<Outcome>) {
         let service = going.service;
+        let Some(outcome) = outcome else { return };
         if self.proxy.pool.report(service, key, outcome, &going.tuning.eject) {
             tracing::info!(service = %service.name, instance = %key.instance, node = %key.node.short(), "ejected");
         }
@@ -435,19 +793,33 @@ impl<'a> Call<'a> {
         let started = Instant::now();
         let Some(permit) = self.proxy.guard.inbound() else {
             let why = "this host carries as many calls as it may".to_owned();
-            return Err(refused(Refusal::Overload, why));
+            return Err(refused(Refused { code: Refusal::Overload, why, wait: None }));
         };
         let me = Arc::clone(&self.proxy.parts.local.borrow());
         let head = head.clone().with_deadline(patience);
         let connected = self.proxy.admit_and_connect(&me.me, &head).await;
         match connected {
             Ok((socket, _)) => Ok((socket.into_pair(), Some(permit), started.elapsed())),
-            Err(Refused { code, why }) => Err(refused(code, why)),
+            Err(why) => Err(refused(why)),
         }
     }
 
+    /// A stream to this agent itself, for a request to an endpoint on this host.
+    fn stream_here(&self) -> StreamPair {
+        let (ours, theirs) = socket::local_stream();
+        let proxy = Arc::clone(self.proxy);
+        self.proxy.parts.runtime.spawn(async move { Box::pin(proxy.serve_here(theirs)).await });
+        ours
+    }
+
     /// An endpoint on another host.
-    async fn there(&self, endpoint: &Endpoint, head: StreamHead, patience: Duration) -> Attempt {
+    async fn there(
+        &self,
+        endpoint: &Endpoint,
+        head: StreamHead,
+        (patience, number): (Duration, u32),
+        outgoing: Option<&Outgoing>,
+    ) -> Attempt {
         let deadline = Instant::now() + patience;
         let node = &endpoint.node;
         let late = |what: &str| format!("{}: {what} within {} ms", node.name, patience.as_millis());
@@ -457,26 +829,49 @@ impl<'a> Call<'a> {
             Ok(Err(error)) => return Err(unreachable(format!("{}: {error}", node.name))),
             Err(_) => return Err(unreachable(late("no link"))),
         };
-        let started = Instant::now();
-        let (mut send, mut recv) = match timeout_at(deadline, mux.open()).await {
+        let stream = match timeout_at(deadline, mux.open()).await {
             Ok(Ok(pair)) => pair,
             Ok(Err(MuxError::Full)) => {
                 let why = format!("{} takes no further stream", node.name);
-                return Err(refused(Refusal::Overload, why));
+                return Err(refused(Refused { code: Refusal::Overload, why, wait: None }));
             }
             Ok(Err(error)) => return Err(unreachable(format!("{}: {error}", node.name))),
             Err(_) => return Err(unreachable(late("no stream"))),
         };
-        let head = head.with_deadline(deadline.saturating_duration_since(started));
-        let asked = timeout_at(deadline, ask(&head, &mut *send, &mut *recv)).await;
-        let miss = match asked {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.ask(stream, head, (left, number), outgoing).await.map_err(|mut miss| {
+            if miss.failed.reason != CloseReason::RateLimited {
+                let named = miss.failed.detail.starts_with(&*node.name.to_string());
+                if !named && matches!(miss.outcome, Some(Outcome::NoReply | Outcome::Unreachable)) {
+                    miss.failed.detail = format!("{}: {}", node.name, miss.failed.detail);
+                }
+            }
+            miss
+        })
+    }
+
+    /// Asks the agent at the other end of a stream.
+    async fn ask(
+        &self,
+        (mut send, mut recv): StreamPair,
+        head: StreamHead,
+        (patience, number): (Duration, u32),
+        outgoing: Option<&Outgoing>,
+    ) -> Attempt {
+        let started = Instant::now();
+        let head = head.with_deadline(patience);
+        let asked = ask(&head, outgoing.map(|one| (one, number)), &mut *send, &mut *recv);
+        let miss = match tokio::time::timeout(patience, asked).await {
             Ok(Ok(())) => return Ok(((send, recv), None, started.elapsed())),
-            Ok(Err(Unasked::Refused(Refused { code, why }))) => refused(code, why),
-            Ok(Err(Unasked::Broken(why))) => unreachable(format!("{}: {why}", node.name)),
+            Ok(Err(Unasked::Refused(why))) => refused(why),
+            Ok(Err(Unasked::Broken(why))) => unreachable(why),
             Err(_) => Miss {
-                outcome: Outcome::NoReply,
-                reason: CloseReason::NoReply,
-                detail: late("no reply"),
+                outcome: Some(Outcome::NoReply),
+                failed: Failed::new(
+                    CloseReason::NoReply,
+                    format!("no reply within {} ms", patience.as_millis()),
+                ),
+                after: Some(RetryOn::Connect),
             },
         };
         send.reset(RESET_GAVE_UP);
@@ -490,18 +885,91 @@ impl<'a> Call<'a> {
         for target in &self.spec.terms.fallback {
             self.line.tries += 1;
             self.line.endpoint = Some(text(target));
-            match Socket::connect(target, self.proxy.parts.timeouts.connect).await {
-                Ok(socket) => {
-                    return Ok(Taken {
-                        pair: socket.into_pair(),
-                        here: None,
-                        _counted: (None, None, None),
-                    });
+            let connected = match self.outgoing {
+                None => Socket::connect(target, self.proxy.parts.timeouts.connect)
+                    .await
+                    .map(|socket| Carried::Bytes(socket.into_pair())),
+                Some(outgoing) => self.fall_back_with(target, outgoing).await,
+            };
+            match connected {
+                Ok(carried) => {
+                    return Ok(Taken { carried, here: None, counts: Counts::default() });
                 }
                 Err(error) => detail = format!("{detail}; fallback: {error}"),
             }
         }
-        Err(Failed { reason: no_route.reason(), detail })
+        Err(Failed::new(no_route.reason(), detail))
+    }
+
+    /// A request to a static endpoint, as if this agent served it.
+    async fn fall_back_with(
+        &self,
+        target: &Target,
+        outgoing: &Outgoing,
+    ) -> Result<Carried, String> {
+        let (ours, theirs) = socket::local_stream();
+        let (proxy, target) = (Arc::clone(self.proxy), target.clone());
+        let service = self.spec.service.clone();
+        self.proxy
+            .parts
+            .runtime
+            .spawn(async move { Box::pin(proxy.serve_outside(target, &service, theirs)).await });
+        let (mut send, recv) = ours;
+        let frame = outgoing.frame(0).map_err(|error| error.to_string())?;
+        send.write_all(&frame).await.map_err(|error| error.to_string())?;
+        match outgoing.converse((send, recv), None).await {
+            Ok(answer) => Ok(Carried::Answer(Box::new(answer))),
+            Err(Fallen::Client(detail) | Fallen::Endpoint { detail, .. }) => Err(detail),
+        }
+    }
+}
+
+impl Taken {
+    fn is_well(&self) -> bool {
+        match &self.carried {
+            Carried::Bytes(_) => true,
+            Carried::Answer(answer) => matches!(answer.says(), Says::Well),
+        }
+    }
+}
+
+/// Two tries at once: the first good answer, or the better of two that are not; and whether it is
+/// the second's.
+async fn race(
+    mut first: Pin<&mut impl Future<Output = Result<Taken, Miss>>>,
+    mut second: Pin<&mut impl Future<Output = Result<Taken, Miss>>>,
+) -> (Result<Taken, Miss>, bool) {
+    let (one, by_second) = tokio::select! {
+        got = &mut first => (got, false),
+        got = &mut second => (got, true),
+    };
+    if one.as_ref().is_ok_and(Taken::is_well) {
+        return (one, by_second);
+    }
+    match by_second {
+        true => (better(one, first.await), false),
+        false => (better(one, second.await), true),
+    }
+}
+
+/// Of two tries the one that went better; the second, if neither did.
+fn better(one: Result<Taken, Miss>, other: Result<Taken, Miss>) -> Result<Taken, Miss> {
+    match (one, other) {
+        (_, Ok(other)) => Ok(other),
+        (Ok(one), Err(_)) => Ok(one),
+        (Err(_), Err(other)) => Err(other),
+    }
+}
+
+/// Another try goes to another node, where the whole agent is out.
+fn learn(tried: &mut Tried, choice: &Choice, miss: &Miss) {
+    let agent_is_out = match miss.outcome {
+        Some(Outcome::NoReply | Outcome::Unreachable) => true,
+        Some(Outcome::Refused(code)) => code == Refusal::Draining || code == Refusal::Overload,
+        Some(Outcome::Connected(_) | Outcome::Failed | Outcome::Throttled) | None => false,
+    };
+    if agent_is_out {
+        tried.nodes.insert(choice.endpoint.key().node);
     }
 }
 
@@ -516,29 +984,30 @@ struct Going<'a> {
     tuning: &'a Tuning,
     /// How long an endpoint may take, where a rule says so.
     connect: Option<Duration>,
+    /// How long one may take to answer a request.
+    per_try: Option<Duration>,
+    /// What ring-hash goes by.
+    affinity: u64,
     /// Endpoints that may be tried.
     most: usize,
 }
 
-/// Whether another endpoint may do what this one did not. Without a rule: whenever no byte of the
-/// caller has gone anywhere, which is so until `ok`.
-fn worth_another(rule: Option<&RetryRule>, outcome: Outcome) -> bool {
-    let after = match outcome {
-        Outcome::Refused(code) if !code.elsewhere() => return false,
-        Outcome::Refused(Refusal::Draining) => RetryOn::Draining,
-        Outcome::Refused(_) => RetryOn::Refused,
-        Outcome::Unreachable | Outcome::NoReply => RetryOn::Connect,
-        Outcome::Connected(_) => return false,
+fn refused(Refused { code, why, wait }: Refused) -> Miss {
+    let after = match code {
+        code if !code.elsewhere() => None,
+        Refusal::Draining => Some(RetryOn::Draining),
+        _ => Some(RetryOn::Refused),
     };
-    rule.is_none_or(|rule| rule.on.contains(&after))
-}
-
-fn refused(code: Refusal, why: String) -> Miss {
-    Miss { outcome: Outcome::Refused(code), reason: code.into(), detail: why }
+    let failed = Failed { wait, ..Failed::new(code.into(), why) };
+    Miss { outcome: Some(Outcome::Refused(code)), failed, after }
 }
 
 fn unreachable(why: String) -> Miss {
-    Miss { outcome: Outcome::Unreachable, reason: CloseReason::Unreachable, detail: why }
+    Miss {
+        outcome: Some(Outcome::Unreachable),
+        failed: Failed::new(CloseReason::Unreachable, why),
+        after: Some(RetryOn::Connect),
+    }
 }
 
 enum Unasked {
@@ -546,15 +1015,23 @@ enum Unasked {
     Broken(String),
 }
 
-/// Sends the head and waits for `ok`.
+/// Sends the head, a request's too, and waits for `ok`.
 async fn ask(
     head: &StreamHead,
+    outgoing: Option<(&Outgoing, u32)>,
     send: &mut dyn SendHalf,
     recv: &mut dyn RecvHalf,
 ) -> Result<(), Unasked> {
     let broken = |error: std::io::Error| Unasked::Broken(format!("the stream broke: {error}"));
     let wrong = |error: &dyn std::fmt::Display| Unasked::Broken(format!("bad reply: {error}"));
-    let bytes = head.encode().map_err(|error| wrong(&error))?;
+    let bytes = match outgoing {
+        None => head.encode().map_err(|error| wrong(&error))?,
+        Some((outgoing, number)) => {
+            let mut bytes = head.encode_as(StreamKind::Http).map_err(|error| wrong(&error))?;
+            bytes.extend(outgoing.frame(number).map_err(|error| wrong(&error))?);
+            bytes
+        }
+    };
     send.write_all(&bytes).await.map_err(broken)?;
     send.flush().await.map_err(broken)?;
     let start = recv.read_u8().await.map_err(broken)?;
@@ -569,6 +1046,12 @@ async fn ask(
     recv.read_exact(&mut reason).await.map_err(broken)?;
     match Reply::decode_refused(code, &reason).map_err(|error| wrong(&error))? {
         Reply::Ok => Ok(()),
-        Reply::Refused { code, reason } => Err(Unasked::Refused(Refused { code, why: reason })),
+        Reply::Refused { code, reason } => {
+            let wait = (code == Refusal::RateLimited).then_some(RATE_WAIT);
+            Err(Unasked::Refused(Refused { code, why: reason, wait }))
+        }
     }
 }
+
+/// A peer says in words only when the next call passes; a client is told the least there is.
+const RATE_WAIT: Duration = Duration::from_secs(1);

@@ -48,7 +48,12 @@ impl Proxy {
         Capturing(self.parts.runtime.spawn(accept).abort_handle())
     }
 
-    async fn carry_captured(&self, stream: TcpStream, client: SocketAddr, all: &Captured) {
+    async fn carry_captured(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        all: &Captured,
+    ) {
         let dialled = dialled(&stream);
         let socket = Socket::Tcp(stream);
         match dialled.and_then(|dialled| all.0.get(&dialled)) {

@@ -6,15 +6,18 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use rustix::net::RecvFlags;
 use skein_protocol::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
     time::timeout,
 };
@@ -39,6 +42,33 @@ impl Socket {
             Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
         };
         connected.map_err(|error| format!("connecting to {}: {error}", text(target)))
+    }
+
+    /// Sets it up for carrying.
+    pub(super) fn tune(&self) {
+        if let Self::Tcp(stream) = self {
+            tune(stream);
+        }
+    }
+
+    /// The first bytes that came, which stay where they are: once there are more than `seen` of
+    /// them, or an end.
+    pub(super) async fn peek(&self, buffer: &mut [u8], seen: usize) -> io::Result<usize> {
+        loop {
+            let count = match self {
+                Self::Tcp(stream) => {
+                    stream.async_io(Interest::READABLE, || peek(stream, buffer)).await?
+                }
+                Self::Unix(stream) => {
+                    stream.async_io(Interest::READABLE, || peek(stream, buffer)).await?
+                }
+            };
+            if count > seen || count == 0 {
+                return Ok(count);
+            }
+            // Readiness tells of bytes that are there, not of more.
+            tokio::time::sleep(PEEK_AGAIN).await;
+        }
     }
 
     /// Its two halves, set up for carrying.
@@ -129,6 +159,110 @@ fn may_dial(host: &str, address: SocketAddr) -> bool {
 
 /// The metadata service of a large cloud over IPv6.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+fn peek(stream: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(stream, buffer, RecvFlags::PEEK)?.0)
+}
+
+const PEEK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Any connection as the halves of a stream. It knows no reset: it is closed.
+pub(super) fn halves<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S) -> StreamPair {
+    let (recv, send) = tokio::io::split(stream);
+    (Box::new(Half(send)), Box::new(Half(recv)))
+}
+
+/// Two ends of a stream within this agent.
+pub(super) fn local_stream() -> (StreamPair, StreamPair) {
+    let (one, other) = tokio::io::duplex(limits::EXCHANGE_DATA_BYTES);
+    (halves(one), halves(other))
+}
+
+struct Half<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Half<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Half<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + Send + Unpin> RecvHalf for Half<S> {
+    fn stop(&mut self, _code: u32) {}
+}
+
+impl<S: AsyncWrite + Send + Unpin> SendHalf for Half<S> {
+    fn reset(&mut self, _code: u32) {}
+}
+
+/// Bytes that were read already, and then the rest of a stream.
+pub(super) fn behind(first: Bytes, rest: Box<dyn RecvHalf>) -> Box<dyn RecvHalf> {
+    Box::new(Behind { first, rest })
+}
+
+struct Behind {
+    first: Bytes,
+    rest: Box<dyn RecvHalf>,
+}
+
+impl AsyncRead for Behind {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.rest).poll_read(cx, buffer)
+    }
+}
+
+impl RecvHalf for Behind {
+    fn stop(&mut self, code: u32) {
+        self.rest.stop(code);
+    }
+}
+
+/// A stream that has ended.
+pub(super) struct Nothing;
+
+impl AsyncRead for Nothing {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl RecvHalf for Nothing {
+    fn stop(&mut self, _code: u32) {}
+}
 
 /// No delay, and keep-alive. A socket that takes neither is dead, and its first use says so.
 fn tune(stream: &TcpStream) {

@@ -277,7 +277,8 @@ impl Agent {
 
     fn serve(&self, target: Target) {
         self.local.send_modify(|local| {
-            let one = LocalInstance { id: instance_id(), takes: true, target };
+            let one =
+                LocalInstance { id: instance_id(), takes: true, target, protocol: Protocol::Sniff };
             let at = (SERVICE.parse().unwrap(), PORT);
             Arc::make_mut(local).instances.insert(at, vec![one]);
         });
@@ -303,7 +304,7 @@ impl Agent {
                 Handle::current().spawn(async move {
                     let kind = recv.read_u8().await.unwrap();
                     assert_eq!(StreamKind::from_byte(kind), Some(StreamKind::Tcp));
-                    proxy.serve_stream(&peer, (send, recv)).await;
+                    proxy.serve_stream(&peer, StreamKind::Tcp, (send, recv)).await;
                 });
             }
         });
@@ -356,7 +357,7 @@ impl Agent {
 
     async fn call_as(&self, spec: ListenerSpec) -> TcpStream {
         let (app, at) = sockets().await;
-        let proxy = Arc::clone(&self.proxy);
+        let (proxy, spec) = (Arc::clone(&self.proxy), Arc::new(spec));
         Handle::current().spawn(async move { proxy.carry(Socket::Tcp(app), None, &spec).await });
         at
     }
@@ -846,8 +847,10 @@ async fn a_peer_over_its_bound_is_told_overload_and_others_are_served() {
             recv.read_to_end(&mut Vec::new()).await.unwrap();
             reply
         };
-        let (reply, ()) =
-            soon(async { tokio::join!(asked, two.proxy.serve_stream(peer, theirs)) }).await;
+        let (reply, ()) = soon(async {
+            tokio::join!(asked, two.proxy.serve_stream(peer, StreamKind::Tcp, theirs))
+        })
+        .await;
         assert_eq!(reply, first);
     }
     assert_eq!(two.line().await.reason, CloseReason::Overload);
@@ -861,14 +864,14 @@ async fn a_silent_or_malformed_head_gives_its_slot_back() {
     for bytes in [&b""[..], &[1], &[1, 0xff, 0xff], &[1, 2, 0, 9, 9]] {
         let ((mut send, mut recv), theirs) = stream();
         send.write_all(bytes).await.unwrap();
-        soon(two.proxy.serve_stream(&peer, theirs)).await;
+        soon(two.proxy.serve_stream(&peer, StreamKind::Tcp, theirs)).await;
         is_reset(soon(recv.read_u8()).await);
         assert_eq!(two.line().await.reason, CloseReason::BadHead);
         assert_eq!(two.proxy.live(), Live::default());
     }
     let ((mut send, mut recv), theirs) = stream();
     send.write_all(&[9, 0, 0]).await.unwrap();
-    soon(two.proxy.serve_stream(&peer, theirs)).await;
+    soon(two.proxy.serve_stream(&peer, StreamKind::Tcp, theirs)).await;
     assert_eq!(soon(recv.read_u8()).await.unwrap(), 2, "another version is told so");
 }
 

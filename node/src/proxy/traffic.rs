@@ -13,6 +13,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use skein_protocol::{
     clock::{Tick, millis},
+    limits as bounds,
     manifest::traffic::{CircuitBreak, RateLimit},
     name::ServiceName,
     policy::{
@@ -65,6 +66,8 @@ pub(super) enum Counted {
     Connections,
     /// Calls that no endpoint has taken yet.
     Pending,
+    /// Requests, from their begin to the end of their answers.
+    Requests,
 }
 
 impl Counted {
@@ -72,6 +75,7 @@ impl Counted {
         match self {
             Self::Connections => rule.connections,
             Self::Pending => rule.pending,
+            Self::Requests => rule.requests,
         }
     }
 
@@ -79,6 +83,7 @@ impl Counted {
         match self {
             Self::Connections => "connections",
             Self::Pending => "calls that wait for an endpoint",
+            Self::Requests => "requests",
         }
     }
 }
@@ -93,6 +98,7 @@ struct Inner {
     rng: StdRng,
     open: BTreeMap<ServiceName, Open>,
     retries: BTreeMap<ServiceName, Spent>,
+    hedges: BTreeMap<ServiceName, Hedges>,
     limits: BTreeMap<RuleName, Limiter>,
 }
 
@@ -100,6 +106,16 @@ struct Inner {
 struct Open {
     connections: u32,
     pending: u32,
+    requests: u32,
+}
+
+/// What is known for the hedges of a service.
+#[derive(Default)]
+struct Hedges {
+    spent: Spent,
+    /// How long the last answers took; the oldest is replaced.
+    took: Vec<Duration>,
+    next: usize,
 }
 
 impl Open {
@@ -107,6 +123,7 @@ impl Open {
         match what {
             Counted::Connections => &mut self.connections,
             Counted::Pending => &mut self.pending,
+            Counted::Requests => &mut self.requests,
         }
     }
 }
@@ -134,6 +151,7 @@ impl Meters {
             rng: StdRng::seed_from_u64(!seed),
             open: BTreeMap::new(),
             retries: BTreeMap::new(),
+            hedges: BTreeMap::new(),
             limits: BTreeMap::new(),
         };
         Self { inner: Mutex::new(inner), start: Instant::now() }
@@ -173,6 +191,44 @@ impl Meters {
         self.lock().retries.entry(service.clone()).or_default().retry(now, budget)
     }
 
+    /// A call begins that may be hedged: what hedges may add is a share of those.
+    pub(super) fn may_hedge(&self, service: &ServiceName) {
+        let now = self.now();
+        self.lock().hedges.entry(service.clone()).or_default().spent.call(now);
+    }
+
+    /// An answer took so long.
+    pub(super) fn answered(&self, service: &ServiceName, took: Duration) {
+        let mut inner = self.lock();
+        // Kept only for services that are hedged.
+        let Some(hedges) = inner.hedges.get_mut(service) else { return };
+        if hedges.took.len() < bounds::HEDGE_SAMPLES {
+            hedges.took.push(took);
+        } else if let Some(place) = hedges.took.get_mut(hedges.next) {
+            *place = took;
+        }
+        hedges.next = (hedges.next + 1) % bounds::HEDGE_SAMPLES;
+    }
+
+    /// After which time so many of a hundred of the last answers were there; `None` while there
+    /// are too few to tell.
+    pub(super) fn percentile(&self, service: &ServiceName, share: u8) -> Option<Duration> {
+        let mut inner = self.lock();
+        let mut took = inner.hedges.entry(service.clone()).or_default().took.clone();
+        if took.len() < bounds::HEDGE_SAMPLES / 8 {
+            return None;
+        }
+        let place = took.len().saturating_mul(usize::from(share)) / 100;
+        let place = place.min(took.len() - 1);
+        Some(*took.select_nth_unstable(place).1)
+    }
+
+    /// Whether the budget allows a hedge. If so it is spent.
+    pub(super) fn hedge(&self, service: &ServiceName, budget: Budget) -> bool {
+        let now = self.now();
+        self.lock().hedges.entry(service.clone()).or_default().spent.retry(now, budget)
+    }
+
     /// How long to wait before that retry, from 0 on.
     pub(super) fn wait(&self, backoff: &Backoff, retry: u32) -> Duration {
         backoff.wait(retry, &mut self.lock().rng)
@@ -195,8 +251,11 @@ impl Meters {
     pub(super) fn retain(&self, view: &View) {
         let mut inner = self.lock();
         let known = |service: &ServiceName| view.services.contains_key(service);
-        inner.open.retain(|name, open| known(name) || open.connections + open.pending > 0);
+        inner.open.retain(|name, open| {
+            known(name) || open.connections > 0 || open.pending > 0 || open.requests > 0
+        });
         inner.retries.retain(|name, _| known(name));
+        inner.hedges.retain(|name, _| known(name));
     }
 
     fn now(&self) -> Tick {

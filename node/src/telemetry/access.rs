@@ -1,4 +1,4 @@
-//! The access log: one JSON line per finished connection, on standard output.
+//! The access log: one JSON line per finished connection or request, on standard output.
 //!
 //! Never: blocks who writes, holds more than `ACCESS_LOG_QUEUE` lines, writes more than
 //!        `ACCESS_LOG_PER_SECOND`. What is dropped is counted, and the count is itself a line.
@@ -38,7 +38,18 @@ impl Side {
     }
 }
 
-/// One finished connection.
+/// What is told of a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path, without its query: that may hold secrets.
+    pub path: String,
+    /// The status of the answer; 0 where there is none.
+    pub status: u16,
+}
+
+/// One finished connection or request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Access {
     /// When it ended: unix milliseconds by this host's clock.
@@ -53,6 +64,9 @@ pub struct Access {
     pub source: String,
     /// The endpoint that answered: `node/document/endpoint`; empty for none.
     pub endpoint: String,
+    /// The request; left out where bytes were carried.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
     /// How it ended.
     #[serde(serialize_with = "word")]
     pub end: CloseReason,
@@ -196,6 +210,7 @@ mod tests {
             port: 80,
             source: "node web-1".into(),
             endpoint: "web-2/checkout/a".into(),
+            request: None,
             end: CloseReason::Done,
             detail: String::new(),
             bytes_in: 10,

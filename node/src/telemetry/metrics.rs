@@ -294,6 +294,7 @@ mod tests {
             port: 80,
             source: "node web-1".into(),
             endpoint: String::new(),
+            request: None,
             end,
             detail: String::new(),
             bytes_in: 10,

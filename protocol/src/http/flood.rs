@@ -37,8 +37,16 @@ pub struct Floodgate {
 const HEAD: usize = 9;
 
 impl Floodgate {
-    /// Looks at the next bytes that came.
-    pub fn take(&mut self, now: Tick, mut bytes: &[u8]) -> Result<(), Flood> {
+    /// Bytes that the frame whose head came last still has to bring.
+    pub fn owed(&self) -> usize {
+        self.payload
+    }
+
+    /// Looks at the next bytes that came. With a flood comes how many of them there are up to the
+    /// end of the head of the frame that was too many.
+    pub fn take(&mut self, now: Tick, bytes: &[u8]) -> Result<(), (Flood, usize)> {
+        let all = bytes.len();
+        let mut bytes = bytes;
         let window = crate::clock::millis(limits::H2_WINDOW);
         if now.0.saturating_sub(self.since.0) >= window {
             (self.since, self.resets, self.idle) = (now, 0, 0);
@@ -59,7 +67,7 @@ impl Floodgate {
             bytes = rest;
             if self.have == HEAD {
                 self.have = 0;
-                self.frame()?;
+                self.frame().map_err(|flood| (flood, all - bytes.len()))?;
             }
         }
         Ok(())
@@ -125,7 +133,8 @@ mod tests {
 
     fn after(frames: &[Vec<u8>], times: u32) -> Result<(), Flood> {
         let mut gate = Floodgate::default();
-        (0..times).try_for_each(|_| frames.iter().try_for_each(|f| gate.take(Tick(1), f)))
+        let mut take = |f: &Vec<u8>| gate.take(Tick(1), f).map_err(|(flood, _)| flood);
+        (0..times).try_for_each(|_| frames.iter().try_for_each(&mut take))
     }
 
     #[test]
@@ -167,13 +176,13 @@ mod tests {
             let bytes: Vec<u8> =
                 frames.iter().flat_map(|(kind, flags, n)| frame(*kind, *flags, &vec![9; *n])).collect();
             let mut whole = Floodgate::default();
-            let at_once = whole.take(Tick(1), &bytes);
+            let at_once = whole.take(Tick(1), &bytes).map_err(|(flood, _)| flood);
             let mut gate = Floodgate::default();
             let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
             let mut piecewise = Ok(());
             while !rest.is_empty() && piecewise.is_ok() {
                 let (piece, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-                piecewise = gate.take(Tick(1), piece);
+                piecewise = gate.take(Tick(1), piece).map_err(|(flood, _)| flood);
                 rest = more;
             }
             prop_assert_eq!(at_once, piecewise);

@@ -78,6 +78,7 @@ pub struct Strict {
     /// Where its last line begins.
     line: usize,
     head: Head,
+    broke_body: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,7 +109,13 @@ struct Head {
 
 impl Default for Strict {
     fn default() -> Self {
-        Self { state: State::Head, held: Vec::new(), line: 0, head: Head::default() }
+        Self {
+            state: State::Head,
+            held: Vec::new(),
+            line: 0,
+            head: Head::default(),
+            broke_body: false,
+        }
     }
 }
 
@@ -135,6 +142,17 @@ impl Strict {
         )
     }
 
+    /// Whether the fault lies behind a head that has gone on already: there is a request to end,
+    /// rather than one to answer.
+    pub fn broke_body(&self) -> bool {
+        self.broke_body
+    }
+
+    /// Whether the protocol was switched.
+    pub fn switched(&self) -> bool {
+        self.state == State::Raw
+    }
+
     /// The request to switch protocols was answered: with 101, or in another way.
     pub fn answered(&mut self, switched: bool) {
         if self.state == State::Switching {
@@ -146,6 +164,7 @@ impl Strict {
     pub fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         let done = self.advance(bytes, out);
         if done.is_err() {
+            self.broke_body = self.within_body() || self.state == State::Switching;
             self.state = State::Faulty;
         }
         done
@@ -219,10 +238,11 @@ impl Strict {
             }
             _ if line.is_empty() => {
                 if self.state == State::Head {
-                    self.state = self.head.then()?;
-                    if self.state == State::Switching && !rest.is_empty() {
+                    let then = self.head.then()?;
+                    if then == State::Switching && !rest.is_empty() {
                         return Err(Fault::Early);
                     }
+                    self.state = then;
                 } else {
                     self.state = State::Head;
                 }
@@ -323,11 +343,8 @@ impl Head {
                 }
                 self.chunked = true;
             }
-            b"host" => {
-                if self.host.replace(value.to_ascii_lowercase()).is_some() {
-                    return Err(Fault::Host);
-                }
-            }
+            b"host" if self.host.is_some() => return Err(Fault::Host),
+            b"host" => self.host = Some(value.to_ascii_lowercase()),
             b"upgrade" => self.upgrades |= is_websocket(value),
             _ => {}
         }

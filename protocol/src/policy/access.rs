@@ -158,6 +158,17 @@ impl AccessRules {
         self.documents.is_empty()
     }
 
+    /// Whether requests to that service must be read for these rules to decide.
+    pub fn need_http(&self, service: &ServiceName) -> bool {
+        self.documents.iter().flat_map(|(_, rules)| rules).any(|rule| match rule {
+            Rule::Said(access) => {
+                let mut entries = access.to.iter().flatten();
+                access.destination.covers(service) && entries.any(Called::needs_http)
+            }
+            Rule::Unread { .. } | Rule::Deleted => false,
+        })
+    }
+
     /// Decides a call.
     pub fn decide(&self, who: &Who<'_>, what: &What<'_>) -> Decision {
         let (allowed, because) = self.decide_with(who, what, false);

@@ -10,7 +10,7 @@ use rand::{Rng, RngExt};
 use super::traffic::{Rule, RuleName, ServiceRules, TrafficRules};
 use crate::{
     limits,
-    manifest::traffic::{OnEmpty, Request, Sticky, Target, Targets},
+    manifest::traffic::{Mirror, OnEmpty, Request, Sticky, Target, Targets},
     name::ServiceName,
     route::{PortRef, Subset, rendezvous},
 };
@@ -44,6 +44,11 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Where a copy of it goes.
+    pub fn mirrored(&self, rule: &Rule<Mirror>) -> Leg {
+        to(&self.leg(), &rule.does.to, &rule.name)
+    }
+
     /// Where a call goes that no rule is about.
     fn leg(&self) -> Leg {
         Leg {
@@ -53,14 +58,15 @@ impl Asked<'_> {
             by: None,
         }
     }
+}
 
-    /// What keeps a caller at its share; `None` where it lacks the header.
-    fn affinity(&self, sticky: &Sticky) -> Option<u64> {
-        match sticky {
-            Sticky::Source => Some(self.source),
-            Sticky::Header(name) => {
-                let headers = self.request?.headers;
-                let (_, value) = headers.iter().find(|(key, _)| key == name)?;
+impl Sticky {
+    /// What calls that belong together have in common; `None` where one lacks the header.
+    pub(super) fn affinity(&self, request: Option<&Request<'_>>, source: u64) -> Option<u64> {
+        match self {
+            Self::Source => Some(source),
+            Self::Header(name) => {
+                let (_, value) = request?.headers.iter().find(|(key, _)| key == name)?;
                 Some(rendezvous::affinity(value.as_bytes()))
             }
         }
@@ -134,7 +140,10 @@ impl TrafficRules {
         let rules = self.of_leg(&leg, asked);
         match rules.splits.first(asked.request) {
             Some(Rule { does, name, .. }) => {
-                let affinity = does.sticky.as_ref().and_then(|sticky| asked.affinity(sticky));
+                let affinity = does
+                    .sticky
+                    .as_ref()
+                    .and_then(|sticky| sticky.affinity(asked.request, asked.source));
                 legs.extend(lead(&leg, &does.to, affinity, name, rng));
             }
             None => legs.push(leg),

@@ -166,6 +166,7 @@ pub struct ServiceRules {
     /// Hedges.
     pub hedges: Ordered<Hedge>,
     needs_http: bool,
+    any: bool,
 }
 
 impl ServiceRules {
@@ -175,18 +176,30 @@ impl ServiceRules {
         self.needs_http
     }
 
-    /// What the rules say about choosing an endpoint.
-    pub fn tuning(&self) -> Tuning {
+    /// Whether there is any rule.
+    pub fn is_empty(&self) -> bool {
+        !self.any
+    }
+
+    /// What keeps calls together for ring-hash: what a rule's key says of that request, else who
+    /// calls.
+    pub fn affinity(&self, request: Option<&Request<'_>>, source: u64) -> u64 {
+        let key = self.balances.first(request).and_then(|rule| rule.does.key.as_ref());
+        key.and_then(|key| key.affinity(request, source)).unwrap_or(source)
+    }
+
+    /// What the rules say about choosing an endpoint, for that request or for bytes.
+    pub fn tuning(&self, request: Option<&Request<'_>>) -> Tuning {
         let usual = Tuning::default();
-        let locality = self.localities.first(None);
+        let locality = self.localities.first(request);
         Tuning {
             algorithm: self
                 .balances
-                .first(None)
+                .first(request)
                 .map_or(usual.algorithm, |rule| rule.does.algorithm),
             tiers: locality.map_or(usual.tiers, |rule| rule.does.prefer.clone()),
             spill: locality.map_or(usual.spill, |rule| rule.does.spill),
-            eject: self.ejects.first(None).map_or(usual.eject, |rule| rule.does),
+            eject: self.ejects.first(request).map_or(usual.eject, |rule| rule.does),
         }
     }
 
@@ -227,6 +240,7 @@ impl ServiceRules {
     }
 
     fn add(&mut self, name: &RuleName, level: Level, policy: &TrafficPolicy) {
+        self.any = true;
         self.needs_http |= policy.needs_http();
         macro_rules! push {
             ($list:ident, $does:expr) => {
@@ -440,7 +454,7 @@ mod tests {
         let both = heads_of(&[("a-host", &mine), ("z", &others)]);
         let host = || heads_of(&[("a-host", &mine)]).into_keys().next();
         let algorithm =
-            |heads: &Heads| TrafficRules::new(heads, host()).of(&web(), 80).tuning().algorithm;
+            |heads: &Heads| TrafficRules::new(heads, host()).of(&web(), 80).tuning(None).algorithm;
         assert_eq!(algorithm(&both), Algorithm::RoundRobin);
         assert_eq!(algorithm(&heads_of(&[("a-host", &mine)])), Algorithm::Random);
         assert_eq!(algorithm(&Heads::new()), Algorithm::PeakEwma);

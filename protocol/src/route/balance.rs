@@ -68,6 +68,11 @@ pub enum Outcome {
     NoReply,
     /// No link, or no stream on it.
     Unreachable,
+    /// The service took it, and failed: an answer that says so, a reset, none in time.
+    Failed,
+    /// The service took it, and has too much to do (429, RESOURCE_EXHAUSTED). It counts for the
+    /// rate of failures only.
+    Throttled,
 }
 
 /// What this agent's own calls say of an endpoint.
@@ -181,10 +186,13 @@ impl Balancer {
                 state.rests_until = now.after(limits::REST);
                 false
             }
-            Outcome::Refused(Refusal::Overload) => state.failed(now, rules, false),
-            Outcome::Refused(Refusal::ConnectFailed) | Outcome::NoReply | Outcome::Unreachable => {
-                state.failed(now, rules, true)
+            Outcome::Refused(Refusal::Overload) | Outcome::Throttled => {
+                state.failed(now, rules, false)
             }
+            Outcome::Refused(Refusal::ConnectFailed)
+            | Outcome::NoReply
+            | Outcome::Unreachable
+            | Outcome::Failed => state.failed(now, rules, true),
         };
         let ejected = wants_out && others_out < share(service, rules);
         if ejected {

@@ -51,11 +51,17 @@ pub enum CloseReason {
     CircuitOpen,
     /// A Fault ended it on purpose.
     Fault,
+    /// The client sent what is no HTTP, or what two readers could read in two ways.
+    BadRequest,
+    /// The service sent what is no HTTP.
+    BadAnswer,
+    /// No answer within the time that a Timeout allows a request.
+    Timeout,
 }
 
 impl CloseReason {
     /// Every reason, for tables and metrics that show them all.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Done,
         Self::ClientReset,
         Self::EndpointReset,
@@ -78,6 +84,9 @@ impl CloseReason {
         Self::RateLimited,
         Self::CircuitOpen,
         Self::Fault,
+        Self::BadRequest,
+        Self::BadAnswer,
+        Self::Timeout,
     ];
 
     /// The word of the log and the metrics. Words are a contract: none changes its meaning.
@@ -105,6 +114,47 @@ impl CloseReason {
             Self::RateLimited => "rate_limited",
             Self::CircuitOpen => "circuit_open",
             Self::Fault => "fault",
+            Self::BadRequest => "bad_request",
+            Self::BadAnswer => "bad_answer",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl CloseReason {
+    /// The status with which a request that ended so is answered (RFC 9110 15).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Denied | Self::NotAllowed => 403,
+            Self::RateLimited => 429,
+            Self::EndpointReset | Self::LinkLost | Self::BadAnswer | Self::BadHead => 502,
+            Self::NoReply | Self::IdleTimeout | Self::Timeout => 504,
+            Self::Done
+            | Self::ClientReset
+            | Self::DrainDeadline
+            | Self::Cut
+            | Self::NoSuchService
+            | Self::NoEndpoints
+            | Self::Unreachable
+            | Self::NoService
+            | Self::Overload
+            | Self::PeerDraining
+            | Self::ConnectFailed
+            | Self::TooMany
+            | Self::CircuitOpen
+            | Self::Fault => 503,
+        }
+    }
+
+    /// The same for gRPC.
+    pub fn grpc_status(self) -> u8 {
+        match self.status() {
+            400 => 3,
+            403 => 7,
+            429 => 8,
+            504 => 4,
+            _ => 14,
         }
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::codec::{self, CodecError};
-use crate::limits;
+use crate::{limits, manifest::traffic::Request};
 
 /// A header: its name in lower case, and its value.
 pub type Header = (String, ByteBuf);
@@ -39,10 +39,33 @@ pub struct RequestHead {
     pub headers: Vec<Header>,
     /// Whether the client wants to switch to the WebSocket protocol.
     pub upgrade: bool,
+    /// Whether the client speaks HTTP/2: so does the service, if its port declares nothing.
+    pub two: bool,
     /// Whether the service must not see it before `Go`.
     pub waits: bool,
     /// Whether no body follows.
     pub ended: bool,
+}
+
+impl RequestHead {
+    /// The headers that are text, the host among them: what rules look at.
+    pub fn texts(&self) -> Vec<(&str, &str)> {
+        self.headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value).ok()?)))
+            .chain([("host", self.authority.as_str())])
+            .collect()
+    }
+
+    /// What rules see of it, with [`Self::texts`].
+    pub fn seen<'a>(&'a self, headers: &'a [(&'a str, &'a str)]) -> Request<'a> {
+        Request {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref().unwrap_or_default(),
+            headers,
+        }
+    }
 }
 
 /// A response's head.
@@ -211,6 +234,13 @@ pub fn failed(content: &[u8]) -> Result<Failed, FrameError> {
 }
 
 fn check_headers(headers: &[Header]) -> Result<(), FrameError> {
+    let mut lengths = headers.iter().filter(|(name, _)| name == "content-length");
+    if let Some((_, length)) = lengths.next() {
+        let number = (1..=15).contains(&length.len()) && length.iter().all(u8::is_ascii_digit);
+        if !number || lengths.next().is_some() {
+            return Err(FrameError::Http("the content-length"));
+        }
+    }
     if headers.len() > limits::EXCHANGE_HEADERS {
         return Err(FrameError::Http("too many headers"));
     }
@@ -244,6 +274,7 @@ mod tests {
             query: Some("q=1".into()),
             headers: vec![("accept".into(), ByteBuf::from(b"*/*".to_vec()))],
             upgrade: false,
+            two: false,
             waits: false,
             ended: true,
         }
@@ -259,13 +290,13 @@ mod tests {
     #[test]
     fn the_bytes_of_a_request_never_change() {
         let frame = encode(FrameKind::Request, &head()).unwrap();
-        let golden = "0155000000\
+        let golden = "0156000000\
             0300000000000000474554\
             08000000000000007765622e73686f70\
             02000000000000002f61\
             010300000000000000713d31\
             010000000000000006000000000000006163636570740300000000000000\
-            2a2f2a000001";
+            2a2f2a00000001";
         assert_eq!(data_encoding::HEXLOWER.encode(&frame), golden);
         assert_eq!(request(content(&frame, FrameKind::Request)), Ok(head()));
     }
@@ -291,6 +322,11 @@ mod tests {
             let header = (name.to_owned(), ByteBuf::from(value.as_bytes().to_vec()));
             assert!(refused(&move |head| head.headers.push(header.clone())), "{name:?} {value:?}");
         }
+        let length =
+            |text: &str| ("content-length".to_owned(), ByteBuf::from(text.as_bytes().to_vec()));
+        assert!(!refused(&|head| head.headers.push(length("3"))));
+        assert!(refused(&|head| head.headers.extend([length("3"), length("3")])));
+        assert!(refused(&|head| head.headers.push(length("+3"))));
         assert!(refused(&|head| head.headers.push(("transfer-encoding".into(), ByteBuf::new()))));
         assert!(refused(&|head| head.headers = vec![("a".into(), ByteBuf::new()); 200]));
     }

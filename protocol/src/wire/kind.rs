@@ -10,7 +10,7 @@ pub enum StreamKind {
     Ping = 2,
     /// One TCP connection of an application, behind a stream head.
     Tcp = 3,
-    /// One HTTP exchange. Opened by nobody in this version; the byte is taken.
+    /// One HTTP exchange, behind a stream head.
     Http = 4,
     /// Copied to an issuer: a join or a renewal through an agent that is none.
     Relay = 5,

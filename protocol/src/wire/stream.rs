@@ -135,11 +135,16 @@ impl StreamHead {
 
     /// All bytes with which the stream begins, the kind byte first.
     pub fn encode(&self) -> Result<Vec<u8>, HeadError> {
+        self.encode_as(StreamKind::Tcp)
+    }
+
+    /// The same for a stream of that kind: bytes, or an HTTP exchange.
+    pub fn encode_as(&self, kind: StreamKind) -> Result<Vec<u8>, HeadError> {
         self.check_order()?;
         let body = codec::encode::<{ limits::STREAM_HEAD_BYTES }, _>(self)?;
         let length = u16::try_from(body.len()).map_err(|_| HeadError::Oversize(body.len()))?;
         let mut bytes = Vec::with_capacity(1 + PREFIX_BYTES + body.len());
-        bytes.push(StreamKind::Tcp.byte());
+        bytes.push(kind.byte());
         bytes.push(STREAM_VERSION);
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&body);

@@ -34,7 +34,7 @@ pub(crate) use self::edges::Edges;
 use crate::{
     clock::Clock,
     link::mux::BoxFuture,
-    proxy::{Authorise, Behave, PeerIdentity, Traffic},
+    proxy::{Authorise, Behave, PeerIdentity, Requested, Traffic},
     telemetry::metrics::Metrics,
 };
 
@@ -61,7 +61,12 @@ impl Rules {
         Arc::clone(&self.edges)
     }
 
-    fn decide(&self, caller: &PeerIdentity, head: &StreamHead) -> Decision {
+    fn decide(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+        request: Option<Requested<'_>>,
+    ) -> Decision {
         let policy = Arc::clone(&self.policy.borrow());
         if policy.access.is_empty() {
             // Who calls need not be known: looking for a twin of its name costs a look at every node.
@@ -69,7 +74,7 @@ impl Rules {
         }
         let view = Arc::clone(&self.view.borrow());
         let who = who(caller, head, &view);
-        policy.access.decide(&who, &what(head))
+        policy.access.decide(&who, &what(head, request))
     }
 }
 
@@ -123,8 +128,9 @@ fn who<'a>(caller: &'a PeerIdentity, head: &'a StreamHead, view: &View) -> Who<'
     Who { service, node: (!twice).then_some(name), outside: head.outside() }
 }
 
-fn what(head: &StreamHead) -> What<'_> {
-    What { service: &head.destination, port: head.port, request: None }
+fn what<'a>(head: &'a StreamHead, request: Option<Requested<'a>>) -> What<'a> {
+    let request = request.map(|request| (request.method, request.path));
+    What { service: &head.destination, port: head.port, request }
 }
 
 /// Why a call is denied, for the logs of both sides. It says what to do where the caller might
@@ -140,8 +146,13 @@ pub(crate) fn denial(who: &Who<'_>, service: &ServiceName, decision: &Decision) 
 }
 
 impl Authorise for Rules {
-    fn authorise(&self, caller: &PeerIdentity, head: &StreamHead) -> Result<(), String> {
-        let decision = self.decide(caller, head);
+    fn authorise(
+        &self,
+        caller: &PeerIdentity,
+        head: &StreamHead,
+        request: Option<Requested<'_>>,
+    ) -> Result<(), String> {
+        let decision = self.decide(caller, head, request);
         self.edges.saw(&caller.grant.name, head, decision.allowed);
         if let Some(document) = decision.because.document() {
             self.metrics.decided(&document.to_string(), word(decision.allowed));
@@ -169,6 +180,7 @@ impl Authorise for Rules {
         &'a self,
         caller: &'a PeerIdentity,
         head: &'a StreamHead,
+        request: Option<Requested<'a>>,
     ) -> BoxFuture<'a, String> {
         let mut policy = self.policy.clone();
         let _open = self.edges.open(&caller.grant.name, head);
@@ -179,13 +191,17 @@ impl Authorise for Rules {
                     // The driver has ended, and so does this agent.
                     std::future::pending::<()>().await;
                 }
-                let decision = self.decide(caller, head);
+                let decision = self.decide(caller, head, request);
                 if !decision.allowed {
                     let view = Arc::clone(&self.view.borrow());
                     return denial(&who(caller, head, &view), &head.destination, &decision);
                 }
             }
         })
+    }
+
+    fn reads_requests(&self, service: &ServiceName) -> bool {
+        self.policy.borrow().access.need_http(service)
     }
 }
 

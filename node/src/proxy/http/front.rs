@@ -1,0 +1,115 @@
+//! Front: a connection of a client, as far as all its requests have it in common.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use skein_protocol::{limits, route::CloseReason};
+
+use super::{
+    exchange,
+    guarded::{Guarded, Signals},
+    serve::text_of,
+};
+use crate::proxy::{Connection, ListenerSpec, Proxy, Socket};
+
+/// A client's connection.
+pub(super) struct Front {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) spec: Arc<ListenerSpec>,
+    /// The log's line of a request, at its begin.
+    pub(super) line: Connection,
+    /// Why the caller counts as no more than its node; may be empty.
+    pub(super) note: String,
+    pub(super) client: Option<SocketAddr>,
+    pub(super) signals: Arc<Signals>,
+}
+
+impl Proxy {
+    /// Serves a client's connection, whose first bytes were read already, to its end.
+    pub(in crate::proxy) async fn serve_http(
+        self: &Arc<Self>,
+        (socket, first, two): (Socket, &[u8], bool),
+        (line, note): (Connection, String),
+        spec: &Arc<ListenerSpec>,
+        idle: Duration,
+    ) {
+        socket.tune();
+        let signals = Arc::<Signals>::default();
+        let idles = (idle, self.parts.timeouts.idle);
+        let io = Guarded::new(socket, first, two, idles, Arc::clone(&signals));
+        let io = TokioIo::new(io);
+        let front = Arc::new(Front {
+            proxy: Arc::clone(self),
+            spec: Arc::clone(spec),
+            client: line.client,
+            line,
+            note,
+            signals,
+        });
+        let serving = Arc::clone(&front);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let front = Arc::clone(&serving);
+            // Boxed: it is large, and hyper keeps it within its own.
+            Box::pin(async move { Ok::<_, Infallible>(exchange::answer(front, request).await) })
+        });
+        macro_rules! serve {
+            ($connection:expr) => {{
+                let mut connection = std::pin::pin!($connection);
+                let mut draining = false;
+                loop {
+                    tokio::select! {
+                        biased;
+                        _ = self.guard.cut() => break Ok(()),
+                        ended = connection.as_mut() => break ended,
+                        () = self.guard.draining(), if !draining => {
+                            draining = true;
+                            connection.as_mut().graceful_shutdown();
+                        }
+                    }
+                }
+            }};
+        }
+        let ended = if two {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .max_concurrent_streams(limits::H2_STREAMS)
+                .max_header_list_size(u32::try_from(limits::HTTP_HEAD_BYTES).unwrap_or(u32::MAX))
+                .initial_stream_window_size(limits::H2_STREAM_WINDOW)
+                .initial_connection_window_size(limits::H2_WINDOW_BYTES)
+                .max_send_buf_size(limits::EXCHANGE_DATA_BYTES);
+            serve!(builder.serve_connection(io, service))
+        } else {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .auto_date_header(false)
+                .max_headers(limits::HTTP_HEADERS)
+                .max_buf_size(limits::EXCHANGE_DATA_BYTES);
+            serve!(builder.serve_connection(io, service).with_upgrades())
+        };
+        front.log(ended);
+    }
+}
+
+impl Front {
+    /// A line for what no request has one for.
+    fn log(&self, ended: hyper::Result<()>) {
+        let detail = match (self.signals.flood(), ended) {
+            (Some(flood), _) => flood,
+            (None, Err(error)) if error.is_parse() => text_of(&error),
+            (None, Ok(()) | Err(_)) => return,
+        };
+        let mut line = self.line.clone();
+        (line.reason, line.detail) = (CloseReason::BadRequest, detail);
+        self.proxy.parts.observer.finished(&line);
+    }
+}
