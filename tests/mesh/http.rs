@@ -53,14 +53,14 @@ spec:
 }
 
 /// The first host calls and has the operator's key; the others serve versions 1, 2, ...
-struct Stand {
-    mesh: Mesh,
-    here: SocketAddr,
-    webs: Vec<Web>,
+pub(crate) struct Stand {
+    pub(crate) mesh: Mesh,
+    pub(crate) here: SocketAddr,
+    pub(crate) webs: Vec<Web>,
 }
 
 impl Stand {
-    async fn new(versions: usize, port: &str) -> Self {
+    pub(crate) async fn new(versions: usize, port: &str) -> Self {
         let mut mesh = Mesh::of_hosts(versions + 1);
         mesh.form().await;
         mesh[0].manifest("use.yaml", &discovery("echo", HERE, PORT));
@@ -89,32 +89,32 @@ impl Stand {
         stand
     }
 
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.webs.iter().for_each(Web::forget);
     }
 
-    fn counts(&self) -> Vec<usize> {
+    pub(crate) fn counts(&self) -> Vec<usize> {
         self.webs.iter().map(Web::count).collect()
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         request: hyper::Request<http_body_util::Full<hyper::body::Bytes>>,
     ) -> Result<Got, String> {
         Client::to(self.here).await?.send(request).await
     }
 
-    async fn get(&self, path: &str) -> Result<Got, String> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Got, String> {
         self.send(get(path, &[])).await
     }
 
-    async fn good(&self, path: &str) -> Got {
+    pub(crate) async fn good(&self, path: &str) -> Got {
         let got = self.get(path).await.expect("an answer");
         assert_eq!(got.status, 200, "{got:?}");
         got
     }
 
-    async fn apply_text(&self, text: &str) -> Said {
+    pub(crate) async fn apply_text(&self, text: &str) -> Said {
         let file = self.mesh.folder().join("policy.yaml");
         std::fs::write(&file, text).expect("a document");
         // From another host than the one that calls: it has to travel.
@@ -125,12 +125,12 @@ impl Stand {
         said
     }
 
-    async fn apply(&self, all: &[&str]) {
+    pub(crate) async fn apply(&self, all: &[&str]) {
         self.apply_text(&policies(all)).await;
         self.forget();
     }
 
-    async fn delete(&self) {
+    pub(crate) async fn delete(&self) {
         let key = self.mesh[0].dir.join("person/skein/operator.key").display().to_string();
         let document = ["delete", "TrafficManagement", "shop/echo", "--wait", "--as", &key];
         self.mesh[1].cli(&document).await;
@@ -138,7 +138,7 @@ impl Stand {
     }
 
     /// The lines of the first host's log for requests that ended so.
-    async fn logged(&self, word: &str, count: usize) {
+    pub(crate) async fn logged(&self, word: &str, count: usize) {
         until(SOON, &format!("{count} requests have ended with {word}"), async || {
             let log = self.mesh[0].log();
             let found = log.matches(&format!("\"end\":\"{word}\"")).count();

@@ -75,6 +75,8 @@ pub struct ResponseHead {
     pub status: u16,
     /// The headers in their order.
     pub headers: Vec<Header>,
+    /// Whether no body follows: of gRPC that makes its headers the trailers.
+    pub ended: bool,
 }
 
 /// Why a service that took a request did not answer it.

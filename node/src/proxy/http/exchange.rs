@@ -172,12 +172,19 @@ async fn go(
     let (body, _whole) = frames::Incoming::new(reader, Arc::clone(&down), up, idle);
     let timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
     let left = match answered.status {
-        _ if seen.method == "HEAD" => Some(0),
+        _ if seen.method == "HEAD" || answered.ended => Some(0),
         204 | 304 => Some(0),
         _ => head::text(&answered.headers, "content-length").and_then(|text| text.parse().ok()),
     };
-    let body =
-        Answering { body: Some(body), ending: Some(ending), sending: Some(sending), timer, left };
+    let ended = answered.ended;
+    let body = Answering {
+        body: Some(body),
+        ending: Some(ending),
+        sending: Some(sending),
+        timer,
+        left,
+        ended,
+    };
     whole(&answered, body.boxed_unsync())
 }
 
@@ -393,6 +400,8 @@ struct Answering {
     timer: Option<Pin<Box<Sleep>>>,
     /// Bytes that are still to come, where that is known.
     left: Option<u64>,
+    /// Whether there are none at all.
+    ended: bool,
 }
 
 impl Drop for Answering {
@@ -471,7 +480,7 @@ impl HttpBody for Answering {
     }
 
     fn is_end_stream(&self) -> bool {
-        false
+        self.ended
     }
 }
 

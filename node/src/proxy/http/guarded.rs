@@ -87,6 +87,8 @@ pub(super) struct Guarded<S> {
     idle_raw: Duration,
     timer: Pin<Box<Sleep>>,
     over: bool,
+    /// Nothing more is read: an answer says why.
+    refused: bool,
     broken: bool,
 }
 
@@ -122,6 +124,7 @@ impl<S> Guarded<S> {
             idle_raw,
             timer: Box::pin(tokio::time::sleep(idle)),
             over: false,
+            refused: false,
             broken: false,
         };
         match two {
@@ -161,7 +164,7 @@ impl<S> Guarded<S> {
                         let owed = gate.owed().min(limits::HTTP_HEAD_BYTES);
                         self.ready.resize(self.ready.len().saturating_add(owed), 0);
                         self.ready.extend_from_slice(&OVERSIZE);
-                        self.over = true;
+                        self.refused = true;
                         let text = flood.to_string();
                         *self.signals.flood.lock().unwrap_or_else(PoisonError::into_inner) =
                             Some(text);
@@ -174,7 +177,7 @@ impl<S> Guarded<S> {
     fn refuse(&mut self, why: Refused) {
         *self.signals.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.ready.extend_from_slice(SUBSTITUTE);
-        self.over = true;
+        self.refused = true;
     }
 
     /// Waits for the time at which the connection is given up; a deadline that moved is waited
@@ -228,6 +231,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             }
             if this.over {
                 return Poll::Ready(Ok(()));
+            }
+            if this.refused {
+                // Not an end: hyper would take the client for gone, and keep its answer.
+                return Poll::Pending;
             }
             if let Gate::Http1(strict) = &mut this.gate {
                 match this.signals.switch.swap(0, Ordering::Acquire) {

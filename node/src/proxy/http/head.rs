@@ -178,13 +178,13 @@ fn going(map: &HeaderMap) -> Result<Vec<Header>, Bad> {
 }
 
 /// The head of a service's response, of which nothing of its hop is left.
-pub(super) fn response(parts: &http::response::Parts) -> Result<ResponseHead, String> {
+pub(super) fn response(parts: &http::response::Parts, ended: bool) -> Result<ResponseHead, String> {
     let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
     if lengths.next().is_some() && lengths.next().is_some() {
         return Err("more than one content-length".to_owned());
     }
     let headers = going(&parts.headers).map_err(|bad| bad.why)?;
-    Ok(ResponseHead { status: parts.status.as_u16(), headers })
+    Ok(ResponseHead { status: parts.status.as_u16(), headers, ended })
 }
 
 /// Headers as hyper has them.

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use http_body::Body as _;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use skein_protocol::{
@@ -21,7 +22,7 @@ use skein_protocol::{
     record::node::Protocol,
     route::CloseReason,
     wire::{
-        exchange::{self, Failed, Failure, FrameKind, RequestHead, ResponseHead},
+        exchange::{self, Failed, Failure, FrameKind, RequestHead},
         stream::{RESET_BY_APPLICATION, Refusal, Reply, StreamHead},
     },
 };
@@ -277,7 +278,7 @@ impl Proxy {
             return self.switched(response, send, (given, back), request.upgrade, line).await;
         }
         let (parts, mut body) = response.into_parts();
-        let answered = match head::response(&parts) {
+        let answered = match head::response(&parts, body.is_end_stream()) {
             Ok(head) => head,
             Err(why) => {
                 line.failed(CloseReason::BadAnswer, why.clone());
@@ -375,10 +376,7 @@ impl Proxy {
             Some(reader) => Some(reader),
             None => back.await.ok(),
         };
-        let head = ResponseHead {
-            status: 101,
-            headers: head::response(&response_parts(&response)).map(|head| head.headers).ok()?,
-        };
+        let head = head::response(&response_parts(&response), false).ok()?;
         let upgraded = hyper::upgrade::on(response).await;
         let (Some(reader), Ok(upgraded), true) = (reader, upgraded, wanted) else {
             let detail = "it switched protocols unasked".to_owned();
