@@ -76,6 +76,14 @@ impl Process {
     }
 }
 
+/// A figure of a process's memory in KiB: `VmRSS` (now) or `VmHWM` (at most so far).
+pub fn memory_kib(id: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a live process");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    let number = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+    number.parse().expect("a number")
+}
+
 /// What is in a log file; a file that is not there is empty.
 pub fn read(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();

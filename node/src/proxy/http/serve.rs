@@ -237,6 +237,8 @@ impl Proxy {
         };
         // A caller that resets its half wants no answer any more.
         let mut given: Option<Reader> = None;
+        // Whether its body is still on its way.
+        let mut waiting = true;
         let sent = {
             let sent = self.send(&mut process, asked, &request, (&target, two, &host));
             let mut sent = std::pin::pin!(sent);
@@ -244,11 +246,11 @@ impl Proxy {
                 tokio::select! {
                     biased;
                     sent = &mut sent => break Some(sent),
-                    reader = &mut back, if given.is_none() => match reader {
-                        Ok(reader) => given = Some(reader),
-                        // The body broke, which the process learns.
-                        Err(_) => break Some((&mut sent).await),
-                    },
+                    reader = &mut back, if waiting => {
+                        waiting = false;
+                        // Without it the body broke, which the process learns.
+                        given = reader.ok();
+                    }
                     () = gone(&mut given) => break None,
                 }
             }
@@ -275,7 +277,10 @@ impl Proxy {
         let status = response.status().as_u16();
         line.answered(status);
         if status == 101 {
-            return self.switched(response, send, (given, back), request.upgrade, line).await;
+            if waiting {
+                given = back.await.ok();
+            }
+            return self.switched(response, send, given, request.upgrade, line).await;
         }
         let (parts, mut body) = response.into_parts();
         let answered = match head::response(&parts, body.is_end_stream()) {
@@ -299,15 +304,14 @@ impl Proxy {
             let mut written = std::pin::pin!(written);
             let moved = || up.load(Ordering::Relaxed) + down.load(Ordering::Relaxed);
             let mut quiet = std::pin::pin!(crate::proxy::copy::idle_for(idle, moved));
-            let mut waiting = true;
             loop {
                 tokio::select! {
                     biased;
                     written = &mut written => break Some(written),
-                    reader = &mut back, if waiting && given.is_none() => match reader {
-                        Ok(reader) => given = Some(reader),
-                        Err(_) => waiting = false,
-                    },
+                    reader = &mut back, if waiting => {
+                        waiting = false;
+                        given = reader.ok();
+                    }
                     () = gone(&mut given) => break None,
                     () = &mut quiet => {
                         let text = "nothing moved".to_owned();
@@ -368,14 +372,10 @@ impl Proxy {
         &self,
         response: hyper::Response<hyper::body::Incoming>,
         send: &mut Box<dyn SendHalf>,
-        (given, back): (Option<Reader>, oneshot::Receiver<Reader>),
+        reader: Option<Reader>,
         wanted: bool,
         line: &mut Line,
     ) -> Option<Raw> {
-        let reader = match given {
-            Some(reader) => Some(reader),
-            None => back.await.ok(),
-        };
         let head = head::response(&response_parts(&response), false).ok()?;
         let upgraded = hyper::upgrade::on(response).await;
         let (Some(reader), Ok(upgraded), true) = (reader, upgraded, wanted) else {
