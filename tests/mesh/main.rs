@@ -13,6 +13,7 @@ mod capture;
 mod carry;
 mod crash;
 mod foreign;
+mod gateway;
 mod harness;
 mod hostile;
 mod http;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     capture::Mode,
+    gateway,
     local::{self, Base, Phase, Users},
     show::Agent,
 };
@@ -181,6 +182,11 @@ impl Composer {
         let documents = (&*snapshot, &self.users);
         let (mut wanted, waiting) = local::listeners(documents, &view, bind, &self.identity.grant);
         self.agent.problems.set_all("discovery", waiting);
+        let closed = match &snapshot.plan.mesh.gateway {
+            Some(gateway) => gateway::doors(gateway, &view, bind, &mut wanted),
+            None => Vec::new(),
+        };
+        self.agent.problems.set_all("gateway", closed);
         self.agent.problems.set_all(NOT_DONE, local::not_done(&snapshot));
         let refused = match self.agent.capture.mode {
             Mode::Redirect => self.stand(&snapshot, &view).await,

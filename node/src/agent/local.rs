@@ -197,6 +197,7 @@ pub fn listeners(
             port: listener.port.clone(),
             terms,
             outside: listener.exposed,
+            door: None,
         };
         let place = match &listener.listen {
             Listen::Unix(path) => Bind::Unix(PathBuf::from(path)),
@@ -224,7 +225,6 @@ pub fn not_done(snapshot: &Snapshot) -> Vec<String> {
     let mut all = Vec::new();
     let effect = |what: &str| format!("{what} is not part of this version and has no effect");
     let mut say = |asked: bool, what: &str| all.extend(asked.then(|| effect(what)));
-    say(mesh.gateway.is_some(), "meshConfig.gateway");
     say(!mesh.dns_forward.is_empty(), "meshConfig.dnsForward");
     say(mesh.transport == Transport::Tcp, "meshConfig.transport: tcp");
     for registration in &snapshot.plan.registrations {

@@ -11,6 +11,7 @@ mod change;
 mod compose;
 mod data;
 mod events;
+mod gateway;
 mod identity;
 pub mod local;
 pub(crate) mod offline;
@@ -259,6 +260,7 @@ impl Running {
         let edges = rules.edges();
         let (traffic_policy, host_rules) = watch::channel(local::traffic_policy(&first.plan));
         let behaviour = policy::Behaviour::new(shown.policy.clone(), host_rules);
+        let (certificates, certificates_told) = watch::channel(None);
         let proxy = Proxy::new(Parts {
             view: shown.view.clone(),
             local: served,
@@ -266,6 +268,7 @@ impl Running {
             traffic: Arc::new(behaviour),
             authorise: rules,
             identify: Arc::new(caller::Kernel::default()),
+            certificates: certificates_told,
             observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
             runtime: main.clone(),
             seed: rand::random(),
@@ -366,6 +369,7 @@ impl Running {
         ));
         main.spawn(policy::roots::told(Arc::clone(&agent), shown.told_roots));
         main.spawn(events::put_out(Arc::clone(&agent), shown.put_out));
+        main.spawn(gateway::follow(Arc::clone(&agent), certificates, Agent::gateway_folder));
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
         control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone()));

@@ -15,6 +15,7 @@
 //! A destination on this host skips the wire, not the checks.
 
 mod copy;
+mod door;
 mod guard;
 mod http;
 mod inbound;
@@ -49,6 +50,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
+pub use door::Door;
 pub use guard::{Drained, Live, Peer};
 pub use listener::{ListenProblem, Listening};
 pub use redirect::{Captured, Capturing};
@@ -277,6 +279,8 @@ pub struct ListenerSpec {
     pub terms: Terms,
     /// Whether they come from outside the mesh.
     pub outside: bool,
+    /// Where a port of a gateway leads; `None`: to this service.
+    pub door: Option<Box<Door>>,
 }
 
 /// What a ServiceDiscovery says of the calls to a service.
@@ -324,6 +328,8 @@ pub struct Parts {
     pub authorise: Arc<dyn Authorise>,
     /// Who local callers are.
     pub identify: Arc<dyn Identify>,
+    /// With which certificates TLS of those outside ends here; `None`: with none.
+    pub certificates: watch::Receiver<Option<Arc<rustls::ServerConfig>>>,
     /// The access log and the metrics.
     pub observer: Arc<dyn Observer>,
     /// Where connections run.

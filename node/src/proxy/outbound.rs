@@ -170,6 +170,26 @@ impl Proxy {
             }
         };
         let Standing { source, note } = standing;
+        let (mut spec, mut secure) = (Arc::clone(spec), false);
+        if let Some(door) = &Arc::clone(&spec).door {
+            match self.enter(socket, door).await {
+                Ok(entered) => {
+                    (socket, secure) = (entered.socket, entered.secure);
+                    // The door goes with it: requests may name other hosts than the handshake.
+                    if let Some(named) = entered.spec {
+                        let door = spec.door.clone();
+                        spec = Arc::new(ListenerSpec { door, ..(*named).clone() });
+                    }
+                }
+                Err(why) => {
+                    let mut line = line(client, Some(&spec));
+                    (line.reason, line.detail) = (CloseReason::BadRequest, why);
+                    line.duration = started.elapsed();
+                    return self.parts.observer.finished(&line);
+                }
+            }
+        }
+        let spec = &spec;
         let line = Connection { source, ..line(client, Some(spec)) };
         let mut call = Call::new(self, spec, line.clone());
         let found = call.look(&mut socket, started).await;
@@ -182,7 +202,7 @@ impl Proxy {
                     Ok(_counted) => {
                         let http = (socket, &*first, two);
                         let idle = call.idle_http();
-                        let serve = self.serve_http(http, (line, note), spec, idle);
+                        let serve = self.serve_http(http, (line, note), (spec, secure), idle);
                         let _permit = permit;
                         return Box::pin(serve).await;
                     }

@@ -21,6 +21,7 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
     time::timeout,
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{Arrival, Target};
 use crate::link::mux::{RecvHalf, SendHalf, StreamPair};
@@ -32,6 +33,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TLS of a client outside of the mesh, which ends here.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
@@ -46,8 +49,10 @@ impl Socket {
 
     /// Sets it up for carrying.
     pub(super) fn tune(&self) {
-        if let Self::Tcp(stream) = self {
-            tune(stream);
+        match self {
+            Self::Tcp(stream) => tune(stream),
+            Self::Tls(stream) => tune(stream.get_ref().0),
+            Self::Unix(_) => {}
         }
     }
 
@@ -62,6 +67,7 @@ impl Socket {
                 Self::Unix(stream) => {
                     stream.async_io(Interest::READABLE, || peek(stream, buffer)).await?
                 }
+                Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
             };
             if count > seen || count == 0 {
                 return Ok(count);
@@ -84,6 +90,10 @@ impl Socket {
                 let (recv, send) = stream.into_split();
                 (Box::new(UnixSend(send)), Box::new(UnixRecv(recv)))
             }
+            Self::Tls(stream) => {
+                tune(stream.get_ref().0);
+                halves(stream)
+            }
         }
     }
 
@@ -103,6 +113,7 @@ impl Socket {
                 let socket = rustix::fs::fstat(stream).ok()?.st_ino;
                 Some(Arrival::Unix { uid: peer.uid(), process: peer.pid(), socket })
             }
+            Self::Tls(_) => None,
         }
     }
 

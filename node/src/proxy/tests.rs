@@ -220,6 +220,7 @@ impl Agent {
             traffic: Arc::new(Rules(traffic_in)),
             authorise: Arc::new(AllowAll),
             identify: Arc::clone(&known) as Arc<dyn Identify>,
+            certificates: watch::channel(None).1,
             observer: Arc::new(Lines(lines_out)),
             runtime: Handle::current(),
             seed: 7,
@@ -383,6 +384,7 @@ fn spec() -> ListenerSpec {
         port: PortRef::Name("mysql".parse().unwrap()),
         terms: Terms::default(),
         outside: false,
+        door: None,
     }
 }
 

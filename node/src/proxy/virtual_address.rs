@@ -226,6 +226,7 @@ pub fn stands(
         port: PortRef::Number(port),
         terms: terms.clone(),
         outside: false,
+        door: None,
     };
     let ports = service.ports.iter().map(|port| port.port);
     ports.map(|port| (SocketAddrV4::new(address, port), Arc::new(spec(port)))).collect()

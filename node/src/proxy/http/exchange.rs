@@ -44,7 +44,7 @@ use super::{
     upload::{Up, Upload},
 };
 use crate::proxy::{
-    Direction, RequestLine,
+    Connection, Direction, ListenerSpec, RequestLine,
     copy::{Copied, copy},
     outbound::{Call, Carried, Counts, Failed, both},
     socket::halves,
@@ -53,9 +53,14 @@ use crate::proxy::{
 /// Answers a request.
 pub(super) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let grpc = is_grpc(request.headers());
+    let spec = door(&front, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
-    let mut ending = Some(Ending::new(&front, &request));
-    let answered = go(&front, request, &mut ending).await;
+    let known = spec.as_ref().unwrap_or(&front.spec);
+    let mut ending = Some(Ending::new(&front, known, &request));
+    let answered = match &spec {
+        Some(spec) => go((&front, spec), request, &mut ending).await,
+        None => Err(nowhere(&request)),
+    };
     let switched = matches!(&answered, Ok(response) if response.status() == 101);
     if upgrades {
         front.signals.answered(switched);
@@ -72,8 +77,26 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// Where a request goes: at a gateway by the host that it names.
+fn door(front: &Front, request: &Request<Incoming>) -> Option<Arc<ListenerSpec>> {
+    let refused = front.signals.refused().is_some();
+    let Some(door) = front.spec.door.as_ref().filter(|_| !refused) else {
+        return Some(Arc::clone(&front.spec));
+    };
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
+    door.at(host.unwrap_or_default()).cloned()
+}
+
+fn nowhere(request: &Request<Incoming>) -> Failed {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
+    let detail = format!("no service is open here for the host `{}`", host.unwrap_or_default());
+    Failed { status: Some(404), ..Failed::new(CloseReason::NoSuchService, detail) }
+}
+
 async fn go(
-    front: &Arc<Front>,
+    (front, spec): (&Arc<Front>, &Arc<ListenerSpec>),
     mut request: Request<Incoming>,
     ending: &mut Option<Ending>,
 ) -> Result<Response<Body>, Failed> {
@@ -97,18 +120,19 @@ async fn go(
         ending.asked(&head);
     }
     head::name(&mut head, &mut rand::rng());
-    if front.spec.outside {
+    if spec.outside {
         from_outside(front, &mut head);
     }
     let seen = head.clone();
     let headers = seen.texts();
     let asked = seen.seen(&headers);
-    let mut call = Call::new(&front.proxy, &front.spec, front.line.clone());
+    let line = Connection { service: Some(spec.service.clone()), ..front.line.clone() };
+    let mut call = Call::new(&front.proxy, spec, line);
     let rules = call.rules();
     call.faults(&rules, Some(&asked)).await?;
     let route = rules.routes.first(Some(&asked));
     if let Some(redirect) = route.and_then(|rule| rule.does.redirect.as_ref()) {
-        return redirected(redirect, &seen, ending);
+        return redirected(redirect, (&seen, front.secure), ending);
     }
     if let Some(route) = route {
         head::edit(&mut head.headers, &route.does.request);
@@ -118,7 +142,7 @@ async fn go(
     let deadline = timeout.request.map(|length| Instant::now() + length);
     let (up, down) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut upload = (!ended).then(|| Upload::new(body, Arc::clone(&up)));
-    mirror(front, (&rules, &asked), &head, upload.as_mut());
+    mirror((front, spec), (&rules, &asked), &head, upload.as_mut());
     let body = match upload {
         None => Sent::None,
         Some(upload) => Sent::Client(Arc::new(AsyncMutex::new(upload))),
@@ -202,7 +226,8 @@ fn from_outside(front: &Front, head: &mut RequestHead) {
     head::set(&mut head.headers, "x-forwarded-for", chain);
     let authority = head.authority.clone();
     head::set(&mut head.headers, "x-forwarded-host", authority);
-    head::set(&mut head.headers, "x-forwarded-proto", "http");
+    let scheme = if front.secure { "https" } else { "http" };
+    head::set(&mut head.headers, "x-forwarded-proto", scheme);
 }
 
 /// Writes a request anew as its route says.
@@ -245,10 +270,10 @@ fn joined(prefix: &str, rest: &str) -> String {
 
 fn redirected(
     redirect: &Redirect,
-    seen: &RequestHead,
+    (seen, secure): (&RequestHead, bool),
     ending: &mut Option<Ending>,
 ) -> Result<Response<Body>, Failed> {
-    let scheme = redirect.scheme.unwrap_or("http");
+    let scheme = redirect.scheme.unwrap_or(if secure { "https" } else { "http" });
     let host = redirect.host.as_deref().unwrap_or(&seen.authority);
     let path = redirect.path.as_deref().unwrap_or(&seen.path);
     let mut location = format!("{scheme}://{host}{path}");
@@ -270,7 +295,7 @@ fn redirected(
 
 /// Sends copies where Mirror rules say. Nothing of the request waits for them.
 fn mirror(
-    front: &Arc<Front>,
+    (front, spec): (&Arc<Front>, &Arc<ListenerSpec>),
     (rules, asked): (&ServiceRules, &Seen<'_>),
     head: &RequestHead,
     mut upload: Option<&mut Upload>,
@@ -289,13 +314,12 @@ fn mirror(
                 Sent::Copy(std::sync::Mutex::new(Some(come)))
             }
         };
-        let (owned, rule) = (Arc::clone(front), rule.clone());
+        let (front, spec, rule) = (Arc::clone(front), Arc::clone(spec), rule.clone());
         let runtime = front.proxy.parts.runtime.clone();
         let outgoing = Outgoing { head: head.clone(), body, attempt: 1, runtime };
         proxy.parts.runtime.clone().spawn(async move {
             let _permit = permit;
-            let front = owned;
-            let mut call = Call::new(&front.proxy, &front.spec, front.line.clone());
+            let mut call = Call::new(&front.proxy, &spec, front.line.clone());
             call.outgoing = Some(&outgoing);
             let copied = async {
                 let Ok(taken) = call.mirrored(&rule).await else { return };
@@ -316,7 +340,7 @@ fn mirror(
 /// A request's line of the log, written when it is dropped.
 pub(super) struct Ending {
     front: Arc<Front>,
-    line: crate::proxy::Connection,
+    line: Connection,
     started: Instant,
     counts: Option<Counts>,
     moved: Option<(Arc<AtomicU64>, Arc<AtomicU64>)>,
@@ -324,8 +348,9 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    fn new(front: &Arc<Front>, request: &Request<Incoming>) -> Self {
+    fn new(front: &Arc<Front>, spec: &ListenerSpec, request: &Request<Incoming>) -> Self {
         let mut line = front.line.clone();
+        line.service = Some(spec.service.clone());
         let refused = front.signals.refused().is_some();
         line.request = Some(RequestLine {
             method: match refused {
@@ -341,7 +366,7 @@ impl Ending {
         // What is dropped before its end was given up by the client.
         line.reason = CloseReason::ClientReset;
         let observer = &front.proxy.parts.observer;
-        let _open = observer.opened(Direction::Outbound, &front.spec.service);
+        let _open = observer.opened(Direction::Outbound, &spec.service);
         let front = Arc::clone(front);
         Self { front, line, started: Instant::now(), counts: None, moved: None, _open }
     }
@@ -353,7 +378,7 @@ impl Ending {
         }
     }
 
-    fn called(&mut self, line: crate::proxy::Connection) {
+    fn called(&mut self, line: Connection) {
         let request = self.line.request.take();
         self.line = line;
         self.line.request = request;

@@ -28,6 +28,8 @@ pub(super) struct Front {
     pub(super) note: String,
     pub(super) client: Option<SocketAddr>,
     pub(super) signals: Arc<Signals>,
+    /// Whether it came by TLS, which ended here.
+    pub(super) secure: bool,
 }
 
 impl Proxy {
@@ -36,7 +38,7 @@ impl Proxy {
         self: &Arc<Self>,
         (socket, first, two): (Socket, &[u8], bool),
         (line, note): (Connection, String),
-        spec: &Arc<ListenerSpec>,
+        (spec, secure): (&Arc<ListenerSpec>, bool),
         idle: Duration,
     ) {
         socket.tune();
@@ -51,6 +53,7 @@ impl Proxy {
             line,
             note,
             signals,
+            secure,
         });
         let serving = Arc::clone(&front);
         let service = service_fn(move |request: Request<Incoming>| {

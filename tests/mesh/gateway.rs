@@ -1,0 +1,208 @@
+//! Gateways: ports of `type: LoadBalancer` open to those outside, by host, with TLS that follows
+//! its files, and what clashes said.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use skein_tests::{
+    manifest::agent,
+    mesh::Mesh,
+    wait::until,
+    web::{Client, Web, raw},
+};
+use tokio::process::Command;
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// A service of that name whose port is open to the outside.
+fn exposed(name: &str, port: &str, hosts: &str, process: SocketAddr) -> String {
+    let (address, target) = (process.ip(), process.port());
+    format!(
+        "apiVersion: skein/v1
+kind: ServiceRegistry
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  ports: [{{name: {port}, port: 8088, targetPort: {target}, type: LoadBalancer{hosts}}}]
+  endpoints: [{{name: a, address: {address}, port: {target}}}]
+  checks: []
+"
+    )
+}
+
+/// The first host is the gateway; each other one serves a service of its own.
+async fn stand(services: &[(&str, &str)], settings: &str) -> (Mesh, SocketAddr, Vec<Web>) {
+    let mut mesh = Mesh::of_hosts(services.len() + 1);
+    mesh[0].manifest("agent.yaml", &agent(&[settings]));
+    mesh.form().await;
+    let mut webs = Vec::new();
+    for (host, (name, hosts)) in mesh.hosts[1..].iter().zip(services) {
+        let web = Web::start(host.ip, name).await;
+        host.manifest("web.yaml", &exposed(name, "http", hosts, web.address));
+        webs.push(web);
+    }
+    let door = SocketAddr::new(mesh[0].ip, 8088);
+    (mesh, door, webs)
+}
+
+async fn ask(door: SocketAddr, host: &str) -> Result<(u16, String, String), String> {
+    let request = hyper::Request::get("/x")
+        .header("host", host)
+        .header("x-forwarded-for", "192.0.2.1")
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let got = Client::to(door).await?.send(request).await?;
+    Ok((got.status, got.body.clone(), got.reason().to_owned()))
+}
+
+async fn leads(door: SocketAddr, host: &str, wanted: &str) {
+    until(SOON, &format!("{host} leads to {wanted}"), async || {
+        let got = ask(door, host).await?;
+        (got.0 == 200 && got.1 == wanted).then_some(()).ok_or_else(|| format!("{got:?}"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_port_leads_to_services_by_host_and_says_who_called() {
+    let services = [("one", ", hosts: [one.example.com, \"*.one.example.com\"]"), ("two", "")];
+    let (mesh, door, webs) = stand(&services, "gateway: true").await;
+    leads(door, "one.example.com", "one").await;
+    leads(door, "x.one.example.com:8088", "one").await;
+    leads(door, "anything.else", "two").await;
+    let seen = webs[0].seen();
+    let one = &seen[0];
+    let client = mesh[0].ip.to_string();
+    assert!(one.header("x-forwarded-for").starts_with("192.0.2.1, 127."), "{one:?} {client}");
+    assert_eq!(one.header("x-forwarded-host"), "one.example.com");
+    assert_eq!(one.header("x-forwarded-proto"), "http");
+    assert_eq!(one.header("x-skein-source"), format!("node {} from outside", mesh[0].name));
+    // Not a port of the mesh's own: nothing listens at it elsewhere.
+    assert!(Client::to(SocketAddr::new(mesh[1].ip, 8088)).await.is_err());
+    // Strict here too.
+    let answer = raw(door, b"GET //x HTTP/1.1\r\nhost: one.example.com\r\n\r\n").await;
+    assert!(answer.expect("an end").starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test]
+async fn two_services_that_want_one_port_are_named_and_the_first_keeps_it() {
+    let (mesh, door, _webs) = stand(&[("alpha", ""), ("beta", "")], "gateway: true").await;
+    let status = until(SOON, "the clash is said", async || {
+        let status = mesh[0].try_json(&["status"]).await?;
+        let problems = status["problems"].to_string();
+        problems.contains("both want gateway port 8088").then_some(problems.clone()).ok_or(problems)
+    })
+    .await
+    .0;
+    assert!(status.contains("shop/alpha") && status.contains("shop/beta"), "{status}");
+    leads(door, "a", "alpha").await;
+    let host = "gateway: {ports: [8088], services: [shop/beta]}";
+    mesh[0].manifest("agent.yaml", &agent(&[host]));
+    leads(door, "a", "beta").await;
+    mesh[0].manifest("agent.yaml", &agent(&["gateway: false"]));
+    until(SOON, "the port is closed", async || match Client::to(door).await {
+        Ok(_) => Err("open".to_owned()),
+        Err(_) => Ok(()),
+    })
+    .await;
+}
+
+/// `outside` in a policy means what came in by a gateway.
+#[tokio::test]
+async fn a_policy_tells_those_outside_from_the_others() {
+    let (mesh, door, webs) = stand(&[("one", "")], "gateway: true").await;
+    leads(door, "a", "one").await;
+    let file = mesh.folder().join("policy.yaml");
+    let text = "apiVersion: skein/v1
+kind: AccessPolicy
+metadata: {name: outsiders, namespace: shop}
+spec: {destination: one, action: deny, from: [{outside: true}], to: [{paths: [\"/x*\"]}]}
+";
+    std::fs::write(&file, text).expect("a document");
+    mesh[0].cli(&["apply", "--wait", "--cut", "-f", &file.display().to_string()]).await;
+    let before = webs[0].count();
+    let (status, body, reason) = ask(door, "a").await.expect("an answer");
+    assert_eq!((status, &*reason), (403, "denied"), "{body}");
+    assert!(body.contains("outsiders"), "{body}");
+    assert_eq!(webs[0].count(), before);
+}
+
+/// A certificate for a name, signed by itself, as `openssl` makes it.
+async fn certificate(folder: &Path, file: &str, name: &str) {
+    let (key, chain) = (folder.join(format!("{file}.key")), folder.join(format!("{file}.new")));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=test", "-addext"])
+        .arg(format!("subjectAltName=DNS:{name}"))
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&chain)
+        .output()
+        .await
+        .expect("openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::rename(chain, folder.join(format!("{file}.crt"))).expect("a certificate");
+}
+
+async fn curl(
+    door: SocketAddr,
+    host: &str,
+    trusted: &Path,
+    more: &[&str],
+) -> Result<String, String> {
+    let run = Command::new("curl")
+        .args(["-sS", "--max-time", "5", "--cacert"])
+        .arg(trusted)
+        .arg("--connect-to")
+        .arg(format!("{host}:443:{door}"))
+        .args(more)
+        .arg(format!("https://{host}/x"))
+        .output()
+        .await
+        .map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if run.status.success() { Ok(text(&run.stdout)) } else { Err(text(&run.stderr)) }
+}
+
+#[tokio::test]
+#[ignore = "needs curl and openssl"]
+async fn tls_ends_at_the_gateway_by_name_and_follows_its_files() {
+    let services = [("one", ", hosts: [one.test]"), ("two", ", hosts: [two.test]")];
+    let (mesh, door, webs) = stand(&services, "gateway: {certificates: tls.d}").await;
+    // Relative to the document's file.
+    let folder = mesh[0].manifests.join("tls.d");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    certificate(&folder, "one", "one.test").await;
+    certificate(&folder, "two", "two.test").await;
+    for name in ["one", "two"] {
+        let trusted = folder.join(format!("{name}.crt"));
+        until(SOON, "TLS by name", async || {
+            let got = curl(door, &format!("{name}.test"), &trusted, &[]).await?;
+            (got == name).then_some(()).ok_or(got)
+        })
+        .await;
+    }
+    assert_eq!(webs[0].seen()[0].header("x-forwarded-proto"), "https");
+    let version = ["--http2", "-o", "/dev/null", "-w", "%{http_version}"];
+    let trusted = folder.join("one.crt");
+    assert_eq!(curl(door, "one.test", &trusted, &version).await.as_deref(), Ok("2"));
+    // The other's certificate is not this one's.
+    assert!(curl(door, "one.test", &folder.join("two.crt"), &[]).await.is_err());
+
+    // A new file is used for new connections; a bad one is said, and what worked stays.
+    let old = std::fs::read(&trusted).expect("the old certificate");
+    let kept = mesh.folder().join("old.crt");
+    std::fs::write(&kept, old).expect("a copy");
+    certificate(&folder, "one", "one.test").await;
+    until(SOON, "the new certificate is shown", async || {
+        curl(door, "one.test", &trusted, &[]).await.map(drop)
+    })
+    .await;
+    assert!(curl(door, "one.test", &kept, &[]).await.is_err(), "the old one is still shown");
+    std::fs::write(folder.join("three.crt"), "no certificate").expect("a bad file");
+    until(SOON, "the bad file is said", async || {
+        let status = mesh[0].try_json(&["status"]).await?.to_string();
+        status.contains("three.crt").then_some(()).ok_or(status)
+    })
+    .await;
+    assert_eq!(curl(door, "one.test", &trusted, &[]).await.as_deref(), Ok("one"));
+}
