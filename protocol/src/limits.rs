@@ -704,6 +704,8 @@ pub const REPLAY_BYTES: usize = 64 * 1024;
 pub const PROCESS_IDLE_MAX: usize = 32;
 /// For how long one is kept: Node.js closes its side after 5 s, most others later.
 pub const PROCESS_IDLE: Duration = Duration::from_secs(4);
+/// How long requests may take that came while a drain waited for others.
+pub const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// Pieces of a body that may wait for a mirror; one that is slower is given up.
 pub const MIRROR_QUEUE: usize = 16;
 /// Copies on their way at one time; one more is not made.

@@ -34,7 +34,7 @@ spec:
 }
 
 /// A document of policies about shop/echo, each `{...}` of its trafficPolicy.
-fn policies(all: &[&str]) -> String {
+pub(crate) fn policies(all: &[&str]) -> String {
     let named: String = all
         .iter()
         .enumerate()

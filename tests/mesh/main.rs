@@ -20,6 +20,7 @@ mod http;
 mod kill;
 mod mission;
 mod policy;
+mod pressure;
 mod revoke;
 mod smuggle;
 mod tidy;

@@ -129,6 +129,54 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     assert!(in_force[0]["yaml"].to_string().contains("catalog-a"), "{shown}");
     let described = second.run(&["describe", "traffic", "shop/traffic-management"]).await;
     assert!(described.out.contains("operator:operator"), "{described:?}");
+
+    // Another instance of the same service, on a host that is a gateway: what is LoadBalancer is
+    // open there, and the Route leads to catalog-a alone, as long as it is there.
+    first.cli(&["delete", "TrafficManagement", "shop/traffic-management", "--wait"]).await;
+    let mut third = host(&mesh, &lab, "third", "127.0.0.3");
+    let other = document("ServiceRegistry")
+        .replace("name: service-registry", "name: other")
+        .replace("spec:\n", "spec:\n  service: service-registry\n")
+        .replace(
+            "catalog-a, address: 127.0.0.1, port: 8080",
+            "catalog-b, address: 127.0.0.3, port: 8080",
+        );
+    third.manifest("other.yaml", &other);
+    third.manifest(
+        "agent.yaml",
+        &agent(&["gateway: true"]).replace("serviceMesh: test", "serviceMesh: prod"),
+    );
+    let mut server = third.program("python3");
+    server.args(["-m", "http.server", "8080", "--bind", "127.0.0.3", "--directory"]);
+    let www = mesh.folder().join("other");
+    std::fs::create_dir(&www).expect("a folder");
+    std::fs::write(www.join("index.html"), "the other catalog").expect("a page");
+    server.arg(&www).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let _other = server.kill_on_drop(true).spawn().expect("python3");
+    let join = ["join", "127.0.0.1:7400", "--name", "third"];
+    let joined = third.run_with(&join, &[("SKEIN_TOKEN", token.as_str())]).await;
+    assert!(joined.status.success(), "{joined:?}");
+    third.start(&[]).await;
+    let fetch = async |url: &str| {
+        let mut curl = second.program("curl");
+        curl.args(["-sS", "--max-time", "3", url]);
+        let output = curl.output().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    // Without it the instance on the gateway's own host is the nearest.
+    let door = "http://127.0.0.3:80/";
+    until(SOON, "the nearest instance answers", async || {
+        let got = fetch(door).await?;
+        (got == "the other catalog").then_some(()).ok_or(got)
+    })
+    .await;
+    first.cli(&["apply", "--wait", "-f", &file]).await;
+    for url in [door, "http://127.0.0.2:9080/"] {
+        for _ in 0..20 {
+            assert_eq!(fetch(url).await.as_deref(), Ok("the catalog"), "{url}");
+        }
+    }
+    assert!(third.log().contains("\"status\":200"), "requests are read where a rule is");
 }
 
 /// A call to a service's virtual address carries what is sent and brings it back.

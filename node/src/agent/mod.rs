@@ -62,7 +62,7 @@ use crate::{
     gossip::{Gossip, GossipConfig, GossipPorts},
     keys::{Ed25519, Trust, file},
     link::{Endpoint, Link, Runtimes},
-    proxy::{Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
+    proxy::{Inherited, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
     telemetry::{access::AccessLog, log, metrics::Metrics},
     workload::{Workload, WorkloadConfig},
 };
@@ -269,6 +269,7 @@ impl Running {
             authorise: rules,
             identify: Arc::new(caller::Kernel::default()),
             certificates: certificates_told,
+            inherited: Inherited::from_env(),
             observer: Arc::new(events::Observe { access, metrics: Arc::clone(&metrics) }),
             runtime: main.clone(),
             seed: rand::random(),

@@ -336,7 +336,12 @@ impl Agent {
             };
             let virtual_one = spec.name.starts_with("virtual address");
             all.push(Listener {
-                kind: if virtual_one { "virtual" } else { "discovery" }.to_owned(),
+                kind: match &spec.door {
+                    Some(_) => "gateway",
+                    None if virtual_one => "virtual",
+                    None => "discovery",
+                }
+                .to_owned(),
                 service: spec.service.to_string(),
                 address,
                 port,

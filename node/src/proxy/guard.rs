@@ -1,10 +1,22 @@
 //! The guard: how many connections may live, and their end when the agent drains.
 //!
-//! A full guard refuses. A permit is a connection's life: what is out is what lives.
+//! A full guard refuses. A permit is a connection's life: what is out is what lives. A drain waits
+//! for work: connections of bytes, and requests that began before it. Requests that come
+//! meanwhile are answered, each as the last of its connection; they hold up nothing.
+//!
+//! ```text
+//! Serving -> Draining -> Closing -> Cut      listeners close at Closing, when the work is done
+//! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use skein_protocol::route::CloseReason;
+use skein_protocol::{limits, route::CloseReason};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
@@ -35,6 +47,7 @@ pub struct Drained {
 pub(super) enum Phase {
     Serving,
     Draining,
+    Closing,
     Cut,
 }
 
@@ -58,9 +71,23 @@ pub(super) struct Permit {
     _peer: Option<OwnedSemaphorePermit>,
 }
 
+/// Something that is being done, for as long as the value lives.
+#[derive(Debug)]
+pub(super) struct Work(Arc<AtomicUsize>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 pub(super) struct Guard {
     outbound: Gate,
     inbound: Gate,
+    /// What a drain waits for, of this host's own callers.
+    work: Arc<AtomicUsize>,
+    /// Requests that began while it waited.
+    late: Arc<AtomicUsize>,
     phase: watch::Sender<Phase>,
 }
 
@@ -74,6 +101,8 @@ impl Guard {
         Self {
             outbound: Gate::new(outbound),
             inbound: Gate::new(inbound),
+            work: Arc::default(),
+            late: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
         }
     }
@@ -100,6 +129,24 @@ impl Guard {
         Some(permit)
     }
 
+    /// A connection of bytes begins.
+    pub(super) fn carries(&self) -> Work {
+        self.work.fetch_add(1, Ordering::AcqRel);
+        Work(Arc::clone(&self.work))
+    }
+
+    /// A request begins.
+    pub(super) fn answers(&self) -> Work {
+        let counted = if self.is_draining() { &self.late } else { &self.work };
+        counted.fetch_add(1, Ordering::AcqRel);
+        Work(Arc::clone(counted))
+    }
+
+    /// Waits until nothing is accepted any more.
+    pub(super) async fn closing(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Closing).await;
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Draining
     }
@@ -118,21 +165,18 @@ impl Guard {
 
     pub(super) async fn drain(&self, patience: Duration) -> Drained {
         self.phase.send_replace(Phase::Draining);
-        let open = self.live();
-        let all = async {
-            self.inbound.empty().await;
-            self.outbound.empty().await;
-        };
-        let in_time = timeout(patience, all).await.is_ok();
-        let left = self.live();
-        self.phase.send_replace(Phase::Cut);
-        Drained {
-            open: open.inbound + open.outbound,
-            cut: match in_time {
-                true => 0,
-                false => left.inbound + left.outbound,
-            },
+        let open = self.inbound.live() + self.work.load(Ordering::Acquire);
+        let done = || self.inbound.live() == 0 && self.work.load(Ordering::Acquire) == 0;
+        let in_time = timeout(patience, until(done)).await.is_ok();
+        let left = self.inbound.live() + self.work.load(Ordering::Acquire);
+        self.phase.send_replace(Phase::Closing);
+        if in_time {
+            // Those that came last are short: one request each.
+            let done = || self.late.load(Ordering::Acquire) == 0;
+            let _ = timeout(limits::LAST_REQUESTS.min(patience), until(done)).await;
         }
+        self.phase.send_replace(Phase::Cut);
+        Drained { open, cut: if in_time { 0 } else { left } }
     }
 }
 
@@ -149,15 +193,15 @@ impl Gate {
         let total = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         Some(Permit { _total: total, _peer: None })
     }
+}
 
-    /// Waits until nothing lives. It looks, rather than taking all permits: a waiter for all of
-    /// them would hold back the new connections that may still come.
-    async fn empty(&self) {
-        let mut pause = Duration::from_millis(1);
-        while self.live() > 0 {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
+/// Waits until that is so. It looks, rather than taking all permits: a waiter for all of them would
+/// hold back the new connections that may still come.
+async fn until(done: impl Fn() -> bool) {
+    let mut pause = Duration::from_millis(1);
+    while !done() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
@@ -194,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn draining_waits_for_what_lives_and_cuts_at_the_deadline() {
         let guard = Guard::new(2, 2);
-        let held = guard.outbound();
+        let held = guard.carries();
         let mut phase = guard.phase.subscribe();
         let drained = guard.drain(Duration::from_millis(20)).await;
         assert_eq!(drained, Drained { open: 1, cut: 1 });
@@ -202,5 +246,28 @@ mod tests {
         drop(held);
         let drained = guard.drain(Duration::from_secs(30)).await;
         assert_eq!(drained, Drained { open: 0, cut: 0 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_come_during_a_drain_do_not_hold_it_up() {
+        let guard = Guard::new(2, 2);
+        let before = guard.answers();
+        let drained = async {
+            let drained = guard.drain(Duration::from_secs(30)).await;
+            (drained, tokio::time::Instant::now())
+        };
+        let others = async {
+            guard.draining().await;
+            let late = guard.answers();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert!(*guard.phase.borrow() == Phase::Draining, "the first one still runs");
+            drop(before);
+            guard.closing().await;
+            drop(late);
+        };
+        let started = tokio::time::Instant::now();
+        let ((drained, ended), ()) = tokio::join!(drained, others);
+        assert_eq!(drained, Drained { open: 1, cut: 0 });
+        assert!(ended - started < Duration::from_secs(5));
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener as StdTcpListener},
     os::unix::net::UnixStream as StdUnixStream,
     path::{Path, PathBuf},
     sync::Arc,
@@ -141,7 +141,8 @@ impl ListenerSet {
             let limit = limits::LISTENERS_MAX;
             return Err(format!("{limit} listeners are open, as many as may be"));
         }
-        let socket = bind_socket(bind).await.map_err(|e| why(bind, spec, &e))?;
+        let inherited = &self.proxy.parts.inherited;
+        let socket = bind_socket(bind, inherited).await.map_err(|e| why(bind, spec, &e))?;
         let at = match &socket {
             Accepting::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| bind.clone(), Bind::Tcp)
@@ -179,9 +180,44 @@ async fn change(wanted: &mut watch::Receiver<Arc<Listeners>>) {
     }
 }
 
-async fn bind_socket(bind: &Bind) -> io::Result<Accepting> {
+/// Listening sockets that were there before this agent, and outlive it: of systemd.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<StdTcpListener>);
+
+impl Inherited {
+    /// Those that the environment tells of (sd_listen_fds(3)). To be asked once.
+    pub fn from_env() -> Self {
+        let mut all = listenfd::ListenFd::from_env();
+        let sockets = (0..all.len()).filter_map(|n| all.take_tcp_listener(n).ok().flatten());
+        Self(sockets.collect())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn at(&self, address: &SocketAddr) -> Option<io::Result<TcpListener>> {
+        let is = |one: &&StdTcpListener| one.local_addr().is_ok_and(|at| at == *address);
+        let found = self.0.iter().find(is)?;
+        Some(found.try_clone().and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        }))
+    }
+}
+
+async fn bind_socket(bind: &Bind, inherited: &Inherited) -> io::Result<Accepting> {
     match bind {
-        Bind::Tcp(address) => TcpListener::bind(address).await.map(Accepting::Tcp),
+        Bind::Tcp(address) => match inherited.at(address) {
+            Some(socket) => socket.map(Accepting::Tcp),
+            None => TcpListener::bind(address).await.map(Accepting::Tcp),
+        },
         Bind::Unix(path) => {
             remove_stale(path)?;
             let listener = UnixListener::bind(path)?;
@@ -246,7 +282,13 @@ fn why(bind: &Bind, spec: &ListenerSpec, error: &io::Error) -> String {
 
 async fn accept(proxy: Arc<Proxy>, listener: Accepting, spec: watch::Receiver<Arc<ListenerSpec>>) {
     loop {
-        match next(&listener).await {
+        let accepted = tokio::select! {
+            biased;
+            // What comes from now on waits for the next agent, where somebody keeps the socket.
+            () = proxy.guard.closing() => return,
+            accepted = next(&listener) => accepted,
+        };
+        match accepted {
             Ok((socket, client)) => {
                 let spec = Arc::clone(&spec.borrow());
                 let carrier = Arc::clone(&proxy);

@@ -52,7 +52,7 @@ use tokio::{
 
 pub use door::Door;
 pub use guard::{Drained, Live, Peer};
-pub use listener::{ListenProblem, Listening};
+pub use listener::{Inherited, ListenProblem, Listening};
 pub use redirect::{Captured, Capturing};
 pub use socket::Socket;
 pub use traffic::Traffic;
@@ -330,6 +330,8 @@ pub struct Parts {
     pub identify: Arc<dyn Identify>,
     /// With which certificates TLS of those outside ends here; `None`: with none.
     pub certificates: watch::Receiver<Option<Arc<rustls::ServerConfig>>>,
+    /// Sockets of listeners that somebody else keeps.
+    pub inherited: Inherited,
     /// The access log and the metrics.
     pub observer: Arc<dyn Observer>,
     /// Where connections run.

@@ -194,7 +194,10 @@ impl Proxy {
         let mut call = Call::new(self, spec, line.clone());
         let found = call.look(&mut socket, started).await;
         match found {
-            Found::Bytes(taken) => call.run(socket, taken, started).await,
+            Found::Bytes(taken) => {
+                let _work = self.guard.carries();
+                call.run(socket, taken, started).await;
+            }
             Found::Http { first, two } => {
                 let counted = call.enter_connection();
                 let line = Connection { port: call.line.port, ..line };

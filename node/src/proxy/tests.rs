@@ -221,6 +221,7 @@ impl Agent {
             authorise: Arc::new(AllowAll),
             identify: Arc::clone(&known) as Arc<dyn Identify>,
             certificates: watch::channel(None).1,
+            inherited: Inherited::default(),
             observer: Arc::new(Lines(lines_out)),
             runtime: Handle::current(),
             seed: 7,

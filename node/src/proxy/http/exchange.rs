@@ -46,6 +46,7 @@ use super::{
 use crate::proxy::{
     Connection, Direction, ListenerSpec, RequestLine,
     copy::{Copied, copy},
+    guard::Work,
     outbound::{Call, Carried, Counts, Failed, both},
     socket::halves,
 };
@@ -53,6 +54,7 @@ use crate::proxy::{
 /// Answers a request.
 pub(super) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let grpc = is_grpc(request.headers());
+    let one = request.version() < http::Version::HTTP_2;
     let spec = door(&front, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let known = spec.as_ref().unwrap_or(&front.spec);
@@ -65,10 +67,14 @@ pub(super) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Res
     if upgrades {
         front.signals.answered(switched);
     }
-    match answered {
+    let mut response = match answered {
         Ok(response) => response,
         Err(failed) => refuse(failed, ending, grpc),
+    };
+    if one && !switched && front.proxy.guard.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -345,6 +351,7 @@ pub(super) struct Ending {
     counts: Option<Counts>,
     moved: Option<(Arc<AtomicU64>, Arc<AtomicU64>)>,
     _open: Option<Box<dyn Send + Sync>>,
+    _work: Work,
 }
 
 impl Ending {
@@ -367,8 +374,9 @@ impl Ending {
         line.reason = CloseReason::ClientReset;
         let observer = &front.proxy.parts.observer;
         let _open = observer.opened(Direction::Outbound, &spec.service);
+        let _work = front.proxy.guard.answers();
         let front = Arc::clone(front);
-        Self { front, line, started: Instant::now(), counts: None, moved: None, _open }
+        Self { front, line, started: Instant::now(), counts: None, moved: None, _open, _work }
     }
 
     /// What it is that goes on.

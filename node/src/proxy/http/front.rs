@@ -64,14 +64,23 @@ impl Proxy {
         macro_rules! serve {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
-                let mut draining = false;
+                let mut told = false;
+                let last = async {
+                    // Of HTTP/1 each answer says by itself that it is the last one: a connection
+                    // closed between two requests may meet the next one on its way.
+                    match two && !self.guard.is_draining() {
+                        true => self.guard.draining().await,
+                        false => self.guard.closing().await,
+                    }
+                };
+                let mut last = std::pin::pin!(last);
                 loop {
                     tokio::select! {
                         biased;
                         _ = self.guard.cut() => break Ok(()),
                         ended = connection.as_mut() => break ended,
-                        () = self.guard.draining(), if !draining => {
-                            draining = true;
+                        () = last.as_mut(), if !told => {
+                            told = true;
                             connection.as_mut().graceful_shutdown();
                         }
                     }
