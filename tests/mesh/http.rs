@@ -6,12 +6,16 @@ use std::{net::SocketAddr, time::Duration};
 
 use skein_tests::{
     host::Said,
-    manifest::discovery,
+    manifest::{agent, discovery},
     mesh::Mesh,
     wait::until,
     web::{Answer, Client, Got, Web, get, raw, request},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 const HERE: u16 = 9080;
 const PORT: u16 = 8080;
@@ -63,6 +67,21 @@ impl Stand {
     pub(crate) async fn new(versions: usize, port: &str) -> Self {
         let mut mesh = Mesh::of_hosts(versions + 1);
         mesh.form().await;
+        Self::with(mesh, port).await
+    }
+
+    /// Each host in the zone of that name, the calling one first.
+    async fn in_zones(zones: &[&str]) -> Self {
+        let mut mesh = Mesh::of_hosts(zones.len());
+        for (host, zone) in mesh.hosts.iter().zip(zones) {
+            host.manifest("agent.yaml", &agent(&[&format!("serviceCluster: {zone}")]));
+        }
+        mesh.form().await;
+        Self::with(mesh, "http").await
+    }
+
+    async fn with(mesh: Mesh, port: &str) -> Self {
+        let versions = mesh.hosts.len() - 1;
         mesh[0].manifest("use.yaml", &discovery("echo", HERE, PORT));
         let mut webs = Vec::new();
         for (number, host) in mesh.hosts[1..].iter().enumerate() {
@@ -475,4 +494,137 @@ async fn sick_endpoints_are_ejected_by_their_answers_and_come_back() {
     }
     let counts = stand.counts();
     assert!(counts.iter().filter(|one| **one > 0).count() > 1, "{counts:?}");
+}
+
+/// A service that answers what the path says, word for word, and then ends the connection unless
+/// the answer is good.
+async fn talker(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        connections.spawn(async move {
+            let mut read = Vec::new();
+            let mut piece = [0; 4096];
+            loop {
+                match stream.read(&mut piece).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => read.extend_from_slice(&piece[..count]),
+                }
+                let text = String::from_utf8_lossy(&read).into_owned();
+                if !text.contains("\r\n\r\n") {
+                    continue;
+                }
+                read.clear();
+                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+                let (answer, stays) = match path.as_str() {
+                    "/garbage" => ("hello there\r\n\r\n", false),
+                    "/half" => ("HTTP/1.1 200 OK\r\ncontent-le", false),
+                    "/nothing" => ("", false),
+                    "/short" => ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", false),
+                    "/chunks" => {
+                        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nabc", false)
+                    }
+                    "/both" => (
+                        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n\
+                         1\r\na\r\n0\r\n\r\n",
+                        false,
+                    ),
+                    "/lengths" => (
+                        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+                        false,
+                    ),
+                    "/switch" => ("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n", false),
+                    "/extra" => (
+                        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+                        true,
+                    ),
+                    _ => ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood", true),
+                };
+                if stream.write_all(answer.as_bytes()).await.is_err() || !stays {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A service that answers garbage, half an answer or none: the right status and reason, a clean
+/// pool, and no one else's answer for anybody.
+#[tokio::test]
+async fn a_service_that_answers_badly_harms_only_its_own_requests() {
+    let mut stand = Stand::new(1, "http").await;
+    let listener = TcpListener::bind((stand.mesh[1].ip, 0)).await.expect("a port");
+    let at = listener.local_addr().expect("a bound socket");
+    let mut running = JoinSet::new();
+    running.spawn(talker(listener));
+    stand.mesh[1].manifest("echo.yaml", &version("1", "http", at));
+    stand.webs.clear();
+    let quiet = "type: Eject, consecutive: 1000, successRate: 0";
+    stand.apply(&[quiet, "type: Retry, attempts: 0", "type: Timeout, request: 3s"]).await;
+    until(SOON, "it answers", async || {
+        let got = stand.get("/good").await?;
+        (got.body == "good").then_some(()).ok_or_else(|| format!("{got:?}"))
+    })
+    .await;
+    for (path, reason) in [
+        ("/garbage", "bad_answer"),
+        ("/half", "endpoint_reset"),
+        ("/nothing", "endpoint_reset"),
+        ("/both", "bad_answer"),
+        ("/lengths", "bad_answer"),
+        ("/switch", "bad_answer"),
+    ] {
+        for _ in 0..3 {
+            let got = stand.get(path).await.expect("an answer");
+            assert_eq!((got.status, got.reason()), (502, reason), "{path}: {got:?}");
+            assert_eq!(stand.good("/good").await.body, "good", "after {path}");
+        }
+    }
+    for path in ["/short", "/chunks"] {
+        // It depends on what came first here, the head of the answer or its end.
+        match stand.get(path).await {
+            Err(_) => {}
+            Ok(got) => {
+                assert_eq!((got.status, got.reason()), (502, "endpoint_reset"), "{path}: {got:?}");
+            }
+        }
+        assert_eq!(stand.good("/good").await.body, "good", "after {path}");
+    }
+    // What a service sends behind its answer is nobody's answer.
+    for _ in 0..5 {
+        assert_eq!(stand.good("/extra").await.body, "ok");
+        assert_eq!(stand.good("/good").await.body, "good");
+    }
+    stand.logged("bad_answer", 12).await;
+    stand.logged("endpoint_reset", 6).await;
+}
+
+/// Locality: what is near first, by zone; the rest when nothing near is left.
+#[tokio::test]
+async fn locality_keeps_requests_in_the_zone_while_it_can() {
+    let stand = Stand::in_zones(&["north", "north", "south"]).await;
+    // Without a rule the nearest tier has all of them already: the rule turns that around.
+    for _ in 0..10 {
+        assert_eq!(stand.good("/").await.body, "1");
+    }
+    stand.apply(&["type: Locality, prefer: [any], spill: proportional"]).await;
+    let mut client = Client::to(stand.here).await.expect("a connection");
+    let mut bodies = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        bodies.insert(client.send(get("/", &[])).await.expect("an answer").body);
+    }
+    assert_eq!(bodies.len(), 2, "{bodies:?}");
+    stand.apply(&["type: Locality, prefer: [zone], spill: never"]).await;
+    stand.webs[0].kill();
+    until(SOON, "nothing near is left, and the rule keeps to it", async || {
+        let got = stand.get("/").await?;
+        (got.status == 503).then_some(()).ok_or_else(|| format!("{got:?}"))
+    })
+    .await;
+    assert_eq!(stand.counts()[1], 0);
+    stand.delete().await;
+    until(SOON, "what is far takes over without the rule", async || {
+        let got = stand.get("/").await?;
+        (got.body == "2").then_some(()).ok_or_else(|| format!("{got:?}"))
+    })
+    .await;
 }

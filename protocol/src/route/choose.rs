@@ -164,11 +164,11 @@ impl<'a> Field<'a> {
         sorted: &mut Sorted,
     ) {
         let weight = endpoint.instance.weight;
-        let tier = Tier::of(&endpoint.node, ask.me, ask.here);
-        if !ask.tuning.allows(tier) {
+        let nearest = Tier::of(&endpoint.node, ask.me, ask.here);
+        let Some(tier) = ask.tuning.tier(nearest) else {
             sorted.far += 1;
             return;
-        }
+        };
         let rank = match endpoint.usable {
             Use::Yes if weight > 0 => Some(Rank::Good),
             Use::Yes => None,

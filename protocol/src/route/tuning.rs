@@ -30,12 +30,14 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Whether calls may go to that tier at all.
-    pub fn allows(&self, tier: Tier) -> bool {
-        match self.spill {
-            Spill::Proportional | Spill::Empty => self.tiers.contains(&tier),
-            Spill::Never => self.tiers.first() == Some(&tier),
-        }
+    /// As which tier an endpoint counts that is so near: the first that it is part of, and each
+    /// nearer one is part of the next. `None`: calls may not go there at all.
+    pub fn tier(&self, nearest: Tier) -> Option<Tier> {
+        let mut tiers = match self.spill {
+            Spill::Proportional | Spill::Empty => self.tiers.iter(),
+            Spill::Never => self.tiers.get(..1).unwrap_or_default().iter(),
+        };
+        tiers.find(|tier| **tier >= nearest).copied()
     }
 }
 
@@ -75,5 +77,26 @@ impl Default for Eject {
             base: limits::EJECT_BASE,
             most: limits::EJECT_SHARE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_holds_all_that_is_nearer_and_not_in_a_tier_of_its_own() {
+        let tier = |tiers: &[Tier], spill, nearest| {
+            Tuning { tiers: tiers.to_vec(), spill, ..Tuning::default() }.tier(nearest)
+        };
+        let by_default = |nearest| Tuning::default().tier(nearest);
+        assert!(Tier::ALL.into_iter().all(|one| by_default(one) == Some(one)));
+        let any = |nearest| tier(&[Tier::Any], Spill::Proportional, nearest);
+        assert!(Tier::ALL.into_iter().all(|one| any(one) == Some(Tier::Any)));
+        let zone = |nearest| tier(&[Tier::Zone, Tier::Any], Spill::Never, nearest);
+        assert_eq!(zone(Tier::Node), Some(Tier::Zone));
+        assert_eq!(zone(Tier::Region), None);
+        let both = |nearest| tier(&[Tier::Zone, Tier::Any], Spill::Empty, nearest);
+        assert_eq!(both(Tier::Region), Some(Tier::Any));
     }
 }

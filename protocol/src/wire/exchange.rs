@@ -3,7 +3,7 @@
 //! ```text
 //! caller:  stream head (kind Http) | Request | Go? | Data* | Trailers? | End
 //! callee:  reply (as for bytes)    | Response | Data* | Trailers? | End
-//!                                  | Failed
+//!                                  | Failed, in place of any of these
 //! frame:   kind u8 | length u32 LE | content
 //! ```
 //!

@@ -23,7 +23,7 @@ use super::{
     head,
     upload::{self, Piece, Sending, Stuck, Up, Upload, Upward},
 };
-use crate::link::mux::StreamPair;
+use crate::{link::mux::StreamPair, proxy::copy};
 
 /// A request's body.
 pub(super) enum Body {
@@ -71,7 +71,7 @@ pub(in crate::proxy) enum Fallen {
 impl Fallen {
     fn link(error: &io::Error) -> Self {
         Self::Endpoint {
-            reason: CloseReason::LinkLost,
+            reason: copy::broken(error, CloseReason::EndpointReset),
             detail: format!("before an answer: {error}"),
             after: RetryOn::Reset,
         }

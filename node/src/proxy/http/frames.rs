@@ -236,7 +236,11 @@ impl HttpBody for Incoming {
                 Ok(Some(Frame::trailers(head::map(&headers)?)))
             }
             FrameKind::End => Ok(None),
-            FrameKind::Request | FrameKind::Response | FrameKind::Go | FrameKind::Failed => {
+            FrameKind::Failed => {
+                let failed = exchange::failed(&content).map_err(|error| bad(&error))?;
+                Err(io::Error::new(io::ErrorKind::ConnectionReset, failed.detail))
+            }
+            FrameKind::Request | FrameKind::Response | FrameKind::Go => {
                 Err(bad(&"a frame that has no place in a body"))
             }
         });

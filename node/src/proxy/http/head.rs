@@ -183,6 +183,11 @@ pub(super) fn response(parts: &http::response::Parts, ended: bool) -> Result<Res
     if lengths.next().is_some() && lengths.next().is_some() {
         return Err("more than one content-length".to_owned());
     }
+    if parts.headers.contains_key(header::CONTENT_LENGTH)
+        && parts.headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        return Err(strict::Fault::Both.to_string());
+    }
     let headers = going(&parts.headers).map_err(|bad| bad.why)?;
     Ok(ResponseHead { status: parts.status.as_u16(), headers, ended })
 }

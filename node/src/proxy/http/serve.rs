@@ -328,9 +328,12 @@ impl Proxy {
                 drop(body);
                 self.processes.put(&target, process).await;
             }
-            Some(Err(Broken::Read(error))) => {
-                line.failed(CloseReason::EndpointReset, error);
-                send.reset(RESET_BY_APPLICATION);
+            Some(Err(Broken::Read(detail))) => {
+                // Not a reset, which would overtake what is on its way.
+                line.failed(CloseReason::EndpointReset, detail.clone());
+                let failed = Failed { failure: Failure::Reset, detail };
+                let _ = frames::write(&mut **send, FrameKind::Failed, &failed).await;
+                let _ = send.shutdown().await;
             }
             Some(Err(Broken::Write)) | None => gave_up(line),
         }
