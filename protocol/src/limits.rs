@@ -706,6 +706,8 @@ pub const PROCESS_IDLE_MAX: usize = 32;
 pub const PROCESS_IDLE: Duration = Duration::from_secs(4);
 /// How long requests may take that came while a drain waited for others.
 pub const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// Behind the first 16 bytes of a PROXY header: addresses, and what cloud balancers add.
+pub const PROXY_HEADER_BYTES: usize = 2048;
 /// Pieces of a body that may wait for a mirror; one that is slower is given up.
 pub const MIRROR_QUEUE: usize = 16;
 /// Copies on their way at one time; one more is not made.

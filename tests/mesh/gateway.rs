@@ -206,3 +206,76 @@ async fn tls_ends_at_the_gateway_by_name_and_follows_its_files() {
     .await;
     assert_eq!(curl(door, "one.test", &trusted, &[]).await.as_deref(), Ok("one"));
 }
+
+/// A header of the PROXY protocol, version 2, for that client (haproxy's proxy-protocol.txt 2.2).
+fn proxy_header(client: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(client) = client else { panic!("an IPv4 client") };
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    bytes.extend(client.ip().octets());
+    bytes.extend([127, 0, 0, 1]);
+    bytes.extend(client.port().to_be_bytes());
+    bytes.extend(80u16.to_be_bytes());
+    bytes
+}
+
+/// The PROXY protocol both ways: a balancer's word about the client is taken from a balancer only,
+/// and a process that asks for it is told.
+#[tokio::test]
+async fn the_proxy_protocol_is_read_of_balancers_and_written_to_processes() {
+    let (mesh, door, webs) = stand(&[("one", "")], "gateway: {proxyProtocol: [127.0.0.0/8]}").await;
+    let client: SocketAddr = "192.0.2.44:4444".parse().expect("an address");
+    let request = b"GET /p HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let bytes = [proxy_header(client), request.to_vec()].concat();
+    until(SOON, "a balancer's client is answered", async || {
+        let answer = raw(door, &bytes).await?;
+        answer.starts_with("HTTP/1.1 200").then_some(()).ok_or(answer)
+    })
+    .await;
+    let seen = webs[0].seen();
+    let one = seen.iter().find(|one| one.path == "/p").expect("it came through");
+    assert_eq!(one.header("x-forwarded-for"), "192.0.2.44");
+    // Without the header a balancer's connection is not taken, and the log says why.
+    let answer = raw(door, request).await.expect("an end");
+    assert_eq!(answer, "");
+    until(SOON, "it is logged", async || {
+        let log = mesh[0].log();
+        log.contains("the PROXY header of a balancer").then_some(()).ok_or(log)
+    })
+    .await;
+    // From anybody else such a header is no request.
+    mesh[0].manifest("agent.yaml", &agent(&["gateway: {proxyProtocol: [192.0.2.1]}"]));
+    until(SOON, "the header is refused", async || {
+        let answer = raw(door, &bytes).await?;
+        answer.starts_with("HTTP/1.1 400").then_some(()).ok_or(answer)
+    })
+    .await;
+
+    // To a process: of bytes here.
+    let listener = tokio::net::TcpListener::bind((mesh[1].ip, 0)).await.expect("a port");
+    let process = listener.local_addr().expect("a bound socket");
+    let text = exposed("told", "tcp", "", process).replace("port: 8088", "port: 8099");
+    let text = text.replace("type: LoadBalancer", "type: LoadBalancer, proxyProtocol: true");
+    mesh[1].manifest("told.yaml", &text);
+    let door = SocketAddr::new(mesh[0].ip, 8099);
+    let (mut outside, _) = until(SOON, "the door is open", async || {
+        tokio::net::TcpStream::connect(door).await.map_err(|error| error.to_string())
+    })
+    .await;
+    let (mut inside, _) = tokio::time::timeout(SOON, listener.accept())
+        .await
+        .expect("a connection in time")
+        .expect("a connection");
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    outside.write_all(b"hello").await.expect("sent");
+    let mut got = vec![0; 28 + 5];
+    inside.read_exact(&mut got).await.expect("the header and the bytes");
+    let me = outside.local_addr().expect("an address");
+    let mut wanted = proxy_header(me);
+    wanted[20..24].copy_from_slice(&match process.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets(),
+        std::net::IpAddr::V6(_) => panic!("an IPv4 process"),
+    });
+    wanted[26..28].copy_from_slice(&process.port().to_be_bytes());
+    wanted.extend(b"hello");
+    assert_eq!(got, wanted);
+}

@@ -59,6 +59,7 @@ pub(super) fn doors(
             });
             let fresh = !open.contains_key(&port.port);
             let door = open.entry(port.port).or_default();
+            door.proxies.clone_from(&gateway.proxies);
             problems.extend(add(door, fresh, port, spec));
         }
     }

@@ -109,6 +109,7 @@ pub fn serve(
                 takes: !aside,
                 target: target_of(target),
                 protocol: declared.map_or(Protocol::Sniff, |one| one.protocol),
+                proxy_protocol: registration.proxy_protocol.contains(port),
             };
             instances.entry((planned.service.clone(), *port)).or_default().push(instance);
         }

@@ -4,13 +4,13 @@
 //! handshake, or in each request. TLS ends here where there are certificates, unless the port
 //! declares bytes: those are carried as they are.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use skein_protocol::{limits, record::node::Protocol};
+use skein_protocol::{limits, manifest::kinds::Proxies, record::node::Protocol};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{ListenerSpec, Proxy, Socket};
+use super::{ListenerSpec, Proxy, Socket, client_address};
 
 /// To which services a port leads.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Door {
     pub other: Option<Arc<ListenerSpec>>,
     /// What clients speak at this port.
     pub protocol: Option<Protocol>,
+    /// Balancers, whose PROXY header says who the client is.
+    pub proxies: Vec<Proxies>,
 }
 
 impl Door {
@@ -44,13 +46,26 @@ pub(super) struct Entered {
     pub(super) spec: Option<Arc<ListenerSpec>>,
     /// Whether it came by TLS, which ends here.
     pub(super) secure: bool,
+    /// The client, where a balancer told another one than the connection shows.
+    pub(super) client: Option<SocketAddr>,
 }
 
 impl Proxy {
     /// Ends a client's TLS, if it speaks that. The error is for the log.
-    pub(super) async fn enter(&self, socket: Socket, door: &Door) -> Result<Entered, String> {
+    pub(super) async fn enter(
+        &self,
+        mut socket: Socket,
+        from: Option<SocketAddr>,
+        door: &Door,
+    ) -> Result<Entered, String> {
+        let trusted =
+            from.is_some_and(|from| door.proxies.iter().any(|one| one.contains(from.ip())));
+        let client = match trusted {
+            true => client_address::read(&mut socket).await?,
+            false => None,
+        };
         let tls = self.parts.certificates.borrow().clone();
-        let plain = |socket| Ok(Entered { socket, spec: None, secure: false });
+        let plain = |socket| Ok(Entered { socket, spec: None, secure: false, client });
         let (Some(tls), Some(patience)) = (tls, patience(door.protocol)) else {
             return plain(socket);
         };
@@ -68,7 +83,7 @@ impl Proxy {
         };
         let named = stream.get_ref().1.server_name().map(str::to_owned);
         let spec = named.and_then(|host| door.at(&host).cloned());
-        Ok(Entered { socket: Socket::Tls(Box::new(stream)), spec, secure: true })
+        Ok(Entered { socket: Socket::Tls(Box::new(stream)), spec, secure: true, client })
     }
 }
 
@@ -105,7 +120,7 @@ mod tests {
         };
         let hosts = [("a.example.com", "exact"), ("*.example.com", "wide")];
         let by_host = hosts.map(|(host, name)| (host.to_owned(), spec(name))).into();
-        let mut door = Door { by_host, other: None, protocol: None };
+        let mut door = Door { by_host, ..Door::default() };
         let at = |door: &Door, host: &str| door.at(host).map(|spec| spec.name.clone());
         for (host, name) in [
             ("a.example.com", Some("exact")),

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     Connection, Direction, LocalInstance, LocalServices, Peer, PeerIdentity, Proxy, RequestLine,
-    Requested, Socket,
+    Requested, Socket, client_address,
     copy::{Copied, copy},
     guard::Permit,
 };
@@ -131,7 +131,15 @@ impl Proxy {
         let most = self.parts.timeouts.connect;
         let patience = head.deadline().map_or(most, |deadline| deadline.min(most));
         let endpoint = format!("{}/{}", local.me.grant.name, instance.id);
-        match Socket::connect(&instance.target, patience).await {
+        let connected = async {
+            let mut socket = Socket::connect(&instance.target, patience).await?;
+            if instance.proxy_protocol {
+                let header = client_address::header(head.client, &instance.target);
+                socket.write_all(&header).await.map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(socket)
+        };
+        match connected.await {
             Ok(socket) => Ok((socket, endpoint)),
             Err(error) => refuse(
                 Refusal::ConnectFailed,

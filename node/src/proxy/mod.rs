@@ -14,6 +14,7 @@
 //!
 //! A destination on this host skips the wire, not the checks.
 
+mod client_address;
 mod copy;
 mod door;
 mod guard;
@@ -238,6 +239,8 @@ pub struct LocalInstance {
     pub target: Target,
     /// What it speaks there.
     pub protocol: Protocol,
+    /// Whether it is told the client by the PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// What this host is and serves, as one snapshot.

@@ -146,7 +146,7 @@ impl Proxy {
     async fn carry_from(
         self: &Arc<Self>,
         mut socket: Socket,
-        client: Option<SocketAddr>,
+        mut client: Option<SocketAddr>,
         spec: &Arc<ListenerSpec>,
         redirected: bool,
     ) {
@@ -172,9 +172,10 @@ impl Proxy {
         let Standing { source, note } = standing;
         let (mut spec, mut secure) = (Arc::clone(spec), false);
         if let Some(door) = &Arc::clone(&spec).door {
-            match self.enter(socket, door).await {
+            match self.enter(socket, client, door).await {
                 Ok(entered) => {
                     (socket, secure) = (entered.socket, entered.secure);
+                    client = entered.client.or(client);
                     // The door goes with it: requests may name other hosts than the handshake.
                     if let Some(named) = entered.spec {
                         let door = spec.door.clone();

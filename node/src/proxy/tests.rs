@@ -279,8 +279,13 @@ impl Agent {
 
     fn serve(&self, target: Target) {
         self.local.send_modify(|local| {
-            let one =
-                LocalInstance { id: instance_id(), takes: true, target, protocol: Protocol::Sniff };
+            let one = LocalInstance {
+                id: instance_id(),
+                takes: true,
+                target,
+                protocol: Protocol::Sniff,
+                proxy_protocol: false,
+            };
             let at = (SERVICE.parse().unwrap(), PORT);
             Arc::make_mut(local).instances.insert(at, vec![one]);
         });

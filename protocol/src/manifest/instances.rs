@@ -29,6 +29,7 @@ pub(super) fn ports_of(
             protocol: Protocol::Sniff,
             exposed: false,
             hosts: Vec::new(),
+            proxy_protocol: false,
         }];
         &only
     } else {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::settings::{Advertised, Capture, Gateway, Mesh, MeshPort, Seed, Transport};
+pub use super::settings::{Advertised, Capture, Gateway, Mesh, MeshPort, Proxies, Seed, Transport};
 use super::value::{HostAddress, Image, InvalidValue, TargetAddress, invalid};
 use crate::{
     name::{Label, NodeName, ServiceName, ServicePattern, Tag, VersionText},
@@ -131,6 +131,8 @@ pub struct RegistryPort {
     pub exposed: bool,
     /// Host names, for gateways that share a port.
     pub hosts: Vec<String>,
+    /// Whether the process is told the client by the PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// An endpoint of a ServiceRegistry.

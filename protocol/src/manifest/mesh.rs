@@ -269,7 +269,12 @@ fn seed(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Seed> {
 fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
     if item.is_truth() {
         let open = item.truth(sink)?;
-        let all = Gateway { ports: Vec::new(), services: Vec::new(), certificates: None };
+        let all = Gateway {
+            ports: Vec::new(),
+            services: Vec::new(),
+            certificates: None,
+            proxies: Vec::new(),
+        };
         return Some(open.then_some(all));
     }
     let mut fields = item.fields(sink)?;
@@ -279,11 +284,13 @@ fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
     });
     let services = fields.take("services").map(|item| item.list_of(limits::GRANT_SERVICES, sink));
     let certificates = fields.take("certificates").and_then(|item| item.shown(sink));
+    let proxies = fields.take("proxyProtocol").map(|item| item.list_of(limits::PORTS_MAX, sink));
     fields.finish(sink);
     Some(Some(Gateway {
         ports: ports.unwrap_or_default(),
         services: services.unwrap_or_default(),
         certificates,
+        proxies: proxies.unwrap_or_default(),
     }))
 }
 

@@ -4,7 +4,10 @@
 //! Out:   registrations, listeners, the agent's settings, and the faults between documents.
 //! Never: half a document. One that does not go with an earlier one is left out whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Body, Document, Fault,
@@ -57,6 +60,8 @@ pub struct Registration {
     pub external: bool,
     /// The name in the certificate behind, if the agent speaks TLS to it.
     pub tls: Option<String>,
+    /// Ports whose process is told the client by the PROXY protocol.
+    pub proxy_protocol: BTreeSet<u16>,
 }
 
 /// An instance: all that is known of it but its health.
@@ -293,6 +298,13 @@ impl Plan {
             workload: registry.workload.clone(),
             external: registry.external,
             tls: registry.tls.clone(),
+            proxy_protocol: registry
+                .ports
+                .iter()
+                .filter(|said| said.proxy_protocol)
+                .filter_map(|said| ports.iter().find(|(port, _)| port.name == said.name))
+                .map(|(port, _)| port.port)
+                .collect(),
         });
     }
 

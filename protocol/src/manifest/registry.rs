@@ -207,6 +207,7 @@ fn port(item: &Item<'_>, alone: bool, sink: &mut Sink<'_>) -> Option<RegistryPor
     let protocol = protocol(&mut fields, name.as_ref(), sink);
     let exposed = exposed(&mut fields, sink);
     let hosts = fields.take("hosts").map(|item| hosts(&item, sink));
+    let proxy_protocol = fields.take("proxyProtocol").and_then(|item| item.truth(sink));
     fields.finish(sink);
     Some(RegistryPort {
         name: name?,
@@ -215,6 +216,7 @@ fn port(item: &Item<'_>, alone: bool, sink: &mut Sink<'_>) -> Option<RegistryPor
         protocol,
         exposed,
         hosts: hosts.unwrap_or_default(),
+        proxy_protocol: proxy_protocol.unwrap_or_default(),
     })
 }
 

@@ -1,8 +1,13 @@
 //! Settings: what a ServiceMesh says of the agent, as types that only hold what is allowed.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    time::Duration,
+};
 
-use super::value::{Ipv4Range, Secret, TargetAddress};
+use super::value::{InvalidValue, Ipv4Range, Secret, TargetAddress};
 use crate::name::{Label, Locality, ServicePattern};
 
 /// A ServiceMesh: the agent's settings, defaults filled in.
@@ -106,6 +111,37 @@ pub struct Gateway {
     pub services: Vec<ServicePattern>,
     /// The directory of certificates, relative to the document's file.
     pub certificates: Option<String>,
+    /// Balancers before this gateway: what comes from there begins with a header of the PROXY
+    /// protocol, version 2, and its word about the client is taken. Nobody else's is.
+    pub proxies: Vec<Proxies>,
+}
+
+/// Addresses of balancers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proxies {
+    /// One.
+    One(Ipv4Addr),
+    /// A range of them.
+    Range(Ipv4Range),
+}
+
+impl Proxies {
+    /// Whether that is one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip.to_canonical() else { return false };
+        match self {
+            Self::One(one) => *one == ip,
+            Self::Range(range) => range.contains(ip),
+        }
+    }
+}
+
+impl FromStr for Proxies {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        text.parse().map(Self::One).or_else(|_| text.parse().map(Self::Range))
+    }
 }
 
 /// How agents connect.

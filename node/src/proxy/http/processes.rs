@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use skein_protocol::limits;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     runtime::Handle,
     time::{Instant, timeout},
 };
@@ -32,7 +32,14 @@ use crate::proxy::{Socket, Target};
 /// What a request went over.
 pub(super) enum Process {
     /// One request at a time.
-    One { sender: http1::SendRequest<Body>, reused: bool },
+    One {
+        /// Where to.
+        sender: http1::SendRequest<Body>,
+        /// Whether others used it before.
+        reused: bool,
+        /// Whether it is for this one only.
+        alone: bool,
+    },
     /// Many.
     Two { sender: http2::SendRequest<Body>, reused: bool },
 }
@@ -110,7 +117,7 @@ impl ProcessPool {
         let idle = kept.one.get_mut(target)?;
         while let Some((sender, since)) = idle.pop() {
             if sender.is_ready() && since.elapsed() < limits::PROCESS_IDLE {
-                return Some(Process::One { sender, reused: true });
+                return Some(Process::One { sender, reused: true, alone: false });
             }
         }
         None
@@ -123,8 +130,38 @@ impl ProcessPool {
         two: bool,
         patience: Duration,
     ) -> Result<Process, String> {
-        let socket = Socket::connect(target, patience).await?;
+        let process = self.open(target, two, patience, &[]).await?;
+        if let Process::Two { sender, .. } = &process {
+            self.lock().two.insert(target.clone(), sender.clone());
+        }
+        Ok(process)
+    }
+
+    /// A new connection for one exchange, which begins with these bytes.
+    pub(super) async fn alone(
+        &self,
+        target: &Target,
+        two: bool,
+        patience: Duration,
+        first: &[u8],
+    ) -> Result<Process, String> {
+        let process = self.open(target, two, patience, first).await?;
+        Ok(match process {
+            Process::One { sender, reused, .. } => Process::One { sender, reused, alone: true },
+            two @ Process::Two { .. } => two,
+        })
+    }
+
+    async fn open(
+        &self,
+        target: &Target,
+        two: bool,
+        patience: Duration,
+        first: &[u8],
+    ) -> Result<Process, String> {
+        let mut socket = Socket::connect(target, patience).await?;
         socket.tune();
+        socket.write_all(first).await.map_err(|error| error.to_string())?;
         let broken = |error: hyper::Error| error.to_string();
         let io = TokioIo::new(socket);
         if two {
@@ -138,7 +175,6 @@ impl ProcessPool {
             let (sender, connection) =
                 handshake.map_err(|_| "no answer to the preface".to_owned())?.map_err(broken)?;
             self.runtime.spawn(connection);
-            self.lock().two.insert(target.clone(), sender.clone());
             return Ok(Process::Two { sender, reused: false });
         }
         let (sender, connection) = http1::Builder::new()
@@ -148,12 +184,12 @@ impl ProcessPool {
             .await
             .map_err(broken)?;
         self.runtime.spawn(connection.with_upgrades());
-        Ok(Process::One { sender, reused: false })
+        Ok(Process::One { sender, reused: false, alone: false })
     }
 
     /// Keeps a connection whose exchange is over, if it can have another.
     pub(super) async fn put(self: &Arc<Self>, target: &Target, process: Process) {
-        let Process::One { mut sender, .. } = process else { return };
+        let Process::One { mut sender, alone: false, .. } = process else { return };
         // Ready when both the request and the response are whole.
         if !matches!(timeout(SETTLE, sender.ready()).await, Ok(Ok(()))) {
             return;

@@ -41,7 +41,7 @@ use super::{
 use crate::{
     link::mux::{SendHalf, StreamPair},
     proxy::{
-        Direction, PeerIdentity, Proxy, Requested, Target,
+        Direction, PeerIdentity, Proxy, Requested, Target, client_address,
         copy::{Copied, copy},
         inbound::{ANSWER_TIMEOUT, Line, Refused, answer},
         socket::halves,
@@ -148,7 +148,14 @@ impl Proxy {
             Protocol::Http => false,
             Protocol::Sniff | Protocol::Tcp => request.two,
         };
-        let process = self.processes.get(&instance.target, two, patience).await;
+        let process = match instance.proxy_protocol {
+            false => self.processes.get(&instance.target, two, patience).await,
+            // What is said of one client is not for the next.
+            true => {
+                let header = client_address::header(stream.client, &instance.target);
+                self.processes.alone(&instance.target, two, patience, &header).await
+            }
+        };
         let process = process.map_err(|error| Refused {
             code: Refusal::ConnectFailed,
             why: format!("{endpoint} on {me}: {error}"),
