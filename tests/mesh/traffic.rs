@@ -188,8 +188,7 @@ async fn rates_breakers_and_faults_hold_by_apply_and_are_gone_by_delete() {
     assert_eq!(stand.calls(20).await.0, 0);
 }
 
-/// Three rules that compete, and what `--explain` says of a request. They are about requests, which
-/// this version does not read: what is shown is which would hold.
+/// Three rules that compete, and what `--explain` says of a request.
 #[tokio::test]
 async fn of_rules_that_compete_the_best_match_holds_and_explain_says_so() {
     let stand = Stand::new().await;
