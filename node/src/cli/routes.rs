@@ -74,8 +74,12 @@ impl Show for RoutesReport {
                 clean(&leg.by),
             ]);
         }
-        let (service, port) = (clean(&self.service), self.port);
-        format!("{service} port {port}\n{}\n\n{}", rules.text().trim_end(), legs.text())
+        let (service, port, carried) = (clean(&self.service), self.port, clean(&self.carried));
+        format!(
+            "{service} port {port}, carried as {carried}\n{}\n\n{}",
+            rules.text().trim_end(),
+            legs.text()
+        )
     }
 
     fn names(&self) -> Vec<String> {

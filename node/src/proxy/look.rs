@@ -13,6 +13,7 @@ use skein_protocol::{
     http::{Sniffed, sniff},
     limits,
     name::ServiceName,
+    policy::traffic::Reads,
     view::View,
 };
 use tokio::{
@@ -26,17 +27,6 @@ use super::{
     socket,
 };
 
-/// Whether requests are read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reading {
-    /// Never.
-    Bytes,
-    /// Always.
-    Http,
-    /// If the first bytes are a request's.
-    Sniff,
-}
-
 /// What a connection is.
 pub(super) enum Found {
     /// Bytes; what came of seeking an endpoint, where that was done already.
@@ -47,15 +37,15 @@ pub(super) enum Found {
 
 /// What services without a declared protocol were found to speak.
 #[derive(Default)]
-pub(super) struct Spoken(Mutex<BTreeMap<ServiceName, Reading>>);
+pub(super) struct Spoken(Mutex<BTreeMap<ServiceName, Reads>>);
 
 impl Spoken {
-    fn of(&self, service: &ServiceName) -> Reading {
+    fn of(&self, service: &ServiceName) -> Reads {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(service).copied().unwrap_or(Reading::Sniff)
+        all.get(service).copied().unwrap_or(Reads::Sniffed)
     }
 
-    fn remember(&self, service: &ServiceName, what: Reading) {
+    fn remember(&self, service: &ServiceName, what: Reads) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.get(service) != Some(&what) {
             all.insert(service.clone(), what);
@@ -74,21 +64,21 @@ impl Call<'_> {
         let proxy = self.proxy();
         let declared = self.reading();
         let reading = match declared {
-            Reading::Sniff => proxy.spoken.of(self.service()),
-            Reading::Bytes | Reading::Http => declared,
+            Reads::Sniffed => proxy.spoken.of(self.service()),
+            Reads::Bytes | Reads::Requests => declared,
         };
         match reading {
-            Reading::Bytes => Found::Bytes(None),
+            Reads::Bytes => Found::Bytes(None),
             // Its client speaks first: there is time until it does.
-            Reading::Http if declared == Reading::Sniff => {
+            Reads::Requests if declared == Reads::Sniffed => {
                 match peek_first(stream, started + limits::HTTP_IDLE).await {
                     Sniffed::Http1 | Sniffed::Http2 => requests(stream).await,
                     Sniffed::Bytes | Sniffed::More => Found::Bytes(None),
                 }
             }
             // What is no HTTP is refused as such.
-            Reading::Http => requests(stream).await,
-            Reading::Sniff => self.sniffed(stream, started).await,
+            Reads::Requests => requests(stream).await,
+            Reads::Sniffed => self.sniffed(stream, started).await,
         }
     }
 
@@ -106,7 +96,7 @@ impl Call<'_> {
                     what = &mut told, if sniffed.is_none() => sniffed = Some(what),
                     got = &mut seeking, if taken.is_none() => taken = Some(got),
                     () = speaks(&mut taken), if sniffed.is_none() => {
-                        proxy.spoken.remember(service, Reading::Bytes);
+                        proxy.spoken.remember(service, Reads::Bytes);
                         sniffed = Some(Sniffed::Bytes);
                     }
                 }
@@ -120,7 +110,7 @@ impl Call<'_> {
         match found {
             Some(got) => Found::Bytes(Some(Box::new(got))),
             None => {
-                proxy.spoken.remember(service, Reading::Http);
+                proxy.spoken.remember(service, Reads::Requests);
                 requests(stream).await
             }
         }

@@ -14,9 +14,9 @@ use skein_protocol::{
     name::ServiceName,
     policy::{
         legs::{Asked, Leg},
-        traffic::{Rule, ServiceRules},
+        traffic::{Reads, Rule, ServiceRules},
     },
-    record::node::{Protocol, ServicePort},
+    record::node::ServicePort,
     route::{Ask, Choice, CloseReason, NoRoute, Outcome, PortRef, Tried, Tuning, rendezvous},
     view::{Endpoint, EndpointKey, ServiceView, Use, View},
     wire::{
@@ -35,7 +35,7 @@ use super::{
     guard::Permit,
     http::{Answer, Fallen, Outgoing, Says},
     inbound::Refused,
-    look::{Found, Reading},
+    look::Found,
     pool::InFlight,
     socket::{self, text},
     traffic::{Counted, Entered, Traffic},
@@ -304,26 +304,13 @@ impl<'a> Call<'a> {
     }
 
     /// Whether requests are read, bytes are carried, or the first bytes tell.
-    pub(super) fn reading(&mut self) -> Reading {
-        let Ok(ServicePort { protocol, port, .. }) = self.port() else { return Reading::Bytes };
+    pub(super) fn reading(&mut self) -> Reads {
+        let Ok(ServicePort { protocol, port, .. }) = self.port() else { return Reads::Bytes };
         let (protocol, port) = (*protocol, *port);
         self.line.port = port;
-        let rules = self.traffic.of(&self.spec.service, port);
-        let asked = || self.proxy.parts.authorise.reads_requests(&self.spec.service);
-        match protocol {
-            Protocol::Tcp => Reading::Bytes,
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-                // A rule that bytes could keep too is kept for each request where there are some.
-                match !rules.is_empty() || self.spec.outside || asked() {
-                    true => Reading::Http,
-                    false => Reading::Bytes,
-                }
-            }
-            Protocol::Sniff => match rules.need_http() || asked() {
-                true => Reading::Sniff,
-                false => Reading::Bytes,
-            },
-        }
+        let service = &self.spec.service;
+        let asked = self.spec.outside || self.proxy.parts.authorise.reads_requests(service);
+        self.traffic.of(service, port).reads(protocol, asked)
     }
 
     pub(super) fn proxy(&self) -> &'a Arc<Proxy> {

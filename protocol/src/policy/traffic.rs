@@ -21,6 +21,7 @@ use crate::{
         },
     },
     name::{Label, ServiceName},
+    record::node::Protocol,
     route::{Eject, Tuning},
 };
 
@@ -138,6 +139,28 @@ pub struct Listed {
     pub holds: bool,
 }
 
+/// How the connections to a port are carried.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reads {
+    /// As bytes, whatever they are.
+    Bytes,
+    /// As requests.
+    Requests,
+    /// As requests if the first bytes are one's, else as bytes.
+    Sniffed,
+}
+
+impl Reads {
+    /// The words of the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Requests => "requests",
+            Self::Sniffed => "requests, where the first bytes are HTTP",
+        }
+    }
+}
+
 /// All that holds for one port of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceRules {
@@ -176,9 +199,21 @@ impl ServiceRules {
         self.needs_http
     }
 
-    /// Whether there is any rule.
-    pub fn is_empty(&self) -> bool {
-        !self.any
+    /// How connections to a port that declares so much are carried. `asked` says whether something
+    /// else wants to see requests: an AccessPolicy, a gateway.
+    pub fn reads(&self, protocol: Protocol, asked: bool) -> Reads {
+        match protocol {
+            Protocol::Tcp => Reads::Bytes,
+            // A rule that bytes could keep too is kept for each request where there are some.
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => match self.any || asked {
+                true => Reads::Requests,
+                false => Reads::Bytes,
+            },
+            Protocol::Sniff => match self.needs_http || asked {
+                true => Reads::Sniffed,
+                false => Reads::Bytes,
+            },
+        }
     }
 
     /// What keeps calls together for ring-hash: what a rule's key says of that request, else who
@@ -409,6 +444,26 @@ mod tests {
 
     fn web() -> ServiceName {
         "shop/web".parse().unwrap()
+    }
+
+    #[test]
+    fn requests_are_read_where_a_rule_or_a_policy_is_about_them_and_nowhere_else() {
+        let rules = |policy: &str| {
+            let policies = format!("{{name: p, trafficPolicy: {{destination: web, {policy}}}}}");
+            TrafficRules::new(&heads_of(&[("t", &policies)]), None).of(&web(), 80)
+        };
+        let (none, plain) = (ServiceRules::default(), rules("type: Timeout, connect: 1s"));
+        let needs = rules("type: Timeout, request: 1s");
+        for (rules, asked, http, sniffed) in [
+            (&none, false, Reads::Bytes, Reads::Bytes),
+            (&none, true, Reads::Requests, Reads::Sniffed),
+            (&plain, false, Reads::Requests, Reads::Bytes),
+            (&needs, false, Reads::Requests, Reads::Sniffed),
+        ] {
+            assert_eq!(rules.reads(Protocol::Tcp, asked), Reads::Bytes);
+            assert_eq!(rules.reads(Protocol::Grpc, asked), http);
+            assert_eq!(rules.reads(Protocol::Sniff, asked), sniffed);
+        }
     }
 
     fn named(rule: Option<&Rule<impl Sized>>) -> Option<String> {

@@ -1,14 +1,16 @@
 //! What traffic rules make of a call: the rules in their order, and where it goes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use skein_protocol::{
+    http::canonical,
     manifest::traffic::Request,
     name::ServiceName,
     policy::{
         legs::{Asked, Leg},
         traffic::TrafficRules,
     },
+    record::node::Protocol,
     route::Subset,
     view::{Use, View},
 };
@@ -38,7 +40,10 @@ impl Agent {
         let host = local::traffic_policy(&self.workload.snapshot.borrow().plan);
         let policy = Arc::clone(&self.policy.borrow());
         let rules = TrafficRules::new(&policy.documents.in_force(), host);
-        let held = asked.request.as_ref().map(Held::new);
+        let protocol = service.ports.iter().find(|one| one.port == port).map(|one| one.protocol);
+        let reads = policy.access.need_http(&name);
+        let reads = rules.of(&name, port).reads(protocol.unwrap_or(Protocol::Sniff), reads);
+        let held = asked.request.as_ref().map(Held::new).transpose()?;
         let request = held.as_ref().map(Held::request);
         let call = Asked {
             service: &name,
@@ -51,6 +56,7 @@ impl Agent {
         Ok(RoutesReport {
             service: name.to_string(),
             port,
+            carried: reads.word().to_owned(),
             rules: listed
                 .into_iter()
                 .map(|rule| RouteRule {
@@ -92,17 +98,23 @@ fn shown(view: &View, leg: &Leg, share: u64) -> RouteLeg {
 /// A request that was asked about, in the form in which rules look at it.
 struct Held<'a> {
     asked: &'a ExplainedRequest,
+    path: Cow<'a, str>,
+    query: &'a str,
     lent: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Held<'a> {
-    fn new(asked: &'a ExplainedRequest) -> Self {
+    fn new(asked: &'a ExplainedRequest) -> Result<Self, ApiError> {
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let path = canonical(path).map_err(|fault| {
+            invalid(format!("such a request is answered 400, bad_request: {fault}"))
+        })?;
         let lent = asked.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Self { asked, lent: lent.collect() }
+        Ok(Self { asked, path, query, lent: lent.collect() })
     }
 
     fn request(&self) -> Request<'_> {
-        let (path, query) = self.asked.path.split_once('?').unwrap_or((&self.asked.path, ""));
-        Request { method: &self.asked.method, path, query, headers: &self.lent }
+        let (method, query) = (&self.asked.method, self.query);
+        Request { method, path: &self.path, query, headers: &self.lent }
     }
 }

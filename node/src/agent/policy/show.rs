@@ -9,6 +9,7 @@ use skein_protocol::{
     route::PortRef,
     view::{Endpoint, Liveness, ServiceView, Use, View},
     wire::ask::Ask,
+    words,
 };
 
 use super::{
@@ -20,7 +21,7 @@ use crate::api::{
     ApiError,
     dto::{
         BackupReport, ConflictInfo, Document, DocumentDetail, EdgeInfo, EdgesReport, NodePolicy,
-        PolicyReport, WhyReport, WhyRequest, WhyStep,
+        PolicyReport, RoutesRequest, WhyReport, WhyRequest, WhyStep,
     },
 };
 
@@ -132,11 +133,34 @@ impl Agent {
         if from.is_none() && !self.why_listener(&mut report, &name) {
             return Ok(report);
         }
-        let Some(endpoint) = why_route(&mut report, service) else { return Ok(report) };
+        let Some(endpoint) = self.why_route(&mut report, service, port) else {
+            return Ok(report);
+        };
         if self.why_policy(&mut report, &view, (&name, port), from.as_ref()) {
             self.why_link(&mut report, &endpoint).await;
         }
         Ok(report)
+    }
+
+    /// The endpoints, and in a few words what traffic rules make of a call.
+    fn why_route(
+        &self,
+        report: &mut WhyReport,
+        service: &ServiceView,
+        port: u16,
+    ) -> Option<Endpoint> {
+        let asked = RoutesRequest {
+            service: service.name.to_string(),
+            port: port.to_string(),
+            request: None,
+        };
+        let rules = self.routes_of(&asked).ok().filter(|routes| !routes.rules.is_empty());
+        let words = rules.map(|routes| {
+            let count = words::count(routes.rules.len(), "traffic rule", "traffic rules");
+            let name = &service.name;
+            format!(", carried as {}, {count} (skein routes {name}:{port})", routes.carried)
+        });
+        why_route(report, service, &words.unwrap_or_default())
     }
 
     fn why_listener(&self, report: &mut WhyReport, name: &ServiceName) -> bool {
@@ -269,14 +293,14 @@ impl Agent {
     }
 }
 
-/// The endpoint that would be called first.
-fn why_route(report: &mut WhyReport, service: &ServiceView) -> Option<Endpoint> {
+/// The endpoint that would be called first; `rules` says what becomes of calls on their way.
+fn why_route(report: &mut WhyReport, service: &ServiceView, rules: &str) -> Option<Endpoint> {
     let usable = |endpoint: &&Endpoint| !matches!(endpoint.usable, Use::No(_));
     let found = service.endpoints.iter().filter(usable).min_by_key(|one| one.usable);
     match found {
         Some(endpoint) => {
             let count = service.endpoints.iter().filter(usable).count();
-            report.holds("route", format!("{count} endpoints may be called"));
+            report.holds("route", format!("{count} endpoints may be called{rules}"));
             Some(endpoint.clone())
         }
         None => {

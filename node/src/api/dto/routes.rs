@@ -34,6 +34,8 @@ pub struct RoutesReport {
     pub service: String,
     /// The port.
     pub port: u16,
+    /// How its connections are carried: `bytes`, `requests`, or as the first bytes tell.
+    pub carried: String,
     /// All rules that are about the port, in the order in which they are asked.
     pub rules: Vec<RouteRule>,
     /// Where such a call goes, and how often.
