@@ -628,3 +628,41 @@ async fn locality_keeps_requests_in_the_zone_while_it_can() {
     })
     .await;
 }
+
+/// A service that answers before it has the whole body, with a status that is worth another try:
+/// the answer goes to the client, who is still sending.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_whole_goes_through() {
+    let mut stand = Stand::new(1, "http").await;
+    let listener = TcpListener::bind((stand.mesh[1].ip, 0)).await.expect("a port");
+    let at = listener.local_addr().expect("a bound socket");
+    let mut running = JoinSet::new();
+    running.spawn(async move {
+        // Reads the head only, answers, and keeps the connection.
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.unwrap_or_default();
+            let early = String::from_utf8_lossy(&head[..read]).contains("/early");
+            let status = if early { "503 Busy" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            held.push(stream);
+        }
+    });
+    stand.mesh[1].manifest("echo.yaml", &version("1", "http", at));
+    stand.webs.clear();
+    stand.apply(&["type: Retry, attempts: 2, on: [gateway]"]).await;
+    until(SOON, "it answers", async || {
+        let got = stand.get("/ready").await?;
+        (got.body == "no").then_some(()).ok_or_else(|| format!("{got:?}"))
+    })
+    .await;
+    let mut client = tokio::net::TcpStream::connect(stand.here).await.expect("a connection");
+    let head = "POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nfirst bytes";
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(SOON, client.read_exact(&mut answer)).await;
+    read.expect("an answer in time").expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 503");
+}

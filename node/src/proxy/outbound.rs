@@ -536,7 +536,7 @@ impl<'a> Call<'a> {
                 }
                 Err(Miss { failed, after: None, .. }) => return Err(Unled::Failed(failed)),
             };
-            let (worth, why) = self.worth_another((rule, judged), after, retry).await;
+            let (worth, why) = self.worth_another((rule, judged), after, retry);
             let budget = judged.budget;
             let enough = tried.endpoints.len() >= most || !worth;
             let over = match enough {
@@ -565,7 +565,7 @@ impl<'a> Call<'a> {
     /// Whether another endpoint may do what this one did not, and what to say where not. Before an
     /// endpoint's `ok` nothing of a call has gone anywhere: without a rule another one is tried
     /// as long as there is one. `after` is `None` for an answer that wants to be tried again.
-    async fn worth_another(
+    fn worth_another(
         &self,
         (rule, judged): (Option<&RetryRule>, &RetryRule),
         after: Option<RetryOn>,
@@ -587,9 +587,9 @@ impl<'a> Call<'a> {
         if !outgoing.is_first() {
             return (false, "; not tried again, since the request is a retry already");
         }
-        match outgoing.again().await {
+        match outgoing.again() {
             true => (true, ""),
-            false => (false, "; not tried again, since its body is too long to be kept"),
+            false => (false, "; not tried again, since its body is not kept"),
         }
     }
 

@@ -34,7 +34,15 @@ pub fn goes_on(name: &str, value: &[u8], named: &[String]) -> bool {
         // The only value that a hop may pass on; gRPC asks for it.
         return value.eq_ignore_ascii_case(b"trailers");
     }
-    !HOP.contains(&name) && !name.starts_with(OURS) && !named.iter().any(|one| one == name)
+    !HOP.contains(&name) && !is_ours(name) && !named.iter().any(|one| one == name)
+}
+
+/// Whether only agents may say that. `_` counts as `-`: to many services both are one (CGI).
+pub fn is_ours(name: &str) -> bool {
+    name.len() >= OURS.len()
+        && name.bytes().zip(OURS.bytes()).all(|(byte, wanted)| {
+            byte.to_ascii_lowercase() == wanted || (byte == b'_' && wanted == b'-')
+        })
 }
 
 /// The names that a `connection` header lists, in lower case.
@@ -86,6 +94,8 @@ mod tests {
         let stays = |name: &str| !goes_on(name, b"x", &named);
         assert!(["connection", "x-private", "keep-alive", "upgrade", "te"].into_iter().all(stays));
         assert!(stays(SOURCE) && stays("x-skein-anything"));
+        assert!(stays("x_skein_source") && stays("x-skein_source"));
+        assert!(goes_on("x-skeins", b"a", &named) && goes_on("x-ske", b"a", &named));
         assert!(goes_on("te", b"Trailers", &named) && goes_on("trailer", b"a", &named));
         assert!(goes_on("x-public", b"a", &named) && goes_on(REQUEST_ID, b"a", &named));
     }

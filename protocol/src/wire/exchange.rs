@@ -192,7 +192,21 @@ pub fn encode<T: Serialize>(kind: FrameKind, content: &T) -> Result<Vec<u8>, Fra
 /// The request head of that content, checked.
 pub fn request(content: &[u8]) -> Result<RequestHead, FrameError> {
     let head: RequestHead = codec::decode::<{ limits::EXCHANGE_HEAD_BYTES }, _>(content)?;
+    check_request(&head)?;
+    Ok(head)
+}
+
+/// Whether that is a head that another agent takes: to be asked before it is sent, too.
+pub fn check_request(head: &RequestHead) -> Result<(), FrameError> {
     check_headers(&head.headers)?;
+    // What says that a body comes where none does would eat the next request of its connection.
+    let promised = head
+        .headers
+        .iter()
+        .any(|(name, value)| name == "content-length" && value.iter().any(|digit| *digit != b'0'));
+    if head.ended && promised {
+        return Err(FrameError::Http("a content-length without a body"));
+    }
     let is_method = (1..=limits::METHOD_BYTES).contains(&head.method.len())
         && head.method.bytes().all(is_token)
         && head.method != "CONNECT";
@@ -210,7 +224,7 @@ pub fn request(content: &[u8]) -> Result<RequestHead, FrameError> {
     {
         return Err(FrameError::Http("the authority"));
     }
-    Ok(head)
+    Ok(())
 }
 
 /// The response head of that content, checked.
@@ -326,7 +340,15 @@ mod tests {
         }
         let length =
             |text: &str| ("content-length".to_owned(), ByteBuf::from(text.as_bytes().to_vec()));
-        assert!(!refused(&|head| head.headers.push(length("3"))));
+        assert!(!refused(&|head| head.headers.push(length("0"))));
+        assert!(!refused(&|head| {
+            head.headers.push(length("3"));
+            head.ended = false;
+        }));
+        assert!(refused(&|head| {
+            head.headers.push(length("3"));
+            head.ended = true;
+        }));
         assert!(refused(&|head| head.headers.extend([length("3"), length("3")])));
         assert!(refused(&|head| head.headers.push(length("+3"))));
         assert!(refused(&|head| head.headers.push(("transfer-encoding".into(), ByteBuf::new()))));

@@ -89,11 +89,12 @@ impl Outgoing {
         self.is_idempotent() && matches!(self.body, Body::None) && !self.head.upgrade
     }
 
-    /// Whether another endpoint can have it, after one may have seen it.
-    pub(in crate::proxy) async fn again(&self) -> bool {
+    /// Whether another endpoint can have it, after one may have seen it. Not while its body is
+    /// still on its way to one that has answered already.
+    pub(in crate::proxy) fn again(&self) -> bool {
         match &self.body {
             Body::None => true,
-            Body::Client(upload) => upload.lock().await.again(),
+            Body::Client(upload) => upload.try_lock().is_ok_and(|upload| upload.again()),
             Body::Copy(_) => false,
         }
     }

@@ -207,6 +207,7 @@ async fn go(
         _ => head::text(&answered.headers, "content-length").and_then(|text| text.parse().ok()),
     };
     let ended = answered.ended;
+    let next = None;
     let body = Answering {
         body: Some(body),
         ending: Some(ending),
@@ -214,6 +215,7 @@ async fn go(
         timer,
         left,
         ended,
+        next,
     };
     whole(&answered, body.boxed_unsync())
 }
@@ -227,6 +229,9 @@ fn whole(head: &ResponseHead, body: Body) -> Result<Response<Body>, Failed> {
 fn from_outside(front: &Front, head: &mut RequestHead) {
     let Some(client) = front.client else { return };
     let client = client.ip().to_canonical().to_string();
+    for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+        head::remove_alike(&mut head.headers, name);
+    }
     let known = head::text(&head.headers, "x-forwarded-for").map(str::to_owned);
     let chain = known.map_or_else(|| client.clone(), |known| format!("{known}, {client}"));
     head::set(&mut head.headers, "x-forwarded-for", chain);
@@ -435,6 +440,8 @@ struct Answering {
     left: Option<u64>,
     /// Whether there are none at all.
     ended: bool,
+    /// What came with the last of them.
+    next: Option<Frame<Bytes>>,
 }
 
 impl Drop for Answering {
@@ -467,6 +474,16 @@ impl HttpBody for Answering {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
+        if this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            let text = "the answer was not whole in the time of its Timeout";
+            if let Some(ending) = this.ending.take() {
+                ending.end(CloseReason::Timeout, text.to_owned());
+            }
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, text))));
+        }
+        if let Some(frame) = this.next.take() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         match &polled {
@@ -491,23 +508,21 @@ impl HttpBody for Answering {
                 // Most often the end is there already.
                 if this.left == Some(0)
                     && let Some(body) = &mut this.body
-                    && matches!(Pin::new(body).poll_frame(cx), Poll::Ready(None))
-                    && let Some(ending) = this.ending.take()
+                    && let Poll::Ready(next) = Pin::new(body).poll_frame(cx)
                 {
-                    ending.end(CloseReason::Done, String::new());
-                }
-            }
-            Poll::Pending => {
-                let late =
-                    this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-                if late {
-                    let text = "the answer was not whole in the time of its Timeout";
-                    if let Some(ending) = this.ending.take() {
-                        ending.end(CloseReason::Timeout, text.to_owned());
+                    match next {
+                        // Trailers, in all likelihood: given next.
+                        Some(Ok(frame)) => this.next = Some(frame),
+                        Some(Err(_)) => {}
+                        None => {
+                            if let Some(ending) = this.ending.take() {
+                                ending.end(CloseReason::Done, String::new());
+                            }
+                        }
                     }
-                    return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, text))));
                 }
             }
+            Poll::Pending => {}
         }
         polled
     }

@@ -15,6 +15,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use skein_protocol::{
+    http::header::goes_on,
     limits,
     wire::exchange::{self, FRAME_PREFIX, FrameKind, Header},
 };
@@ -231,8 +232,10 @@ impl HttpBody for Incoming {
                 Ok(Some(Frame::data(content)))
             }
             FrameKind::Trailers => {
-                let headers: Vec<Header> =
+                let mut headers: Vec<Header> =
                     exchange::trailers(&content).map_err(|error| bad(&error))?;
+                // A peer's trailers are believed no more than its heads.
+                headers.retain(|(name, value)| goes_on(name, value, &[]));
                 Ok(Some(Frame::trailers(head::map(&headers)?)))
             }
             FrameKind::End => Ok(None),

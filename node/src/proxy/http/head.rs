@@ -19,7 +19,7 @@ use skein_protocol::{
     },
     limits,
     manifest::traffic::Edits,
-    wire::exchange::{Header, RequestHead, ResponseHead},
+    wire::exchange::{self, Header, RequestHead, ResponseHead},
 };
 
 /// Why a request is not taken, and with which status it is answered.
@@ -31,6 +31,11 @@ pub(super) struct Bad {
 
 fn bad<T>(status: u16, why: impl Into<String>) -> Result<T, Bad> {
     Err(Bad { status, why: why.into() })
+}
+
+/// Leaves one spelling of a header: many services take `_` for `-`.
+pub(super) fn remove_alike(headers: &mut Vec<Header>, name: &str) {
+    headers.retain(|(key, _)| key == name || key.replace('_', "-") != name);
 }
 
 /// What a client asks for.
@@ -69,7 +74,8 @@ pub(super) fn request(parts: &Parts, ended: bool) -> Result<Asked, Bad> {
         (None, None) => String::new(),
     };
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte);
-    if authority.len() > limits::AUTHORITY_BYTES || !authority.bytes().all(is_host) {
+    let parses = authority.is_empty() || authority.parse::<http::uri::Authority>().is_ok();
+    if authority.len() > limits::AUTHORITY_BYTES || !parses || !authority.bytes().all(is_host) {
         return bad(400, "the host is not one");
     }
     let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
@@ -98,6 +104,8 @@ pub(super) fn request(parts: &Parts, ended: bool) -> Result<Asked, Bad> {
         waits: !skein_protocol::http::header::is_idempotent(parts.method.as_str()),
         ended,
     };
+    // What another agent would not take is the client's fault, not an endpoint's.
+    exchange::check_request(&head).map_err(|error| Bad { status: 400, why: error.to_string() })?;
     Ok(Asked { head, attempt: attempt.unwrap_or(0) })
 }
 
@@ -252,6 +260,10 @@ pub(super) fn to_service<B>(
         let host = HeaderValue::from_str(authority)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         headers.insert(header::HOST, host);
+        // Said outright: of a GET hyper would send no body whose length it does not know.
+        if !head.ended && !headers.contains_key(header::CONTENT_LENGTH) {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         if head.upgrade {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -164,7 +164,7 @@ impl Proxy {
         line.0.endpoint = Some(endpoint);
         // What agents say of a request is said by this one, as it authenticated it.
         request.headers.retain(|(name, _)| {
-            !name.starts_with(skein_protocol::http::header::OURS)
+            !skein_protocol::http::header::is_ours(name)
                 || name == skein_protocol::http::header::ATTEMPT
         });
         let source = source(caller, stream);
