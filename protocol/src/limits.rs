@@ -690,10 +690,18 @@ pub const H2_CONTINUATIONS: u32 = 8;
 pub const H2_STREAM_WINDOW: u32 = 256 * 1024;
 /// On a whole connection of HTTP/2.
 pub const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// On a whole connection to a process, which all callers share: as much as there can be (RFC 9113
+/// 6.9.1), so that each is bounded by its own streams and none holds up the others.
+pub const H2_SHARED_WINDOW: u32 = 0x7fff_ffff;
 /// A head must be whole within this from its first byte.
 pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection of HTTP without a request, and a body on which nothing moves, end after this.
 pub const HTTP_IDLE: Duration = Duration::from_secs(300);
+/// A client outside of the mesh that has connected sends its first byte within this.
+pub const HTTP_FIRST_OUTSIDE: Duration = Duration::from_secs(60);
+/// Connections of clients outside of the mesh, of [`CONNECTIONS_MAX`]: the rest is for programs on
+/// this host.
+pub const CONNECTIONS_OUTSIDE: usize = CONNECTIONS_MAX / 4 * 3;
 /// First bytes that are looked at to tell HTTP from bytes, and for how long.
 pub const SNIFF_BYTES: usize = 1024;
 /// See [`SNIFF_BYTES`].

@@ -645,7 +645,8 @@ async fn an_answer_that_comes_before_the_body_is_whole_goes_through() {
             let read = stream.read(&mut head).await.unwrap_or_default();
             let early = String::from_utf8_lossy(&head[..read]).contains("/early");
             let status = if early { "503 Busy" } else { "200 OK" };
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno");
+            let close = if early { "" } else { "connection: close\r\n" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n{close}\r\nno");
             let _ = stream.write_all(answer.as_bytes()).await;
             held.push(stream);
         }

@@ -15,6 +15,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait SendHalf: AsyncWrite + Send + Unpin {
     /// Abandons it: the peer's read fails with this code. Bytes not yet sent are dropped.
     fn reset(&mut self, code: u32);
+
+    /// Waits until the peer wants no more of it; for ever where that cannot be told.
+    fn stopped(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// The receiving half of a stream. A peer's reset is an error of kind `ConnectionReset`.

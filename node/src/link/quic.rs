@@ -136,6 +136,17 @@ impl SendHalf for Send {
         // Already ended or stopped: then there is nothing to abandon.
         let _ = self.stream.reset(VarInt::from_u32(code));
     }
+
+    fn stopped(&self) -> BoxFuture<'static, ()> {
+        let stopped = self.stream.stopped();
+        Box::pin(async move {
+            match stopped.await {
+                Ok(Some(_)) | Err(_) => {}
+                // Its end arrived: nothing to stop.
+                Ok(None) => std::future::pending().await,
+            }
+        })
+    }
 }
 
 impl Drop for Send {

@@ -1,8 +1,8 @@
 //! Doors: the ports of a gateway, at which those outside of the mesh come in.
 //!
 //! One port may lead to several services, told apart by the host that a client names: in its TLS
-//! handshake, or in each request. TLS ends here where there are certificates, unless the port
-//! declares bytes: those are carried as they are.
+//! handshake, or in each request. TLS ends here where there are certificates and the port declares
+//! HTTP; else it is carried as it is.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -91,9 +91,8 @@ impl Proxy {
 /// where TLS never ends here.
 fn patience(protocol: Option<Protocol>) -> Option<Duration> {
     match protocol? {
-        Protocol::Tcp => None,
-        // The service may be the one to speak first.
-        Protocol::Sniff => Some(limits::SNIFF_TIMEOUT),
+        // What a port does not say to be HTTP goes through as it is, TLS too.
+        Protocol::Tcp | Protocol::Sniff => None,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => Some(limits::HTTP_HEAD_TIMEOUT),
     }
 }

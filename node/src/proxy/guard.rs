@@ -116,6 +116,12 @@ impl Guard {
         self.outbound.enter()
     }
 
+    /// Room for a connection from outside of the mesh: not all that there is.
+    pub(super) fn outside(&self) -> Option<Permit> {
+        let room = self.outbound.live() < limits::CONNECTIONS_OUTSIDE;
+        if room { self.outbound.enter() } else { None }
+    }
+
     /// Room for a call from this host to this host.
     pub(super) fn inbound(&self) -> Option<Permit> {
         self.inbound.enter()

@@ -10,6 +10,7 @@ use skein_protocol::{
     limits,
     manifest::traffic::PerWhat,
     name::NodeKey,
+    record::node::Protocol,
     route::{CloseReason, rendezvous},
     wire::{
         exchange::RequestHead,
@@ -186,6 +187,9 @@ impl Proxy {
             return refuse(Refusal::NoService, format!("{me} has restarted"));
         }
         let instance = find(local, head)?;
+        if request.is_none() {
+            self.may_be_unread(instance, head)?;
+        }
         let requested =
             request.map(|request| Requested { method: &request.method, path: &request.path });
         if let Err(why) = self.parts.authorise.authorise(caller, head, requested) {
@@ -195,7 +199,24 @@ impl Proxy {
         Ok(instance)
     }
 
-    /// Counts a call against every rate that is about it.
+    /// Whether bytes may come to a port that speaks HTTP: not where requests are to be counted.
+    fn may_be_unread(&self, instance: &LocalInstance, head: &StreamHead) -> Result<(), Refused> {
+        let speaks = matches!(instance.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc);
+        let traffic = self.parts.traffic.now();
+        if !speaks || traffic.is_empty() {
+            return Ok(());
+        }
+        let rules = traffic.of(&head.destination, head.port);
+        match rules.rate_limits.iter().next() {
+            None => Ok(()),
+            Some(rule) => refuse(
+                Refusal::RateLimited,
+                format!("{} counts requests, and these are bytes: connect anew", rule.name),
+            ),
+        }
+    }
+
+    /// Counts a call against every rate that is about it. Of bytes all are: whatever is in them.
     fn within_rates(
         &self,
         caller: &PeerIdentity,
@@ -209,7 +230,11 @@ impl Proxy {
         let rules = traffic.of(&head.destination, head.port);
         let headers = request.map(RequestHead::texts).unwrap_or_default();
         let seen = request.map(|request| request.seen(&headers));
-        for rule in rules.rate_limits.all(seen.as_ref()) {
+        let meant = rules.rate_limits.iter().filter(|rule| match &seen {
+            None => true,
+            Some(seen) => rule.matches.covers(seen),
+        });
+        for rule in meant {
             let who = match &rule.does.per {
                 PerWhat::All => String::new(),
                 PerWhat::Source => match &head.source {
@@ -218,7 +243,7 @@ impl Proxy {
                 },
                 // Only of requests that are read; those without it count together.
                 PerWhat::Header(name) => match &seen {
-                    None => continue,
+                    None => String::new(),
                     Some(seen) => {
                         let found = seen.headers.iter().find(|(key, _)| key == name);
                         found.map_or_else(String::new, |(_, value)| (*value).to_owned())

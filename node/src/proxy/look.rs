@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use skein_protocol::{
@@ -37,15 +38,15 @@ pub(super) enum Found {
 
 /// What services without a declared protocol were found to speak.
 #[derive(Default)]
-pub(super) struct Spoken(Mutex<BTreeMap<ServiceName, Reads>>);
+pub(super) struct Spoken(Mutex<BTreeMap<(ServiceName, u16), Reads>>);
 
 impl Spoken {
-    fn of(&self, service: &ServiceName) -> Reads {
+    fn of(&self, service: &(ServiceName, u16)) -> Reads {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(service).copied().unwrap_or(Reads::Sniffed)
     }
 
-    fn remember(&self, service: &ServiceName, what: Reads) {
+    fn remember(&self, service: &(ServiceName, u16), what: Reads) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.get(service) != Some(&what) {
             all.insert(service.clone(), what);
@@ -54,7 +55,7 @@ impl Spoken {
 
     pub(super) fn retain(&self, view: &View) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|service, _| view.services.contains_key(service));
+        all.retain(|(service, _), _| view.services.contains_key(service));
     }
 }
 
@@ -64,26 +65,27 @@ impl Call<'_> {
         let proxy = self.proxy();
         let declared = self.reading();
         let reading = match declared {
-            Reads::Sniffed => proxy.spoken.of(self.service()),
+            Reads::Sniffed => proxy.spoken.of(&self.place()),
             Reads::Bytes | Reads::Requests => declared,
         };
         match reading {
             Reads::Bytes => Found::Bytes(None),
-            // Its client speaks first: there is time until it does.
+            // Found to be HTTP before: an endpoint is sought only when the first bytes say so, as
+            // long as they come at once. Else it is looked at anew.
             Reads::Requests if declared == Reads::Sniffed => {
-                match peek_first(stream, started + limits::HTTP_IDLE).await {
-                    Sniffed::Http1 | Sniffed::Http2 => requests(stream).await,
-                    Sniffed::Bytes | Sniffed::More => Found::Bytes(None),
+                match peek_first(stream, started + limits::SNIFF_TIMEOUT).await {
+                    Sniffed::Http1 | Sniffed::Http2 => requests(stream, self.idles()).await,
+                    Sniffed::Bytes | Sniffed::More => self.sniffed(stream, Instant::now()).await,
                 }
             }
             // What is no HTTP is refused as such.
-            Reads::Requests => requests(stream).await,
+            Reads::Requests => requests(stream, self.idles()).await,
             Reads::Sniffed => self.sniffed(stream, started).await,
         }
     }
 
     async fn sniffed(&mut self, stream: &mut Socket, started: Instant) -> Found {
-        let (proxy, service) = (self.proxy(), self.service());
+        let (proxy, service) = (self.proxy(), self.place());
         let until = started + limits::SNIFF_TIMEOUT;
         let found = {
             let mut seeking = std::pin::pin!(self.connect(None));
@@ -96,7 +98,7 @@ impl Call<'_> {
                     what = &mut told, if sniffed.is_none() => sniffed = Some(what),
                     got = &mut seeking, if taken.is_none() => taken = Some(got),
                     () = speaks(&mut taken), if sniffed.is_none() => {
-                        proxy.spoken.remember(service, Reads::Bytes);
+                        proxy.spoken.remember(&service, Reads::Bytes);
                         sniffed = Some(Sniffed::Bytes);
                     }
                 }
@@ -110,8 +112,8 @@ impl Call<'_> {
         match found {
             Some(got) => Found::Bytes(Some(Box::new(got))),
             None => {
-                proxy.spoken.remember(service, Reads::Requests);
-                requests(stream).await
+                proxy.spoken.remember(&service, Reads::Requests);
+                requests(stream, self.idles()).await
             }
         }
     }
@@ -123,11 +125,18 @@ async fn speaks(taken: &mut Option<Result<Taken, Failed>>) {
         Some(Ok(Taken { carried: Carried::Bytes((_, recv)), .. })) => {
             let mut first = [0; limits::SNIFF_BYTES];
             match recv.read(&mut first).await {
+                // An end is no word.
+                Ok(0) => std::future::pending().await,
                 Ok(count) => {
+                    // Nor is the preface of HTTP/2, which either side sends unasked.
+                    let settings = is_settings(first.get(..count).unwrap_or_default());
                     let first =
                         bytes::Bytes::copy_from_slice(first.get(..count).unwrap_or_default());
                     let rest = std::mem::replace(recv, Box::new(socket::Nothing));
                     *recv = socket::behind(first, rest);
+                    if settings {
+                        std::future::pending().await
+                    }
                 }
                 Err(_) => std::future::pending().await,
             }
@@ -136,10 +145,15 @@ async fn speaks(taken: &mut Option<Result<Taken, Failed>>) {
     }
 }
 
+/// Whether a server of HTTP/2 begins so: a SETTINGS frame of the whole connection (RFC 9113 3.4).
+fn is_settings(bytes: &[u8]) -> bool {
+    bytes.get(3..9) == Some(&[4, 0, 0, 0, 0, 0])
+}
+
 /// Reads the first bytes until they tell which version they are of.
-async fn requests(stream: &mut Socket) -> Found {
+async fn requests(stream: &mut Socket, idle: Duration) -> Found {
     let mut first = Vec::with_capacity(limits::SNIFF_BYTES);
-    let mut until = Instant::now() + limits::HTTP_IDLE;
+    let mut until = Instant::now() + idle;
     loop {
         let what = sniff(&first);
         if what != Sniffed::More || first.len() >= limits::SNIFF_BYTES {

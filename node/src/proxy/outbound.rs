@@ -4,7 +4,12 @@
 //! never after it, and not one byte of the caller before it. A call holds one view and one set of
 //! rules for all its tries.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use skein_protocol::{
     limits,
@@ -102,6 +107,12 @@ pub(super) struct Call<'a> {
     affinity: u64,
     /// A connection on which nothing moves for so long ends.
     idle: Duration,
+    /// When it began, until when a request must be done, and how long its answer may be still.
+    begun: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) answer_idle: Duration,
+    /// Counted until an endpoint takes it.
+    waits: Mutex<Option<Entered>>,
     /// The request; of bytes there is none.
     pub(super) outgoing: Option<&'a Outgoing>,
     pub(super) line: Connection,
@@ -152,7 +163,8 @@ impl Proxy {
     ) {
         let started = Instant::now();
         // Counted first: what asks the kernel is bounded by it too.
-        let Some(permit) = self.guard.outbound() else {
+        let room = if spec.outside { self.guard.outside() } else { self.guard.outbound() };
+        let Some(permit) = room else {
             let many = format!(
                 "{} connections are open on this host, as many as it may",
                 limits::CONNECTIONS_MAX
@@ -285,7 +297,24 @@ impl<'a> Call<'a> {
         let traffic = proxy.parts.traffic.now();
         let idle = proxy.parts.timeouts.idle;
         let affinity = if traffic.is_empty() { 0 } else { affinity(&line) };
-        Self { proxy, spec, view, traffic, affinity, idle, outgoing: None, line }
+        Self {
+            proxy,
+            spec,
+            view,
+            traffic,
+            affinity,
+            idle,
+            begun: Instant::now(),
+            deadline: None,
+            answer_idle: limits::HTTP_IDLE,
+            waits: Mutex::new(None),
+            outgoing: None,
+            line,
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Option<Entered>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The port that is called, as the view has it.
@@ -317,8 +346,14 @@ impl<'a> Call<'a> {
         self.proxy
     }
 
-    pub(super) fn service(&self) -> &'a ServiceName {
-        &self.spec.service
+    /// What is called.
+    pub(super) fn place(&self) -> (ServiceName, u16) {
+        (self.spec.service.clone(), self.line.port)
+    }
+
+    /// For how long a client may be silent before its first request.
+    pub(super) fn idles(&self) -> Duration {
+        if self.spec.outside { limits::HTTP_FIRST_OUTSIDE } else { limits::HTTP_IDLE }
     }
 
     fn idle_http(&self) -> Duration {
@@ -327,10 +362,14 @@ impl<'a> Call<'a> {
     }
 
     /// Counts a connection of which requests are read.
-    fn enter_connection(&self) -> Result<Entered, Failed> {
+    fn enter_connection(&self) -> Result<Option<Entered>, Failed> {
+        if self.spec.door.is_some() {
+            // Its requests may go to several services.
+            return Ok(None);
+        }
         let rules = self.rules();
         let breaks = rules.circuit_breaks.first(None).map(|rule| rule.does).unwrap_or_default();
-        self.enter(Counted::Connections, &breaks)
+        self.enter(&self.spec.service, Counted::Connections, &breaks).map(Some)
     }
 
     fn refused(&mut self, socket: Socket, failed: Failed) {
@@ -378,18 +417,10 @@ impl<'a> Call<'a> {
             Err(unknown) => return self.fall_back(unknown).await,
         };
         self.line.port = port;
-        let rules = self.traffic.of(&self.spec.service, port);
         if request.is_none() {
+            let rules = self.traffic.of(&self.spec.service, port);
             self.faults(&rules, None).await?;
         }
-        let breaks = rules.circuit_breaks.first(request);
-        let breaks = breaks.map(|rule| rule.does).unwrap_or_default();
-        let what = match request {
-            None => Counted::Connections,
-            Some(_) => Counted::Requests,
-        };
-        let entered = self.enter(what, &breaks)?;
-        let _pending = self.enter(Counted::Pending, &breaks)?;
         let asked = Asked {
             service: &self.spec.service,
             port,
@@ -401,10 +432,7 @@ impl<'a> Call<'a> {
         let mut nothing = None;
         for leg in &legs {
             match self.lead(leg, request).await {
-                Ok(mut taken) => {
-                    taken.counts._entered.push(entered);
-                    return Ok(taken);
-                }
+                Ok(taken) => return Ok(taken),
                 Err(Unled::Failed(failed)) => return Err(failed),
                 Err(Unled::Empty(no_route)) => nothing = nothing.or(Some(no_route)),
             }
@@ -456,8 +484,12 @@ impl<'a> Call<'a> {
     }
 
     /// Counts this call for a circuit breaker.
-    fn enter(&self, what: Counted, rule: &CircuitBreak) -> Result<Entered, Failed> {
-        let service = &self.spec.service;
+    fn enter(
+        &self,
+        service: &ServiceName,
+        what: Counted,
+        rule: &CircuitBreak,
+    ) -> Result<Entered, Failed> {
         self.proxy.meters.enter(service, what, rule).map_err(|bound| {
             let detail = format!(
                 "this host has {bound} {} of {service}, as many as a CircuitBreak allows",
@@ -491,7 +523,36 @@ impl<'a> Call<'a> {
             affinity: rules.affinity(request, self.affinity),
             most,
         };
-        let hedge = rules.hedges.first(request).map(|rule| rule.does);
+        let breaks = rules.circuit_breaks.first(request).map(|rule| rule.does).unwrap_or_default();
+        let what = if request.is_some() { Counted::Requests } else { Counted::Connections };
+        let entered = self.enter(&leg.service, what, &breaks).map_err(Unled::Failed)?;
+        let pending = self.enter(&leg.service, Counted::Pending, &breaks);
+        *self.pending() = Some(pending.map_err(Unled::Failed)?);
+        self.answer_idle = timeout.idle.unwrap_or(limits::HTTP_IDLE);
+        self.deadline = timeout.request.filter(|_| request.is_some()).map(|most| self.begun + most);
+        let tries = self.tries(&going, rules.hedges.first(request).map(|rule| rule.does), rule);
+        let tried = match timeout.request.filter(|_| request.is_some()) {
+            None => tries.await,
+            Some(most) => tokio::time::timeout(most, tries).await.unwrap_or_else(|_| {
+                let most = most.as_millis();
+                let detail = format!("no answer within the {most} ms of its Timeout");
+                Err(Unled::Failed(Failed::new(CloseReason::Timeout, detail)))
+            }),
+        };
+        *self.pending() = None;
+        let mut taken = tried?;
+        taken.counts._entered.push(entered);
+        Ok(taken)
+    }
+
+    /// One endpoint after another.
+    async fn tries(
+        &mut self,
+        going: &Going<'_>,
+        hedge: Option<Hedge>,
+        rule: Option<&RetryRule>,
+    ) -> Result<Taken, Unled> {
+        let (leg, most) = (going.leg, going.most);
         let usual = RetryRule::default();
         let judged = rule.unwrap_or(&usual);
         self.proxy.meters.call(&leg.service);
@@ -500,7 +561,7 @@ impl<'a> Call<'a> {
         let mut retry = 0;
         loop {
             let before = missed.take();
-            let chosen = self.choose(&going, &tried);
+            let chosen = self.choose(going, &tried);
             let (choice, in_flight) = match (chosen, before) {
                 (Ok(chosen), _) => chosen,
                 (Err(_), Some(Missed::Failed(failed))) => return Err(Unled::Failed(failed)),
@@ -510,8 +571,8 @@ impl<'a> Call<'a> {
             let first = tried.endpoints.is_empty();
             let hedge = hedge.filter(|_| first && self.outgoing.is_some_and(Outgoing::may_hedge));
             let got = match hedge {
-                Some(hedge) => self.hedged(&going, (choice, in_flight), &mut tried, hedge).await,
-                None => self.one(&going, choice, in_flight, &mut tried).await,
+                Some(hedge) => self.hedged(going, (choice, in_flight), &mut tried, hedge).await,
+                None => self.one(going, choice, in_flight, &mut tried).await,
             };
             let (left, after, pushback) = match got {
                 Ok(taken) => {
@@ -899,14 +960,16 @@ impl<'a> Call<'a> {
             let connected = match self.outgoing {
                 None => Socket::connect(target, self.proxy.parts.timeouts.connect)
                     .await
-                    .map(|socket| Carried::Bytes(socket.into_pair())),
+                    .map(|socket| Carried::Bytes(socket.into_pair()))
+                    .map_err(Unfallen::Elsewhere),
                 Some(outgoing) => self.fall_back_with(target, outgoing).await,
             };
             match connected {
                 Ok(carried) => {
                     return Ok(Taken { carried, here: None, counts: Counts::default() });
                 }
-                Err(error) => detail = format!("{detail}; fallback: {error}"),
+                Err(Unfallen::Elsewhere(error)) => detail = format!("{detail}; fallback: {error}"),
+                Err(Unfallen::Over(failed)) => return Err(failed),
             }
         }
         Err(Failed::new(no_route.reason(), detail))
@@ -917,22 +980,42 @@ impl<'a> Call<'a> {
         &self,
         target: &Target,
         outgoing: &Outgoing,
-    ) -> Result<Carried, String> {
+    ) -> Result<Carried, Unfallen> {
         let (ours, theirs) = socket::local_stream();
         let (proxy, target) = (Arc::clone(self.proxy), target.clone());
         let service = self.spec.service.clone();
-        self.proxy
-            .parts
-            .runtime
-            .spawn(async move { Box::pin(proxy.serve_outside(target, &service, theirs)).await });
-        let (mut send, recv) = ours;
-        let frame = outgoing.frame(0).map_err(|error| error.to_string())?;
-        send.write_all(&frame).await.map_err(|error| error.to_string())?;
+        self.proxy.parts.runtime.spawn(async move {
+            Box::pin(proxy.serve_outside(target, &service, theirs)).await;
+        });
+        let (mut send, mut recv) = ours;
+        let elsewhere = |error: &dyn std::fmt::Display| Unfallen::Elsewhere(error.to_string());
+        let frame = outgoing.frame(0).map_err(|error| elsewhere(&error))?;
+        send.write_all(&frame).await.map_err(|error| elsewhere(&error))?;
+        match reply(&mut *recv).await {
+            Ok(()) => {}
+            Err(Unasked::Refused(Refused { why, .. }) | Unasked::Broken(why)) => {
+                return Err(Unfallen::Elsewhere(why));
+            }
+        }
         match outgoing.converse((send, recv), None).await {
             Ok(answer) => Ok(Carried::Answer(Box::new(answer))),
-            Err(Fallen::Client(detail) | Fallen::Endpoint { detail, .. }) => Err(detail),
+            // It may have seen the request: nobody else gets it.
+            Err(Fallen::Client(detail)) => {
+                Err(Unfallen::Over(Failed::new(CloseReason::ClientReset, detail)))
+            }
+            Err(Fallen::Endpoint { reason, detail, .. }) => {
+                Err(Unfallen::Over(Failed::new(reason, detail)))
+            }
         }
     }
+}
+
+/// Why a static endpoint did not take a call.
+enum Unfallen {
+    /// Nothing of it got there: the next one may.
+    Elsewhere(String),
+    /// It may have.
+    Over(Failed),
 }
 
 impl Taken {
@@ -1045,6 +1128,13 @@ async fn ask(
     };
     send.write_all(&bytes).await.map_err(broken)?;
     send.flush().await.map_err(broken)?;
+    reply(recv).await
+}
+
+/// Waits for `ok`.
+async fn reply(recv: &mut dyn RecvHalf) -> Result<(), Unasked> {
+    let broken = |error: std::io::Error| Unasked::Broken(format!("the stream broke: {error}"));
+    let wrong = |error: &dyn std::fmt::Display| Unasked::Broken(format!("bad reply: {error}"));
     let start = recv.read_u8().await.map_err(broken)?;
     let code = match Reply::start(start).map_err(|error| wrong(&error))? {
         ReplyStart::Ok => return Ok(()),

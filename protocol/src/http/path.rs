@@ -76,14 +76,30 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, PathFault> {
     let canonical = other.map_or(Cow::Borrowed(path), Cow::Owned);
     let mut segments = canonical.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
-        if matches!(segment, "." | "..") {
+        let bare = bare(segment);
+        if matches!(bare, "." | "..") {
             return Err(PathFault::Dots);
         }
-        if segment.is_empty() && segments.peek().is_some() {
+        if bare.is_empty() && (segments.peek().is_some() || !segment.is_empty()) {
             return Err(PathFault::Empty);
         }
     }
     Ok(canonical)
+}
+
+/// A segment without its parameters, as servlets read it (RFC 3986 3.3).
+fn bare(segment: &str) -> &str {
+    let end = [";", "%3B"].iter().filter_map(|mark| segment.find(mark)).min();
+    segment.get(..end.unwrap_or(segment.len())).unwrap_or(segment)
+}
+
+/// A canonical path without the parameters of its segments: what some services take it for.
+pub fn without_parameters(path: &str) -> Cow<'_, str> {
+    if !path.contains(';') && !path.contains("%3B") {
+        return Cow::Borrowed(path);
+    }
+    let segments: Vec<&str> = path.split('/').map(bare).collect();
+    Cow::Owned(segments.join("/"))
 }
 
 /// Whether a query, without its `?`, may go on as it stands.
@@ -134,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn parameters_of_segments_can_be_left_out() {
+        assert_eq!(without_parameters("/admin;x=1/users;y"), "/admin/users");
+        assert_eq!(without_parameters("/admin%3Bx/users"), "/admin/users");
+        assert_eq!(without_parameters("/admin/users"), "/admin/users");
+    }
+
+    #[test]
     fn what_servers_read_in_two_ways_is_refused() {
         use PathFault::*;
         for (given, fault) in [
@@ -150,6 +173,10 @@ mod tests {
             ("/a%5Cb", Separator),
             ("/a%00", Separator),
             ("/a\\b", Byte),
+            ("/public/..;/admin", Dots),
+            ("/public/..%3bx/admin", Dots),
+            ("/;/admin", Empty),
+            ("/a/;x", Empty),
             ("/a b", Byte),
             ("/a\u{e9}", Byte),
             ("/a%", Escape),

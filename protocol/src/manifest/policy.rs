@@ -152,5 +152,22 @@ fn path(text: &str) -> Result<String, InvalidValue> {
         let fix = "write an exact path, `/v1/items`, or what it begins with, `/v1/*`";
         invalid(format!("`{text}` is no path"), fix)
     };
-    fits.then(|| text.to_owned()).ok_or_else(bad)
+    fits.then_some(()).ok_or_else(bad)?;
+    canonical(text, text.strip_suffix('*').unwrap_or(text))?;
+    Ok(text.to_owned())
+}
+
+/// A pattern in another form than that in which paths are compared would never match.
+pub(super) fn canonical(text: &str, path: &str) -> Result<(), InvalidValue> {
+    match crate::http::canonical(path) {
+        Ok(form) if form == path => Ok(()),
+        Ok(form) => Err(invalid(
+            format!("`{text}` never matches: paths are compared in their canonical form"),
+            format!("write `{form}`"),
+        )),
+        Err(fault) => Err(invalid(
+            format!("`{text}` never matches: {fault}, and such requests are refused"),
+            "write the path as clients send it, escaped where it must be",
+        )),
+    }
 }

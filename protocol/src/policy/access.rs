@@ -258,13 +258,12 @@ impl Asked<'_> {
 
     /// Any head denies. One that needs a request to tell, and there is none, denies too.
     fn denies(&self) -> bool {
-        self.said(AccessEffect::Deny)
-            .any(|access| self.is_from(access) && self.is_to(access, |called| called.needs_http()))
+        self.said(AccessEffect::Deny).any(|access| self.is_from(access) && self.is_to(access, true))
     }
 
     /// All heads allow. One that needs a request to tell, and there is none, does not.
     fn allows(&self) -> bool {
-        let matching = |access: &&Access| self.is_from(access) && self.is_to(access, |_| false);
+        let matching = |access: &&Access| self.is_from(access) && self.is_to(access, false);
         self.said(AccessEffect::Allow).filter(matching).count() == self.rules.len()
     }
 
@@ -285,13 +284,13 @@ impl Asked<'_> {
             && caller.outside.is_none_or(|outside| outside == self.who.outside)
     }
 
-    /// `unknown` says what an entry about requests counts for where none can be read.
-    fn is_to(&self, access: &Access, unknown: impl Fn(&Called) -> bool) -> bool {
+    /// Where no request can be read, an entry about requests counts for a deny and for no allow.
+    fn is_to(&self, access: &Access, deny: bool) -> bool {
         let is_called = |called: &Called| {
             called.port.is_none_or(|port| port == self.what.port)
                 && match self.what.request {
-                    Some((method, path)) => is_request(called, method, path),
-                    None => !called.needs_http() || unknown(called),
+                    Some(request) => is_request(called, request, deny),
+                    None => deny || !called.needs_http(),
                 }
         };
         access.to.as_ref().is_none_or(|list| list.iter().any(is_called))
@@ -318,10 +317,17 @@ impl Asked<'_> {
     }
 }
 
-fn is_request(called: &Called, method: &str, path: &str) -> bool {
-    let is_path = |pattern: &String| match pattern.strip_suffix('*') {
+/// Some services leave out the parameters of a path's segments. A deny counts for either reading,
+/// an allow must hold for both.
+fn is_request(called: &Called, (method, path): (&str, &str), deny: bool) -> bool {
+    let bare = crate::http::path::without_parameters(path);
+    let fits = |pattern: &str, path: &str| match pattern.strip_suffix('*') {
         Some(head) => path.starts_with(head),
         None => path == pattern,
+    };
+    let is_path = |pattern: &String| {
+        let (as_is, without) = (fits(pattern, path), fits(pattern, &bare));
+        if deny { as_is || without } else { as_is && without }
     };
     (called.methods.is_empty() || called.methods.iter().any(|one| one == method))
         && (called.paths.is_empty() || called.paths.iter().any(is_path))

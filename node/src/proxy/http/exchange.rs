@@ -31,7 +31,7 @@ use skein_protocol::{
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
-    time::{Instant, Sleep, timeout_at},
+    time::{Instant, Sleep},
 };
 
 use super::{
@@ -144,8 +144,6 @@ async fn go(
         head::edit(&mut head.headers, &route.does.request);
         rewrite(&mut head, route)?;
     }
-    let timeout = rules.timeouts.first(Some(&asked)).map(|rule| rule.does).unwrap_or_default();
-    let deadline = timeout.request.map(|length| Instant::now() + length);
     let (up, down) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut upload = (!ended).then(|| Upload::new(body, Arc::clone(&up)));
     mirror((front, spec), (&rules, &asked), &head, upload.as_mut());
@@ -155,16 +153,8 @@ async fn go(
     };
     let outgoing = Outgoing { head, body, attempt, runtime: front.proxy.parts.runtime.clone() };
     call.outgoing = Some(&outgoing);
-    let connect = call.connect(Some(&asked));
-    let taken = match deadline {
-        None => connect.await,
-        Some(deadline) => timeout_at(deadline, connect).await.unwrap_or_else(|_| {
-            let length = timeout.request.unwrap_or_default().as_millis();
-            let detail = format!("no answer within the {length} ms of its Timeout");
-            Err(Failed::new(CloseReason::Timeout, detail))
-        }),
-    };
-    let idle = timeout.idle.unwrap_or(limits::HTTP_IDLE);
+    let taken = call.connect(Some(&asked)).await;
+    let (deadline, idle) = (call.deadline, call.answer_idle);
     if let Some(ending) = ending {
         ending.called(call.line);
     }

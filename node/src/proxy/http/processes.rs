@@ -167,7 +167,7 @@ impl ProcessPool {
         if two {
             let handshake = http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-                .initial_connection_window_size(limits::H2_WINDOW_BYTES)
+                .initial_connection_window_size(limits::H2_SHARED_WINDOW)
                 .max_header_list_size(head_bytes())
                 .max_send_buf_size(limits::EXCHANGE_DATA_BYTES)
                 .handshake(io);

@@ -187,13 +187,14 @@ impl Proxy {
         let most = self.parts.timeouts.connect;
         let process = match self.processes.get(&target, false, most).await {
             Ok(process) => process,
-            Err(detail) => {
-                let failed = Failed { failure: Failure::Reset, detail };
-                let _ = frames::write(&mut *send, FrameKind::Failed, &failed).await;
-                let _ = send.shutdown().await;
-                return;
+            Err(why) => {
+                let refused = Reply::refused(Refusal::ConnectFailed, &why);
+                return answer(&mut *send, &mut *reader.into_bytes(), &refused).await;
             }
         };
+        if send.write_all(&Reply::Ok.encode()).await.is_err() {
+            return;
+        }
         let host = host_of(service);
         let admitted = Admitted { process, target, two: false, request, host };
         let mut line = Line::unlogged();
@@ -246,6 +247,7 @@ impl Proxy {
         let mut given: Option<Reader> = None;
         // Whether its body is still on its way.
         let mut waiting = true;
+        let mut stopped = send.stopped();
         let sent = {
             let sent = self.send(&mut process, asked, &request, (&target, two, &host));
             let mut sent = std::pin::pin!(sent);
@@ -259,6 +261,8 @@ impl Proxy {
                         given = reader.ok();
                     }
                     () = gone(&mut given) => break None,
+                    // It shows, too, while its body is not being read.
+                    () = &mut stopped => break None,
                 }
             }
         };
@@ -320,6 +324,8 @@ impl Proxy {
                         given = reader.ok();
                     }
                     () = gone(&mut given) => break None,
+                    // It shows, too, while its body is not being read.
+                    () = &mut stopped => break None,
                     () = &mut quiet => {
                         let text = "nothing moved".to_owned();
                         break Some(Err(Broken::Read(text)));

@@ -200,6 +200,7 @@ pub(super) fn matches(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Match> {
 pub(super) fn absolute(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<String> {
     let text = item.shown(sink)?;
     if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
+        item.kept(super::super::policy::canonical(&text, &text), sink)?;
         return Some(text);
     }
     let fix = "write it from the root and without a query: `/v1/orders`";
