@@ -29,7 +29,7 @@ kind: ServiceRegistry
 metadata: {{name: echo, namespace: shop}}
 spec:
   version: \"{version}\"
-  ports: [{{name: tcp, port: {PORT}, targetPort: {target}}}]
+  ports: [{{name: echo, port: {PORT}, targetPort: {target}}}]
   endpoints: [{{name: a, address: {address}, port: {target}}}]
   checks: []
 "
@@ -235,6 +235,19 @@ spec:
         "{}",
         stand.mesh[1].cli(&["routes", "shop/echo", "--explain", "GET", "/v1/x"]).await.out
     );
+    // On a port that declares bytes such rules are refused, with what to do.
+    for (host, server) in stand.mesh.hosts[1..].iter().zip(&stand.servers) {
+        let text = version("1", server.address).replace("name: echo, port", "name: tcp, port");
+        host.manifest("echo.yaml", &text);
+    }
+    until(SOON, "the port declares bytes", async || {
+        let detail = stand.mesh[0].try_json(&["service", "shop/echo"]).await?;
+        let bytes = detail["ports"][0]["name"] == "tcp";
+        bytes.then_some(()).ok_or_else(|| detail.to_string())
+    })
+    .await;
+    let refused = stand.mesh[0].run(&["apply", "-f", &file]).await;
+    assert!(refused.code() == 1 && refused.err.contains("is carried as bytes"), "{refused:?}");
 }
 
 /// `meshConfig.trafficPolicy`: on the host that names a document its policies come after all

@@ -4,12 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skein_protocol::{
-    manifest::{Body, Document, DocumentId, kinds::Destination},
+    manifest::{Body, Document, DocumentId, kinds::Destination, traffic::TrafficPolicy},
     policy::{
         AccessRules, Content, Head, Heads, Lineage, PolicyBundle, PolicyKey, SignedVersion,
         VerifiedVersion, access::What,
     },
-    record::node::Protocol,
+    record::node::{Protocol, ServicePort},
     wire::ask::{Answer, Ask, Edge},
 };
 
@@ -107,7 +107,16 @@ impl Agent {
 
     /// Rules about requests on a port that is carried as bytes would never be asked.
     fn check_protocols(&self, document: &Document) -> Result<(), ApiError> {
-        let Body::Access(access) = &document.body else { return Ok(()) };
+        let access = match &document.body {
+            Body::Access(access) => access,
+            Body::Traffic(traffic) => {
+                return traffic
+                    .policies
+                    .iter()
+                    .try_for_each(|one| self.check_traffic(document, one));
+            }
+            Body::Registry(_) | Body::Discovery(_) | Body::Mesh(_) => return Ok(()),
+        };
         let Destination::Service(name) = &access.destination else { return Ok(()) };
         let view = self.view();
         let Some(service) = view.services.get(name) else { return Ok(()) };
@@ -127,6 +136,25 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn check_traffic(&self, document: &Document, policy: &TrafficPolicy) -> Result<(), ApiError> {
+        let Destination::Service(name) = &policy.destination else { return Ok(()) };
+        let view = self.view();
+        let Some(service) = view.services.get(name).filter(|_| policy.needs_http()) else {
+            return Ok(());
+        };
+        let meant = |port: &&ServicePort| policy.port.is_none_or(|only| only == port.port);
+        let mut ports = service.ports.iter().filter(meant).peekable();
+        if ports.peek().is_none() || ports.any(|port| port.protocol != Protocol::Tcp) {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "{}: {} policy {} is about requests, and {name} is carried as bytes: no request is \
+             ever read there",
+            document.place, document.id, policy.name
+        ))
+        .fix("leave out what needs requests, or register the port with a name like `http`"))
     }
 
     fn unknown_service(&self, document: &Document) -> Option<String> {
