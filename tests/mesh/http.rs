@@ -405,7 +405,13 @@ async fn a_mirror_gets_a_copy_and_harms_nobody() {
         (counts == [10, 10]).then_some(()).ok_or_else(|| format!("{counts:?}"))
     })
     .await;
+    stand.webs[1].answers(Answer::Name);
     stand.delete().await;
+    for _ in 0..10 {
+        let got = stand.send(request("POST", "/m", &[], "body")).await.expect("an answer");
+        assert_eq!(got.status, 200);
+    }
+    assert_eq!(stand.counts().iter().sum::<usize>(), 10, "without the document there is no copy");
 }
 
 /// Hedge: a slow endpoint is overtaken, within the budget.
@@ -427,6 +433,13 @@ async fn a_hedge_overtakes_a_slow_endpoint() {
     assert_eq!(got.status, 200);
     let posts = stand.webs.iter().flat_map(|web| web.seen()).filter(|one| one.method == "POST");
     assert_eq!(posts.count(), 1, "what must not be repeated is not");
+    stand.webs[0].answers(Answer::Name);
+    stand.delete().await;
+    stand.webs.iter().for_each(|web| web.answers(Answer::After(Duration::from_millis(300))));
+    for _ in 0..5 {
+        stand.good("/").await;
+    }
+    assert_eq!(stand.counts().iter().sum::<usize>(), 5, "without the document none is sent twice");
 }
 
 /// AccessPolicy by method and path, on the path in its canonical form.
@@ -495,6 +508,14 @@ async fn sick_endpoints_are_ejected_by_their_answers_and_come_back() {
     }
     let counts = stand.counts();
     assert!(counts.iter().filter(|one| **one > 0).count() > 1, "{counts:?}");
+    // Without a document nothing is parsed: no status puts anybody out, and no user stays.
+    stand.delete().await;
+    stand.webs.iter().for_each(|web| web.answers(Answer::Status(500)));
+    for _ in 0..20 {
+        let got = stand.send(get("/", &[("x-user", "1")])).await.expect("an answer");
+        assert_eq!((got.status, got.reason()), (500, ""));
+    }
+    assert_eq!(stand.counts().iter().sum::<usize>(), 20);
 }
 
 /// A service that answers what the path says, word for word, and then ends the connection unless
