@@ -16,13 +16,13 @@ const PORT: u16 = 8080;
 const SOON: Duration = Duration::from_secs(20);
 
 /// The Python that `.ci/test` makes, with the packages of `tests/foreign/packages.txt`.
-fn python() -> Command {
+pub(crate) fn python() -> Command {
     let path = std::env::var_os("SKEIN_TEST_PYTHON").map(PathBuf::from);
     let path = path.expect("SKEIN_TEST_PYTHON: `.ci/test` makes it and says where it is");
     Command::new(path)
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("foreign").join(name)
 }
 

@@ -1,7 +1,7 @@
 //! Under load by `wrk`: sick endpoints, canaries, and a restart of every agent, with no request
 //! lost that need not be.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use skein_tests::{
     figure::{count, figure},
@@ -16,7 +16,10 @@ use tokio::{
     process::Command,
 };
 
-use crate::http::Stand;
+use crate::{
+    foreign::{python, script},
+    http::Stand,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -136,15 +139,6 @@ async fn a_canary_goes_to_all_under_load_with_no_failed_request() {
     assert_eq!(at_all, later, "at 100 % nothing goes to the old version");
     assert!(stand.webs[1].count() > 0 && stand.webs[0].count() > 0);
     println!("{} requests, {} failed", seen.requests, seen.failed);
-}
-
-fn python() -> Command {
-    let path = std::env::var_os("SKEIN_TEST_PYTHON").map(PathBuf::from);
-    Command::new(path.expect("SKEIN_TEST_PYTHON: `.ci/test` makes it and says where it is"))
-}
-
-fn script(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("foreign").join(name)
 }
 
 fn exposed(name: &str, port: u16, process: SocketAddr) -> String {

@@ -18,7 +18,7 @@ use skein_protocol::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::{TcpStream, UnixStream, tcp, unix},
+    net::{TcpStream, UnixStream, tcp},
     time::timeout,
 };
 use tokio_rustls::server::TlsStream;
@@ -88,7 +88,7 @@ impl Socket {
             }
             Self::Unix(stream) => {
                 let (recv, send) = stream.into_split();
-                (Box::new(UnixSend(send)), Box::new(UnixRecv(recv)))
+                (Box::new(Half(send)), Box::new(Half(recv)))
             }
             Self::Tls(stream) => {
                 tune(stream.get_ref().0);
@@ -189,6 +189,7 @@ pub(super) fn local_stream() -> (StreamPair, StreamPair) {
     (halves(one), halves(other))
 }
 
+/// One half of a connection that knows no reset.
 struct Half<S>(S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Half<S> {
@@ -351,46 +352,6 @@ impl AsyncRead for TcpRecv {
 
 impl RecvHalf for TcpRecv {
     /// TCP has no word for this; what is sent after the close is answered with RST.
-    fn stop(&mut self, _code: u32) {}
-}
-
-struct UnixSend(unix::OwnedWriteHalf);
-
-impl AsyncWrite for UnixSend {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-impl SendHalf for UnixSend {
-    fn reset(&mut self, _code: u32) {}
-}
-
-struct UnixRecv(unix::OwnedReadHalf);
-
-impl AsyncRead for UnixRecv {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl RecvHalf for UnixRecv {
     fn stop(&mut self, _code: u32) {}
 }
 

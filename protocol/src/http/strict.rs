@@ -400,7 +400,7 @@ fn number(text: &[u8], base: u32) -> Option<u64> {
 }
 
 /// RFC 9110 5.6.2.
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::codec::{self, CodecError};
-use crate::{limits, manifest::traffic::Request};
+use crate::{http::strict::is_token, limits, manifest::traffic::Request};
 
 /// A header: its name in lower case, and its value.
 pub type Header = (String, ByteBuf);
@@ -270,10 +270,6 @@ fn check_headers(headers: &[Header]) -> Result<(), FrameError> {
         }
     }
     Ok(())
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

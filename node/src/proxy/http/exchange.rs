@@ -89,15 +89,17 @@ fn door(front: &Front, request: &Request<Incoming>) -> Option<Arc<ListenerSpec>>
     let Some(door) = front.spec.door.as_ref().filter(|_| !refused) else {
         return Some(Arc::clone(&front.spec));
     };
+    door.at(host(request)).cloned()
+}
+
+/// The host that a request names; empty where it names none.
+fn host(request: &Request<Incoming>) -> &str {
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
-    door.at(host.unwrap_or_default()).cloned()
+    request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default()
 }
 
 fn nowhere(request: &Request<Incoming>) -> Failed {
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
-    let detail = format!("no service is open here for the host `{}`", host.unwrap_or_default());
+    let detail = format!("no service is open here for the host `{}`", host(request));
     Failed { status: Some(404), ..Failed::new(CloseReason::NoSuchService, detail) }
 }
 
