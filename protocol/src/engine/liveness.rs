@@ -424,7 +424,7 @@ impl Engine {
         let witness = signed.witness;
         if witness.subject == self.me {
             if self.own.published == Some(witness.sequence) {
-                self.sign_again(now);
+                self.doubted_by(now, witness.watcher);
             }
             return;
         }
@@ -442,6 +442,16 @@ impl Engine {
         self.weigh(now, witness.subject);
     }
 
+    /// Of how many watchers it takes to hold a node for dead.
+    pub(super) fn words_that_count(&self, node: &NodeKey) -> usize {
+        let lives = |watcher: &NodeKey| {
+            *watcher == self.me
+                || self.members.get(watcher).is_some_and(|m| m.liveness == Liveness::Alive)
+        };
+        let watchers = self.live.neighbours(node).into_iter().filter(lives).count();
+        if watchers < 2 || planted(Planted::OneWitness) { 1 } else { 2 }
+    }
+
     /// Decides from the witnesses that count.
     fn weigh(&mut self, now: Now, node: NodeKey) {
         let Some(member) = self.members.get(&node) else {
@@ -451,20 +461,15 @@ impl Engine {
             return;
         }
         let near = self.live.neighbours(&node);
-        let lives = |watcher: &NodeKey| {
-            *watcher == self.me
-                || self.members.get(watcher).is_some_and(|m| m.liveness == Liveness::Alive)
-        };
         let counted = member
             .witnesses
             .keys()
             .filter(|watcher| near.contains(watcher) || **watcher == self.me)
             .count();
-        let watchers = near.iter().filter(|watcher| lives(watcher)).count();
+        let enough = self.words_that_count(&node);
         let link = self.links.of(&node);
         let silence = limits::PROBE_EVERY.saturating_add(self.links.patience(link));
         let talks = link.is_some() && now.tick.since(member.heard) < silence;
-        let enough = if watchers < 2 || planted(Planted::OneWitness) { 1 } else { 2 };
         if counted >= enough && !talks {
             self.set_liveness(now, node, Liveness::Dead);
         } else if counted >= 1 && !talks && member.liveness == Liveness::Alive {

@@ -1,6 +1,6 @@
 //! This host's own record: when it is signed, with which sequence, and when no longer.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use rand::RngExt;
 
@@ -8,6 +8,7 @@ use super::{Engine, Event, Write};
 use crate::{
     clock::{Now, Tick},
     limits,
+    name::NodeKey,
     planted::{Planted, planted},
     record::{
         OwnChain, Signed, Verified,
@@ -50,6 +51,10 @@ pub(super) struct Own {
     pace: Pace,
     /// When this host refuted last, and how long it waits before it does again.
     refuted: Option<(Tick, Duration)>,
+    /// Refutations of what would have others hold it for dead.
+    urgent: Pace,
+    /// Who doubts it in its present sequence.
+    doubters: BTreeSet<NodeKey>,
     /// When it is to sign again because it is doubted.
     refute_at: Option<Tick>,
 }
@@ -57,23 +62,28 @@ pub(super) struct Own {
 /// A token bucket over records of one origin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
+    burst: u32,
     left: u32,
     at: Tick,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { left: limits::RECORD_BURST, at: Tick(0) }
+        Self::full(limits::RECORD_BURST)
     }
 }
 
 impl Pace {
+    fn full(burst: u32) -> Self {
+        Self { burst, left: burst, at: Tick(0) }
+    }
+
     /// Takes one, if one is left at `now`. One comes back every `every`.
     pub(super) fn take(&mut self, now: Tick, every: Duration) -> bool {
         let back = now.since(self.at).as_millis() / every.as_millis().max(1);
         if back > 0 {
             let back = u32::try_from(back).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(back).min(limits::RECORD_BURST);
+            self.left = self.left.saturating_add(back).min(self.burst);
             self.at = now;
         }
         let taken = self.left > 0;
@@ -101,6 +111,8 @@ impl Own {
             fenced: false,
             pace: Pace::default(),
             refuted: None,
+            urgent: Pace::full(limits::REFUTE_BURST),
+            doubters: BTreeSet::new(),
             refute_at: None,
         }
     }
@@ -135,10 +147,28 @@ impl Engine {
     }
 
     /// Somebody doubts this host: what is signed anew refutes it, at once or when it is time.
-    pub(super) fn sign_again(&mut self, now: Now) {
-        if self.own.refute_at.is_some() || planted(Planted::NoRefute) {
+    ///
+    /// One word is that of a liar as likely as not, and holds nobody for dead: it is answered
+    /// more and more slowly. Two are what others go by, and may come with every mend of a path
+    /// from hosts that truly did not hear of this one, to those beside it that always did.
+    pub(super) fn doubted_by(&mut self, now: Now, watcher: NodeKey) {
+        if planted(Planted::NoRefute) {
             return;
         }
+        if self.own.doubters.len() < limits::WITNESSES_PER_SUBJECT {
+            self.own.doubters.insert(watcher);
+        }
+        let grave = self.own.doubters.len() >= self.words_that_count(&self.me);
+        let waits = self.own.refute_at.is_none_or(|at| at > now.tick);
+        if grave && waits && self.own.urgent.take(now.tick, limits::REFUTE_MAX) {
+            self.own.refute_at = Some(now.tick);
+        } else if self.own.refute_at.is_none() {
+            self.refute_later(now);
+        }
+        self.publish_if_due(now);
+    }
+
+    fn refute_later(&mut self, now: Now) {
         let (at, wait) = match self.own.refuted {
             Some((at, wait)) if now.tick.since(at) < limits::REFUTE_CALM => {
                 (at, wait.saturating_mul(2).min(limits::REFUTE_MAX))
@@ -148,7 +178,6 @@ impl Engine {
         let due = at.after(wait).max(now.tick);
         self.own.refuted = Some((due, wait));
         self.own.refute_at = Some(due);
-        self.publish_if_due(now);
     }
 
     pub(super) fn publish_if_due(&mut self, now: Now) {
@@ -196,6 +225,7 @@ impl Engine {
             Ok(record) => {
                 self.own.next = sequence.saturating_add(1);
                 self.own.published = Some(sequence);
+                self.own.doubters.clear();
                 self.persist(vec![Write::Peer(self.me, std::sync::Arc::clone(record.bundle()))]);
                 self.flood_record(record.bundle(), None);
                 self.store.insert(record);

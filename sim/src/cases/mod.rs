@@ -383,6 +383,63 @@ fn halves_go_on_alone_and_are_one_again_soon_after_the_cut_is_mended() {
     assert!(healed.is_some_and(|ms| ms < 8_000), "{healed:?}");
 }
 
+/// For how long at a time somebody held one of its own side for dead, at most.
+fn worst_loss(world: &mut World, lasts: u64, since: &mut BTreeMap<(usize, usize), u64>) -> u64 {
+    let (mut worst, until) = (0, world.now + lasts);
+    while world.now < until {
+        world.run_to(world.now + 50);
+        let count = world.nodes.len();
+        let pairs = (0..count).flat_map(|a| (a % 2..count).step_by(2).map(move |b| (a, b)));
+        for (at, of) in pairs {
+            if at != of && world.liveness(at, of) == Some(Liveness::Dead) {
+                let from = *since.entry((at, of)).or_insert(world.now);
+                worst = worst.max(world.now - from);
+            } else {
+                since.remove(&(at, of));
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+fn a_path_that_flaps_costs_no_host_its_own_side() {
+    let mut world = world(40, 31);
+    let (mut since, mut worst) = (BTreeMap::new(), 0);
+    for _ in 0..10 {
+        // Long enough for each half to hold the other for dead, and to say so with each mend.
+        world.partition(|n| n % 2);
+        worst = worst.max(worst_loss(&mut world, 4_500, &mut since));
+        world.heal();
+        worst = worst.max(worst_loss(&mut world, 2_500, &mut since));
+    }
+    let dead = world.events.iter().filter(|(_, _, e)| matches!(e, Event::Dead(_))).count();
+    assert!(dead > 5_000, "the halves held each other for dead {dead} times");
+    // Who refutes ever more slowly is lost to its own for two seconds by the tenth.
+    assert!(worst < 500, "{worst} ms");
+}
+
+#[test]
+fn one_liar_does_not_keep_a_host_signing() {
+    let mut world = world(12, 32);
+    let before = head(&world, 0, 5);
+    for _ in 0..600 {
+        let witness = Witness {
+            mesh: world.mesh.id,
+            subject: world.key(5),
+            sequence: head(&world, 5, 5),
+            boot: 0,
+            watcher: world.key(3),
+        };
+        let signed = witness.sign(world.nodes[3].signer());
+        inject_everywhere(&mut world, 3, &Frame::Witness(signed));
+        world.run_to(world.now + 100);
+    }
+    let signed = head(&world, 0, 5) - before;
+    // 0.1, 0.2, ... 6.4 s, and then every 8 s of the minute.
+    assert!((6..=16).contains(&signed), "{signed} records in a minute");
+}
+
 #[test]
 fn all_restart_without_seeds_and_the_mesh_is_back() {
     let mut world = world(10, 14);
