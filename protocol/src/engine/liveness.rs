@@ -499,11 +499,12 @@ impl Engine {
         }
     }
 
-    /// Something outside speaks against a node: have a look at once.
+    /// Something outside speaks against a node: have a look at once, if a link leads there. Whose
+    /// word on it counts dials it anyway; a dial by everybody else would change nothing, and be a
+    /// storm at each host that gossip does not know yet.
     pub(super) fn doubted(&mut self, now: Now, node: NodeKey) {
-        match self.links.of(&node) {
-            Some(link) => self.probe(now, link),
-            None => self.dial_if_due(now, node),
+        if let Some(link) = self.links.of(&node) {
+            self.probe(now, link);
         }
     }
 

@@ -166,6 +166,25 @@ fn an_agent_that_was_late_itself_accuses_nobody() {
 }
 
 #[test]
+fn whom_gossip_doubts_is_probed_over_a_link_and_not_dialled_for_it() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let other = bench.key(1);
+    let probes = |bench: &Bench| bench.sides[0].sent.iter().filter(|f| f[0] == 2).count();
+    let before = probes(&bench);
+    bench.put(0, Input::Doubt(other));
+    assert_eq!(probes(&bench), before + 1);
+    // Who left is not watched, so that nothing but the doubt would dial it.
+    leaves(&mut bench);
+    bench.sides[1].dials.clear();
+    let gone = bench.key(0);
+    bench.put(1, Input::Doubt(gone));
+    bench.run(5_000);
+    assert_eq!(bench.sides[1].dials, []);
+}
+
+#[test]
 fn a_frame_before_the_hello_is_blamed() {
     let mut bench = Bench::new();
     bench.lost = true;
