@@ -30,7 +30,12 @@ pub struct Campaign {
     pub limit: Option<Duration>,
     /// Every so many seeds one is run twice, and traces compared.
     pub twice: u64,
+    /// Every so many seeds one is run with chitchat too, where that is built.
+    pub agree: u64,
 }
+
+/// Runs a seed with chitchat too: what did not hold or differed, in words.
+pub type Agree = dyn Fn(u64) -> Result<Option<String>> + Sync;
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +60,10 @@ pub struct Tally {
     pub broken: Vec<(u64, Violation)>,
     /// Seeds of which two runs differed.
     pub differed: Vec<u64>,
+    /// Seeds that held with chitchat too, and ended in the same.
+    pub agreed: u64,
+    /// Seeds that did not, and what was said of them.
+    pub disagreed: Vec<(u64, String)>,
 }
 
 impl Tally {
@@ -78,7 +87,7 @@ impl Tally {
 
     /// Whether nothing broke.
     pub fn holds(&self) -> bool {
-        self.broken.is_empty() && self.differed.is_empty()
+        self.broken.is_empty() && self.differed.is_empty() && self.disagreed.is_empty()
     }
 
     /// How often each check broke.
@@ -124,10 +133,11 @@ pub fn each_seed(
 
 impl Campaign {
     /// Runs it. `progress` is called after each seed.
-    pub fn run(&self, progress: impl Fn(&Tally) + Sync) -> Result<Tally> {
+    pub fn run(&self, agree: Option<&Agree>, progress: impl Fn(&Tally) + Sync) -> Result<Tally> {
         let tally = Mutex::new(Tally::default());
         each_seed(self.first, self.seeds, self.threads, self.limit, |seed| {
-            self.one(seed, &tally, &progress)
+            let agree = agree.filter(|_| seed.is_multiple_of(self.agree.max(1)));
+            self.one(seed, agree, &tally, &progress)
         })?;
         let mut tally = tally.into_inner().ok().context("a thread of the campaign panicked")?;
         tally.broken.sort_by_key(|(seed, _)| *seed);
@@ -135,12 +145,24 @@ impl Campaign {
         Ok(tally)
     }
 
-    fn one(&self, seed: u64, tally: &Mutex<Tally>, progress: &impl Fn(&Tally)) -> Result<()> {
+    fn one(
+        &self,
+        seed: u64,
+        agree: Option<&Agree>,
+        tally: &Mutex<Tally>,
+        progress: &impl Fn(&Tally),
+    ) -> Result<()> {
         let plan = Plan::of(seed);
         let outcomes = run::run(&plan)?;
         let again = seed.is_multiple_of(self.twice.max(1));
         let differs = again && run::run(&plan)?.trace != outcomes.trace;
+        let disagreed = agree.map(|agree| agree(seed)).transpose()?;
         if let Ok(mut tally) = tally.lock() {
+            match disagreed {
+                Some(Some(what)) => tally.disagreed.push((seed, what)),
+                Some(None) => tally.agreed += 1,
+                None => {}
+            }
             tally.add(&plan, &outcomes);
             tally.repeated += u64::from(again && !differs);
             if differs {

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[cfg(feature = "chitchat")]
 use skein_sim::chitchat;
 use skein_sim::{
-    campaign::{Campaign, Tally, each_seed},
+    campaign::{Agree, Campaign, Tally, each_seed},
     measure::{Figures, Measure},
     plan::Plan,
     plot,
@@ -118,6 +118,13 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         seeds: u64,
     },
+    /// One seed of the campaign with chitchat beside the engines and without: both must hold, and
+    /// agree on what converges.
+    #[cfg(feature = "chitchat")]
+    Agree {
+        /// The seed.
+        seed: u64,
+    },
     /// What one engine of a large mesh costs, at rest and with one change a second.
     Profile {
         /// Nodes.
@@ -157,7 +164,7 @@ fn main() -> Result<ExitCode> {
         Some(Command::Campaign { seeds, first, seconds, threads }) => {
             let threads = threads.unwrap_or_else(cores);
             let limit = seconds.map(Duration::from_secs);
-            campaign(&Campaign { first, seeds, threads, limit, twice: 100 })
+            campaign(&Campaign { first, seeds, threads, limit, twice: 100, agree: 20 })
         }
         #[cfg(feature = "planted")]
         Some(Command::Planted { within }) => planted(within),
@@ -178,15 +185,13 @@ fn main() -> Result<ExitCode> {
             print!("{}", Profile { seed, nodes, seconds }.run()?);
             Ok(ExitCode::SUCCESS)
         }
+        #[cfg(feature = "chitchat")]
+        Some(Command::Agree { seed }) => agree(seed),
         Some(Command::Replay { seed, lines, whole }) => replay(seed, lines, whole),
     }
 }
 
 fn one(arguments: &One) -> Result<ExitCode> {
-    #[cfg(feature = "chitchat")]
-    if let Mode::Chitchat = arguments.mode {
-        return chitchat_mode(arguments);
-    }
     let options = Options {
         seed: arguments.seed,
         nodes: arguments.nodes,
@@ -197,6 +202,13 @@ fn one(arguments: &One) -> Result<ExitCode> {
         },
         ..Options::default()
     };
+    #[cfg(feature = "chitchat")]
+    if let Mode::Chitchat = arguments.mode {
+        entropy::seed(options.seed);
+        chitchat::run(options, arguments.attack)?;
+        println!("entropy drawn from the seed {} times", entropy::asked());
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("{options:?}");
     let nodes = options.nodes;
     let mut world = World::new(options)?;
@@ -230,18 +242,38 @@ fn one(arguments: &One) -> Result<ExitCode> {
 }
 
 #[cfg(feature = "chitchat")]
-fn chitchat_mode(arguments: &One) -> Result<ExitCode> {
-    entropy::seed(arguments.seed);
-    chitchat::run(chitchat::Options {
-        seed: arguments.seed,
-        nodes: arguments.nodes,
-        loss: arguments.loss / 100.0,
-        delay: (arguments.delay_from, arguments.delay_to.max(arguments.delay_from)),
-        seeds: 3,
-        attack: arguments.attack,
-    })?;
-    println!("entropy drawn from the seed {} times", entropy::asked());
-    Ok(ExitCode::SUCCESS)
+const AGREE: Option<&Agree> = Some(&agree_apart);
+#[cfg(not(feature = "chitchat"))]
+const AGREE: Option<&Agree> = None;
+
+/// [`agree`] in a process of its own: what answers for the C library's entropy belongs to the
+/// process.
+#[cfg(feature = "chitchat")]
+fn agree_apart(seed: u64) -> Result<Option<String>> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let output = command.arg("agree").arg(seed.to_string()).output()?;
+    let said = [&*output.stdout, &*output.stderr].concat();
+    let said = (!output.status.success()).then(|| String::from_utf8_lossy(&said).into_owned());
+    Ok(said)
+}
+
+#[cfg(feature = "chitchat")]
+fn agree(seed: u64) -> Result<ExitCode> {
+    entropy::seed(seed);
+    let plan = Plan::of(seed);
+    println!("{plan}");
+    let (world, chitchat, differences) = chitchat::compare(&plan)?;
+    for (mode, ended) in [("world", &world), ("chitchat", &chitchat)] {
+        match &ended.violation {
+            Some(violation) => println!("{mode}: {violation}"),
+            None => println!("{mode}: holds, {} bytes of gossip", ended.gossiped),
+        }
+    }
+    differences.iter().for_each(|difference| println!("{difference}"));
+    println!("{} of {} beliefs differ", differences.len(), world.views.len());
+    println!("traces {} and {}", world.trace, chitchat.trace);
+    let holds = world.violation.is_none() && chitchat.violation.is_none();
+    Ok(if holds && differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn tell(what: &str, took: Option<u64>) {
@@ -290,7 +322,7 @@ fn campaign(campaign: &Campaign) -> Result<ExitCode> {
             );
         }
     };
-    let tally = campaign.run(progress)?;
+    let tally = campaign.run(AGREE, progress)?;
     print!("{}", report::tally(&tally, start.elapsed()));
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

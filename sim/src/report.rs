@@ -16,12 +16,14 @@ pub fn tally(tally: &Tally, took: Duration) -> String {
     let hours = tally.node_ms as f64 / 3.6e6;
     let _ = writeln!(
         text,
-        "{} seeds in {} s: {:.1} simulated node-hours, {} checks, {} seeds run twice alike",
+        "{} seeds in {} s: {:.1} simulated node-hours, {} checks, {} seeds run twice alike, {} with \
+         chitchat beside them and ended in the same",
         tally.seeds,
         took.as_secs(),
         hours,
         tally.checks,
-        tally.repeated
+        tally.repeated,
+        tally.agreed
     );
     let _ = writeln!(
         text,
@@ -43,6 +45,9 @@ pub fn tally(tally: &Tally, took: Duration) -> String {
     for seed in &tally.differed {
         let _ = writeln!(text, "BROKEN seed {seed}: two runs of it differ");
     }
+    for (seed, what) in &tally.disagreed {
+        let _ = writeln!(text, "BROKEN seed {seed}, with chitchat beside it:\n{what}");
+    }
     for (seed, violation) in &tally.broken {
         let _ = writeln!(text, "BROKEN seed {seed}: {violation}");
     }
@@ -50,7 +55,7 @@ pub fn tally(tally: &Tally, took: Duration) -> String {
         let _ = writeln!(text, "\nno check broke");
     } else {
         let _ = writeln!(text, "\nbroken by check: {:?}", tally.by_check());
-        let _ = writeln!(text, "look closer with: skein-sim replay SEED");
+        let _ = writeln!(text, "look closer with: skein-sim replay SEED, or agree SEED");
     }
     text
 }

@@ -14,11 +14,11 @@ use skein_protocol::{
     record::node::{Health, NodeState},
     route::{Ask, Balancer, Outcome, Subset, Tried, Tuning},
     view::{Reason, Use, View},
-    wire::frame::Frame,
+    wire::frame::{self, Frame},
 };
 
 use crate::{
-    adversary,
+    adversary::{self, Attack},
     checks::{Check, Checks, Violation},
     mesh,
     plan::{Action, Plan, STAYS_DOWN},
@@ -62,6 +62,8 @@ pub struct Run {
     calls: (u64, u64),
     node_ms: u64,
     swept: u64,
+    /// Instances added so far.
+    registered: u64,
 }
 
 /// A mesh must come to one view within this after its start, whatever the weather.
@@ -107,6 +109,7 @@ impl Run {
             calls: (0, 0),
             node_ms: 0,
             swept: 0,
+            registered: 0,
         })
     }
 
@@ -167,7 +170,7 @@ impl Run {
     }
 
     /// Lets time pass, looking at every node once a second.
-    fn pass(&mut self, until: u64) {
+    pub fn pass(&mut self, until: u64) {
         while self.world.now < until && self.world.violation().is_none() {
             let next = (self.swept + 1000).min(until);
             let from = self.world.now;
@@ -239,7 +242,12 @@ impl Run {
                 world.start(node);
             }
             Action::Leave(node) => self.leave(*node),
-            Action::Attack(who, attack) => adversary::attack(world, *who, *attack, &mut self.rng),
+            Action::Attack(who, attack) => {
+                adversary::attack(world, *who, *attack, &mut self.rng);
+                if *attack == Attack::Garbage {
+                    world.attack_gossip(*who);
+                }
+            }
             Action::Revoke(by, of) => self.revoke(*by, *of)?,
             Action::Edit(at, document, how) => rulings::edit(world, *at, *document, *how)?,
             Action::Weight(node, weight) => {
@@ -343,7 +351,9 @@ impl Run {
 
     fn register(&mut self, node: usize, service: usize) -> Result<()> {
         let mut instance = mesh::instance(&format!("svc-{service}"), 10)?;
-        instance.id.endpoint = format!("n{}", self.rng.random_range(0..1000)).parse()?;
+        // By what is registered, not by what was drawn: calls draw too, and more or less often.
+        self.registered += 1;
+        instance.id.endpoint = format!("n{}", self.registered).parse()?;
         self.world.say(node, |local| {
             let taken = local.instances.0.iter().any(|known| known.id == instance.id);
             if !taken && local.instances.0.len() < 8 {
@@ -424,10 +434,16 @@ impl Run {
     }
 
     /// Those that must agree in the end.
-    fn core(&self) -> Vec<usize> {
+    pub fn core(&self) -> Vec<usize> {
         let Some(checks) = &self.world.checks else { return Vec::new() };
-        let all = self.world.up().map(|(number, _)| number);
-        all.filter(|n| !checks.dishonest.contains(n) && !checks.revoked.contains(n)).collect()
+        let stays = |n: &usize| self.world.is_up(*n) && !checks.revoked.contains(n);
+        self.honest().into_iter().filter(stays).collect()
+    }
+
+    /// Those whose word is what they mean to say, up or not.
+    pub fn honest(&self) -> Vec<usize> {
+        let Some(checks) = &self.world.checks else { return Vec::new() };
+        (0..self.world.nodes.len()).filter(|n| !checks.dishonest.contains(n)).collect()
     }
 
     /// Waits for one view of the core: 8 rounds and 4 for each doubling, of one second.
@@ -554,11 +570,12 @@ impl Run {
         self.world.check(|checks, world| checks.fail(world, Check::L1, teller, what));
     }
 
-    /// Bytes that those nodes have sent, by kind of frame.
+    /// Bytes that those nodes' engines have sent, by kind of frame.
     fn sent_by(&self, core: &[usize]) -> BTreeMap<u8, u64> {
         let mut by = BTreeMap::new();
         let nodes = core.iter().filter_map(|number| self.world.nodes.get(*number));
-        for (kind, sum) in nodes.flat_map(|node| &node.sent) {
+        let sent = nodes.flat_map(|node| &node.sent).filter(|(kind, _)| **kind != frame::GOSSIP);
+        for (kind, sum) in sent {
             *by.entry(*kind).or_default() += sum;
         }
         by

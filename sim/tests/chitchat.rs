@@ -7,12 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// What the binary prints, once it has ended well.
+/// What the binary prints of a quiet day, once it has ended well.
 fn run(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_skein-sim"))
-        .args(["--mode", "chitchat"])
-        .args(arguments)
-        .output()?;
+    said(&[&["--mode", "chitchat"], arguments].concat())
+}
+
+/// What the binary prints, once it has ended well.
+fn said(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_skein-sim")).args(arguments).output()?;
     let (out, err) = (&output.stdout, &output.stderr);
     let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     ensure!(output.status.success(), "{arguments:?} ends with {}: {out}{err}", output.status);
@@ -54,5 +56,27 @@ fn idle_gossip_stays_within_its_figures() -> Result<()> {
     let output = run(&["--nodes", "20", "--seed", "5"])?;
     let bytes: f64 = after(&output, "gossip ")?.parse()?;
     assert!(bytes < 60.0, "{output}");
+    Ok(())
+}
+
+#[test]
+fn plans_of_the_campaign_hold_with_chitchat_too_and_end_in_what_the_world_alone_does() -> Result<()>
+{
+    // Crashes, partitions, disks and clocks; adversaries, clones and revocations.
+    for seed in ["20", "40", "60", "80", "100", "120"] {
+        let output = said(&["agree", seed])?;
+        assert!(output.contains("\n0 of "), "{output}");
+        let gossiped: u64 = after(&output, "chitchat: holds, ")?.parse()?;
+        assert!(gossiped > 10_000, "{output}");
+    }
+    let (first, again) = (said(&["agree", "40"])?, said(&["agree", "40"])?);
+    assert_eq!(first, again, "the hash of every frame too");
+    Ok(())
+}
+
+#[test]
+fn the_campaign_runs_every_twentieth_seed_with_chitchat() -> Result<()> {
+    let output = said(&["campaign", "--first", "19", "--seeds", "2"])?;
+    assert!(output.contains(" 1 with chitchat beside them"), "{output}");
     Ok(())
 }

@@ -1,15 +1,7 @@
-//! Attack: an admitted agent sends every other what FAULTS.md 5.1 found to end chitchat (C2 to
-//! C6), in three ways: in chitchat's own form on the link, in the link's shorthand where that
-//! can say it, and past the link, before the filter.
+//! Attack: what FAULTS.md 5.1 found to end chitchat (C2 to C6), in chitchat's own form.
 
-use bytes::Bytes;
 use skein_node::gossip::virtual_address;
-use skein_protocol::{
-    name::{Hash, NodeKey},
-    wire::frame,
-};
-
-use super::stage::Stage;
+use skein_protocol::name::{Hash, NodeKey};
 
 /// A message in chitchat's form, written by hand.
 struct Message(Vec<u8>);
@@ -80,7 +72,7 @@ impl Message {
 }
 
 /// What is told to `victim` about itself and `other`.
-fn messages(victim: &Id, other: &Id, cluster: &str) -> Vec<Vec<u8>> {
+pub(super) fn messages(victim: &Id, other: &Id, cluster: &str) -> Vec<Vec<u8>> {
     let mut c2 = Message::new(1);
     c2.digest(vec![*other], 1, 1);
     c2.delta(other, 100, Some(1));
@@ -101,33 +93,4 @@ fn messages(victim: &Id, other: &Id, cluster: &str) -> Vec<Vec<u8>> {
     }
     c6.0.push(0);
     [c2, c3, c4, c5, c6].map(|message| message.0).into()
-}
-
-impl Stage {
-    /// Has `attacker` send all of it to every other agent; the count of messages.
-    pub(super) fn attack(&mut self, attacker: usize) -> usize {
-        let generation = |stage: &Self, of: usize| {
-            let local = stage.agents.get(of).map(|agent| &agent.local);
-            local.map_or(0, |local| local.host.gossip_generation)
-        };
-        let count = self.agents.len();
-        let cluster = self.cluster();
-        let mut sent = 0;
-        for victim in (0..count).filter(|victim| *victim != attacker) {
-            let other = (victim + 1) % count;
-            let ids = [victim, other].map(|n| (self.key(n), generation(self, n)));
-            let [me, other] = ids;
-            for message in messages(&me, &other, &cluster) {
-                if let Some(link) = self.link_between(attacker, victim) {
-                    let mut plain = vec![frame::GOSSIP];
-                    plain.extend(&message);
-                    self.send_raw(attacker, link, plain);
-                    sent += 1 + usize::from(self.send_gossip(attacker, link, &message));
-                }
-                self.deliver(victim, attacker, Bytes::from(message));
-                sent += 1;
-            }
-        }
-        sent
-    }
 }

@@ -10,9 +10,10 @@ use sha2::Digest;
 use skein_protocol::{
     engine::{Checked, Event, Input, Job, JobId, LinkId, Output, PersistId, Write},
     name::NodeKey,
+    wire::frame,
 };
 
-use super::{Node, World, meter};
+use super::{Node, Word, World, meter};
 
 pub(super) enum Happening {
     Wake(u64, u64),
@@ -24,6 +25,7 @@ pub(super) enum Happening {
     Frame(LinkId, Bytes),
     Verified(u64, JobId, Box<Checked>),
     Persisted(u64, PersistId, Vec<Write>),
+    Word(u64, Word),
 }
 
 /// What is to happen: by millisecond, and within one in the order in which it was put in.
@@ -127,10 +129,10 @@ impl World {
                     .and_then(|far| self.nodes.get(far))
                     .is_some_and(|far| far.paused_until > self.now);
                 let ended = sleeps || self.network.is_torn(number, link);
-                (ended && self.network.close(number, link)).then_some(Input::Disconnected(link))
+                (ended && self.close(number, link)).then_some(Input::Disconnected(link))
             }
             Happening::Disconnected(link) => {
-                self.network.close(number, link).then_some(Input::Disconnected(link))
+                self.close(number, link).then_some(Input::Disconnected(link))
             }
             Happening::Frame(link, bytes) => {
                 if !self.network.is_open(number, link) {
@@ -139,7 +141,20 @@ impl World {
                 self.trace.update(self.now.to_le_bytes());
                 self.trace.update(number.to_le_bytes());
                 self.trace.update(&bytes);
-                Some(Input::Frame { link, bytes })
+                match &*bytes {
+                    [frame::GOSSIP, message @ ..] if self.gossip.is_some() => {
+                        self.gossip_came(number, link, message);
+                        None
+                    }
+                    _ => Some(Input::Frame { link, bytes }),
+                }
+            }
+            Happening::Word(of, word) => {
+                if of == epoch {
+                    self.heed(number, word)
+                } else {
+                    None
+                }
             }
         }
     }
@@ -202,7 +217,7 @@ impl World {
                     let delay = self.network.delay(number, other, &mut self.rng);
                     self.push(delay, other, Happening::Disconnected(far));
                 }
-                self.network.close(number, link);
+                self.close(number, link);
             }
             Output::Verify(id, job) => {
                 let breaks = node.breaks_on.is_some() && node.breaks_on == job.record();

@@ -1,6 +1,7 @@
 //! The world: a queue of what happens when, and what hangs on it.
 
 mod ask;
+mod beside;
 mod disk;
 mod happen;
 mod meter;
@@ -25,6 +26,7 @@ use skein_protocol::{
 
 use self::happen::{Happening, Queue};
 pub use self::{
+    beside::{Beside, Word},
     disk::Disk,
     meter::Meter,
     network::{Network, REGIONS, Weather},
@@ -88,6 +90,12 @@ pub struct World {
     pub meter: Option<Meter>,
     /// What must hold after every event, if it is watched.
     pub checks: Option<Box<Checks>>,
+    /// Gossip beside the engines, if a run has it.
+    pub gossip: Option<Box<dyn Beside>>,
+    /// Gossip that ended: time, node, why.
+    pub fallen: Vec<(u64, usize, String)>,
+    /// Who blamed whom for gossip, how often.
+    pub blamed: BTreeMap<(usize, usize), u64>,
     numbers: BTreeMap<NodeKey, usize>,
     /// Records that hold, by what names them.
     known: BTreeMap<Hash, Verified>,
@@ -130,6 +138,9 @@ impl World {
             handshakes: None,
             meter: None,
             checks: None,
+            gossip: None,
+            fallen: Vec::new(),
+            blamed: BTreeMap::new(),
             numbers: BTreeMap::new(),
             known: BTreeMap::new(),
             queue: Queue::default(),
@@ -179,6 +190,9 @@ impl World {
             return;
         }
         let epoch = node.start(&self.mesh, self.now, seed);
+        if let Some(gossip) = &mut self.gossip {
+            gossip.start(number, epoch, node.key, node.local.host.gossip_generation);
+        }
         let delay = self.rng.random_range(0..1000);
         self.push(delay, number, Happening::Seeds(epoch));
         self.drain(number);
@@ -194,6 +208,9 @@ impl World {
             self.push(IDLE_TIMEOUT, other, Happening::TimedOut(link));
         }
         self.network.forget(number);
+        if let Some(gossip) = &mut self.gossip {
+            gossip.end(number);
+        }
     }
 
     /// Lets a node run nothing for a while. With `stall` its monotonic clock stands still too,
@@ -387,7 +404,14 @@ impl World {
 
     /// Runs until `until` milliseconds, or until something does not hold.
     pub fn run_to(&mut self, until: u64) {
-        while self.queue.next_at().is_some_and(|at| at <= until) && self.violation().is_none() {
+        while self.violation().is_none() {
+            let due = self.queue.next_at().filter(|at| *at <= until);
+            if self.listen(due.unwrap_or(until)) {
+                continue;
+            }
+            if due.is_none() {
+                break;
+            }
             self.step();
         }
         self.now = self.now.max(until);
@@ -496,6 +520,7 @@ impl World {
             self.effect(number, output);
         }
         self.check(|checks, world| checks.after(world, number, steps));
+        self.show_gossip(number);
         let now = self.clock(number);
         let Some(node) = self.nodes.get_mut(number) else {
             return;

@@ -144,6 +144,7 @@ impl Node {
         self.wake = u64::MAX;
         self.up_since = at;
         let boot = self.disk.next_boot(now.wall);
+        self.local.host.gossip_generation = boot;
         let revocations = self.revocations(mesh);
         self.ended = Some(Arc::new(revocations.clone()));
         let start = Start {
