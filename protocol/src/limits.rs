@@ -213,8 +213,8 @@ pub const RECORD_OWN_EVERY: Duration = Duration::from_millis(500);
 pub const REFUTE_MIN: Duration = Duration::from_millis(100);
 /// See [`REFUTE_MIN`].
 pub const REFUTE_MAX: Duration = Duration::from_secs(8);
-/// A host that enough watchers doubt to be held for dead signs again at once, so often in a burst
-/// and then every [`REFUTE_MAX`]: a path between two zones that flaps brings the other zone's
+/// A host that enough watchers doubt to be held for dead signs again at once, so often in a burst,
+/// and then at most [`REFUTE_MAX`] later: a path between two zones that flaps brings the other zone's
 /// honest word with each mend, and the host shall not be lost to its own by it.
 pub const REFUTE_BURST: u32 = 8;
 /// A host that was not doubted for so long refutes at once again.
@@ -225,9 +225,12 @@ pub const RESTARTS_MAX: u32 = 3;
 pub const RESTARTS_WITHIN: Duration = Duration::from_secs(30);
 /// A dial lasts at most this long.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// A neighbour is dialled again at most this often, with jitter. Twice of it mends a mesh of 1,000
-/// that was apart in 2.3 s rather than 1.2 s.
+/// A neighbour is dialled again at most this often, with jitter. With twice of it a mesh of 1,000
+/// that was apart is one again in 2.3 s rather than 1.9 s (5 % of packets lost).
 pub const REDIAL_EVERY: Duration = Duration::from_secs(1);
+
+/// Sequences that could not be reserved on disk are asked for again after this.
+pub const RESERVE_AGAIN: Duration = Duration::from_secs(2);
 
 // Blame.
 

@@ -1,7 +1,7 @@
 //! Adversaries: hosts with an admitted key that do not do what they should.
 //!
 //! Each is an engine like any other, so that it keeps its links, and forges, replays, floods or
-//! keeps back on top of that. Bytes against chitchat are in the other mode.
+//! keeps back on top of that. Where gossip runs, whoever sends garbage attacks it too.
 
 use rand::{RngExt, rngs::StdRng};
 use skein_protocol::{

@@ -31,7 +31,7 @@ pub struct Campaign {
     /// Every so many seeds one is run twice, and traces compared.
     pub twice: u64,
     /// Every so many seeds one is run with chitchat too, where that is built.
-    pub agree: u64,
+    pub agree_every: u64,
 }
 
 /// Runs a seed with chitchat too: what did not hold or differed, in words.
@@ -60,6 +60,8 @@ pub struct Tally {
     pub broken: Vec<(u64, Violation)>,
     /// Seeds of which two runs differed.
     pub differed: Vec<u64>,
+    /// Whether seeds were run with chitchat too.
+    pub with_chitchat: bool,
     /// Seeds that held with chitchat too, and ended in the same.
     pub agreed: u64,
     /// Seeds that did not, and what was said of them.
@@ -136,11 +138,13 @@ impl Campaign {
     pub fn run(&self, agree: Option<&Agree>, progress: impl Fn(&Tally) + Sync) -> Result<Tally> {
         let tally = Mutex::new(Tally::default());
         each_seed(self.first, self.seeds, self.threads, self.limit, |seed| {
-            let agree = agree.filter(|_| seed.is_multiple_of(self.agree.max(1)));
+            let agree = agree.filter(|_| seed.is_multiple_of(self.agree_every.max(1)));
             self.one(seed, agree, &tally, &progress)
         })?;
         let mut tally = tally.into_inner().ok().context("a thread of the campaign panicked")?;
+        tally.with_chitchat = agree.is_some();
         tally.broken.sort_by_key(|(seed, _)| *seed);
+        tally.disagreed.sort();
         tally.healed.sort_unstable();
         Ok(tally)
     }
@@ -156,7 +160,7 @@ impl Campaign {
         let outcomes = run::run(&plan)?;
         let again = seed.is_multiple_of(self.twice.max(1));
         let differs = again && run::run(&plan)?.trace != outcomes.trace;
-        let disagreed = agree.map(|agree| agree(seed)).transpose()?;
+        let disagreed = agree.map(|agree| agree(seed).unwrap_or_else(|e| Some(format!("{e:#}"))));
         if let Ok(mut tally) = tally.lock() {
             match disagreed {
                 Some(Some(what)) => tally.disagreed.push((seed, what)),

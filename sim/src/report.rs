@@ -16,15 +16,21 @@ pub fn tally(tally: &Tally, took: Duration) -> String {
     let hours = tally.node_ms as f64 / 3.6e6;
     let _ = writeln!(
         text,
-        "{} seeds in {} s: {:.1} simulated node-hours, {} checks, {} seeds run twice alike, {} with \
-         chitchat beside them and ended in the same",
+        "{} seeds in {} s: {:.1} simulated node-hours, {} checks, {} seeds run twice alike",
         tally.seeds,
         took.as_secs(),
         hours,
         tally.checks,
-        tally.repeated,
-        tally.agreed
+        tally.repeated
     );
+    let _ = match tally.with_chitchat {
+        true => writeln!(
+            text,
+            "{} seeds run with chitchat beside the engines too, and ended in the same",
+            tally.agreed
+        ),
+        false => writeln!(text, "no seed run with chitchat: it is not built in"),
+    };
     let _ = writeln!(
         text,
         "from the last fault to one view: median {} ms, p99 {} ms, worst {} ms",

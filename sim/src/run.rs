@@ -62,8 +62,8 @@ pub struct Run {
     calls: (u64, u64),
     node_ms: u64,
     swept: u64,
-    /// Instances added so far.
-    registered: u64,
+    /// What calls and attacks draw from: how often they do goes by what is seen, not by the plan.
+    dice: StdRng,
 }
 
 /// A mesh must come to one view within this after its start, whatever the weather.
@@ -109,7 +109,7 @@ impl Run {
             calls: (0, 0),
             node_ms: 0,
             swept: 0,
-            registered: 0,
+            dice: StdRng::seed_from_u64(plan.options.seed ^ 0x6469_6365),
         })
     }
 
@@ -243,7 +243,7 @@ impl Run {
             }
             Action::Leave(node) => self.leave(*node),
             Action::Attack(who, attack) => {
-                adversary::attack(world, *who, *attack, &mut self.rng);
+                adversary::attack(world, *who, *attack, &mut self.dice);
                 if *attack == Attack::Garbage {
                     world.attack_gossip(*who);
                 }
@@ -351,9 +351,7 @@ impl Run {
 
     fn register(&mut self, node: usize, service: usize) -> Result<()> {
         let mut instance = mesh::instance(&format!("svc-{service}"), 10)?;
-        // By what is registered, not by what was drawn: calls draw too, and more or less often.
-        self.registered += 1;
-        instance.id.endpoint = format!("n{}", self.registered).parse()?;
+        instance.id.endpoint = format!("n{}", self.rng.random_range(0..1000)).parse()?;
         self.world.say(node, |local| {
             let taken = local.instances.0.iter().any(|known| known.id == instance.id);
             if !taken && local.instances.0.len() < 8 {
@@ -393,14 +391,14 @@ impl Run {
                 tuning: &tuning,
                 affinity: 0,
             };
-            let Ok(choice) = balancer.choose(now, &ask, &mut self.rng) else { break };
+            let Ok(choice) = balancer.choose(now, &ask, &mut self.dice) else { break };
             let key = choice.endpoint.key();
             let answered = answers(&self.world, from, &choice.endpoint);
             let outcome = match answered {
                 true => Outcome::Connected(Duration::from_millis(2)),
                 false => Outcome::NoReply,
             };
-            balancer.report(now, service, &key, outcome, &tuning.eject, &mut self.rng);
+            balancer.report(now, service, &key, outcome, &tuning.eject, &mut self.dice);
             balancer.release(&name, &key);
             if answered {
                 return Ok(true);

@@ -43,6 +43,10 @@ fn one_seed_is_one_trace_of_the_real_chitchat_and_another_seed_another() -> Resu
 fn gossip_that_no_agent_sends_ends_no_task_and_leaves_every_view_right() -> Result<()> {
     for seed in ["3", "4"] {
         let output = run(&["--nodes", "8", "--seed", seed, "--attack", "--loss", "0"])?;
+        for way in ["attack: ", "links' own form, ", "in chitchat's, "] {
+            let sent: u64 = after(&output, way)?.parse()?;
+            assert!(sent >= 7, "{way}: {output}");
+        }
         let blamed: u64 = after(&output, "blamed on node 6 ")?.parse()?;
         // Past the links each of seven is told five things, of which C5 alone costs no blame.
         assert!(blamed >= 7 * 4, "{output}");
@@ -59,24 +63,42 @@ fn idle_gossip_stays_within_its_figures() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn plans_of_the_campaign_hold_with_chitchat_too_and_end_in_what_the_world_alone_does() -> Result<()>
-{
-    // Crashes, partitions, disks and clocks; adversaries, clones and revocations.
-    for seed in ["20", "40", "60", "80", "100", "120"] {
+/// That those seeds hold with chitchat and without, and end in the same.
+fn agree(seeds: &[&str]) -> Result<()> {
+    for seed in seeds {
         let output = said(&["agree", seed])?;
-        assert!(output.contains("\n0 of "), "{output}");
+        let beliefs: u64 = after(&output, "\n0 of ")?.parse()?;
         let gossiped: u64 = after(&output, "chitchat: holds, ")?.parse()?;
-        assert!(gossiped > 10_000, "{output}");
+        assert!(beliefs > 8 && gossiped > 10_000, "{output}");
     }
+    Ok(())
+}
+
+#[test]
+fn plans_of_crashes_partitions_and_disks_end_alike_with_chitchat_and_without() -> Result<()> {
+    agree(&["2", "13", "19", "51", "52", "73", "120"])
+}
+
+#[test]
+fn plans_of_adversaries_clones_and_revocations_end_alike_with_chitchat_and_without() -> Result<()> {
+    agree(&["20", "40", "60", "80", "100"])?;
     let (first, again) = (said(&["agree", "40"])?, said(&["agree", "40"])?);
     assert_eq!(first, again, "the hash of every frame too");
     Ok(())
 }
 
 #[test]
+fn runs_that_end_otherwise_are_told_apart() {
+    let told = said(&["agree", "12", "--unlike"]).expect_err("they end otherwise").to_string();
+    for differs in ["chitchat 'revoked'", "chitchat 'gone'", "svc-7 "] {
+        assert!(told.contains(differs), "{differs}: {told}");
+    }
+    assert!(told.contains("chitchat: holds") && told.contains("world: holds"), "{told}");
+}
+
+#[test]
 fn the_campaign_runs_every_twentieth_seed_with_chitchat() -> Result<()> {
     let output = said(&["campaign", "--first", "19", "--seeds", "2"])?;
-    assert!(output.contains(" 1 with chitchat beside them"), "{output}");
+    assert!(output.contains("\n1 seeds run with chitchat beside the engines too"), "{output}");
     Ok(())
 }

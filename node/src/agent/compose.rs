@@ -12,7 +12,7 @@ use skein_protocol::{
     engine::Input,
     manifest::{DocumentId, plan::Usage},
     name::{NodeKey, ServiceName},
-    view::{Liveness, View},
+    view::View,
 };
 use tokio::sync::watch;
 
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     caller,
     disk::Disk,
-    gossip::{Directory, Head, Hints},
+    gossip::{Directory, Hints},
     proxy::{
         Bind, Captured, ListenerSpec, Listeners, LocalServices, PeerIdentity,
         virtual_address::{AddressBook, NoAddress, Occupied, plan, stands, wildcard_ports},
@@ -152,20 +152,8 @@ impl Composer {
 
     /// What gossip and metrics need of a view.
     fn seen(&self, view: &View) {
-        let directory: Directory = view
-            .nodes
-            .values()
-            .filter(|node| node.liveness != Liveness::Left)
-            .map(|node| (node.key, node.gossip_generation))
-            .collect();
-        self.directory.send_replace(Arc::new(directory));
-        let own = view.nodes.get(&view.me);
-        let hints = Hints {
-            head: own.map(|node| Head { sequence: node.sequence, hash: node.hash }),
-            policy: Some(view.policy_root),
-            state: Some(self.phase.borrow().state),
-            load: None,
-        };
+        self.directory.send_replace(Arc::new(Directory::of(view)));
+        let hints = Hints::of(view, self.phase.borrow().state);
         self.hints.send_if_modified(|held| {
             let changed = *held != hints;
             *held = hints;

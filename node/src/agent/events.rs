@@ -232,7 +232,9 @@ pub(super) async fn gossip_events(agent: Arc<Agent>, mut events: mpsc::Receiver<
                 tracing::warn!(peer = agent.name_of(&peer), %reason, "gossip refused");
                 agent.driver.tell(Command::Blame(peer, Blame::Other("gossip"))).await;
             }
-            GossipEvent::LiveSet(live) => doubt(&agent, &live).await,
+            GossipEvent::LiveSet(live) => {
+                agent.driver.input(Input::GossipLive(live)).await;
+            }
             GossipEvent::Restarting { generation, reason } => {
                 tracing::error!(generation, reason, "gossip ended and is started again");
                 agent.phase.send_modify(|phase| phase.gossip_generation = generation);
@@ -252,20 +254,6 @@ pub(super) async fn gossip_events(agent: Arc<Agent>, mut events: mpsc::Receiver<
                 tracing::debug!(peer = agent.name_of(&peer), %reason, "gossip left out");
             }
         }
-    }
-}
-
-/// Whom chitchat no longer holds for live is worth a probe.
-async fn doubt(agent: &Agent, live: &std::collections::BTreeSet<NodeKey>) {
-    let view = Arc::clone(&agent.view.borrow());
-    let alive = view.nodes.values().filter(|node| node.liveness == Liveness::Alive);
-    let doubted: Vec<NodeKey> = alive
-        .map(|node| node.key)
-        .filter(|key| *key != agent.me && !live.contains(key))
-        .take(limits::JOIN_PEERS)
-        .collect();
-    for node in doubted {
-        agent.driver.input(Input::Doubt(node)).await;
     }
 }
 

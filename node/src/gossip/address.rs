@@ -10,7 +10,10 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use skein_protocol::name::{Hash, NodeKey, ShortId};
+use skein_protocol::{
+    name::{Hash, NodeKey, ShortId},
+    view::{Liveness, View},
+};
 
 /// The address that stands for `key` in chitchat's ids: 28 bits of address and a port that is
 /// not 0, so that among 800 nodes two collide with odds of 1 in 50 million.
@@ -45,6 +48,12 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// The members of a view.
+    pub fn of(view: &View) -> Self {
+        let members = view.nodes.values().filter(|node| node.liveness != Liveness::Left);
+        members.map(|node| (node.key, node.gossip_generation)).collect()
+    }
+
     /// Adds a node, or replaces its generation.
     pub fn insert(&mut self, key: NodeKey, generation: u64) {
         let member = Member { key, generation, address: virtual_address(&key) };

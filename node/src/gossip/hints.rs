@@ -2,7 +2,7 @@
 //!
 //! A word that cannot be read counts as not said: hints are never believed and never worth blame.
 
-use skein_protocol::{name::Hash, record::node::NodeState};
+use skein_protocol::{name::Hash, record::node::NodeState, view::View};
 
 /// A record's place in the order of its origin's records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,17 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// What an agent that shows this view, and is in that state, says of itself.
+    pub fn of(view: &View, state: NodeState) -> Self {
+        let own = view.nodes.get(&view.me);
+        Self {
+            head: own.map(|node| Head { sequence: node.sequence, hash: node.hash }),
+            policy: Some(view.policy_root),
+            state: Some(state),
+            load: None,
+        }
+    }
+
     /// The keys and values that chitchat spreads. What is not said has no key.
     pub(super) fn to_keys(&self) -> Vec<(String, String)> {
         let head = self.head.map(|head| format!("{}.{}", head.sequence, head.hash));

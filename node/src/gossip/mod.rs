@@ -208,7 +208,9 @@ pub struct Gossip {
 impl Gossip {
     /// Starts it on `runtime`. It runs until `ports.shutdown` says so.
     pub fn start(config: GossipConfig, ports: GossipPorts, runtime: &Handle) -> Self {
-        Self { task: runtime.spawn(task::Task::new(config, ports).run()) }
+        // Made where it runs: by that runtime's clock, which a test may have paused.
+        let run = async move { task::Task::new(config, ports).run().await };
+        Self { task: runtime.spawn(run) }
     }
 
     /// Waits for its end. An error is a fault of ours, worth an alarm: routing goes on without.

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub struct Traffic {
     rules: TrafficRules,
-    of: Mutex<BTreeMap<(ServiceName, u16), Arc<ServiceRules>>>,
+    of: Mutex<BTreeMap<ServiceName, BTreeMap<u16, Arc<ServiceRules>>>>,
 }
 
 impl Traffic {
@@ -45,11 +45,11 @@ impl Traffic {
     /// called from here: the answers are kept.
     pub(super) fn of(&self, service: &ServiceName, port: u16) -> Arc<ServiceRules> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rules) = of.get(&(service.clone(), port)) {
+        if let Some(rules) = of.get(service).and_then(|ports| ports.get(&port)) {
             return Arc::clone(rules);
         }
         let rules = Arc::new(self.rules.of(service, port));
-        of.insert((service.clone(), port), Arc::clone(&rules));
+        of.entry(service.clone()).or_default().insert(port, Arc::clone(&rules));
         rules
     }
 

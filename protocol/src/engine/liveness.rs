@@ -3,7 +3,10 @@
 //!
 //! Lifeguard (DSN 2018): an agent that is late itself accuses nobody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rand::RngExt;
 
@@ -449,7 +452,7 @@ impl Engine {
                 || self.members.get(watcher).is_some_and(|m| m.liveness == Liveness::Alive)
         };
         let watchers = self.live.neighbours(node).into_iter().filter(lives).count();
-        if watchers < 2 || planted(Planted::OneWitness) { 1 } else { 2 }
+        if watchers < 2 { 1 } else { 2 }
     }
 
     /// Decides from the witnesses that count.
@@ -466,7 +469,7 @@ impl Engine {
             .keys()
             .filter(|watcher| near.contains(watcher) || **watcher == self.me)
             .count();
-        let enough = self.words_that_count(&node);
+        let enough = if planted(Planted::OneWitness) { 1 } else { self.words_that_count(&node) };
         let link = self.links.of(&node);
         let silence = limits::PROBE_EVERY.saturating_add(self.links.patience(link));
         let talks = link.is_some() && now.tick.since(member.heard) < silence;
@@ -499,11 +502,14 @@ impl Engine {
         }
     }
 
-    /// Something outside speaks against a node: have a look at once, if a link leads there. Whose
-    /// word on it counts dials it anyway; a dial by everybody else would change nothing, and be a
-    /// storm at each host that gossip does not know yet.
-    pub(super) fn doubted(&mut self, now: Now, node: NodeKey) {
-        if let Some(link) = self.links.of(&node) {
+    /// Whom gossip holds for live: peers that live and that it lacks are probed at once. Nobody is
+    /// dialled for it. Whose word on a host counts dials it anyway; a dial by everybody else would
+    /// change nothing, and be a storm at each host that gossip does not know yet.
+    pub(super) fn gossip_holds_live(&mut self, now: Now, live: &BTreeSet<NodeKey>) {
+        let alive =
+            |peer: &NodeKey| self.members.get(peer).is_some_and(|m| m.liveness == Liveness::Alive);
+        let lacks = self.links.ready().filter(|(_, peer)| !live.contains(peer) && alive(peer));
+        for (link, _) in lacks.collect::<Vec<_>>() {
             self.probe(now, link);
         }
     }

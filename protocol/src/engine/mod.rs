@@ -117,8 +117,8 @@ pub enum Input {
         /// The sequence that it hints at.
         sequence: u64,
     },
-    /// Something outside of control links speaks for or against a node's life. Leads to a probe.
-    Doubt(NodeKey),
+    /// Whom chitchat holds for live. Whom it lacks is probed, over links that stand.
+    GossipLive(BTreeSet<NodeKey>),
 }
 
 /// What the shell is to do.
@@ -603,7 +603,7 @@ impl Engine {
             Input::Roots(chain, roots) => self.trust_roots(now, *chain, roots),
             Input::Policy(bundle) => self.policy_came(now, None, Arc::new(*bundle)),
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
-            Input::Doubt(node) => self.doubted(now, node),
+            Input::GossipLive(live) => self.gossip_holds_live(now, &live),
         }
         self.weigh_due(now);
     }
@@ -807,7 +807,7 @@ impl Engine {
     fn persist_failed(&mut self, now: Now, id: PersistId, why: String) {
         if self.reserving.is_some_and(|(waiting, _)| waiting == id) {
             self.reserving = None;
-            self.own.retry_at(now.tick.after(limits::REDIAL_EVERY));
+            self.own.retry_at(now.tick.after(limits::RESERVE_AGAIN));
         }
         if let Some((_, source)) = self.ending.remove(&id) {
             self.event(Event::RevocationRefused(why.clone()));

@@ -53,6 +53,8 @@ pub(super) struct Own {
     refuted: Option<(Tick, Duration)>,
     /// Refutations of what would have others hold it for dead.
     urgent: Pace,
+    /// One of them is on its way.
+    urged: bool,
     /// Who doubts it in its present sequence.
     doubters: BTreeSet<NodeKey>,
     /// When it is to sign again because it is doubted.
@@ -80,15 +82,29 @@ impl Pace {
 
     /// Takes one, if one is left at `now`. One comes back every `every`.
     pub(super) fn take(&mut self, now: Tick, every: Duration) -> bool {
-        let back = now.since(self.at).as_millis() / every.as_millis().max(1);
-        if back > 0 {
-            let back = u32::try_from(back).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(back).min(self.burst);
-            self.at = now;
-        }
+        self.refill(now, every);
         let taken = self.left > 0;
         self.left = self.left.saturating_sub(1);
         taken
+    }
+
+    /// Takes one, now or, if none is left, the next that comes back. When that is.
+    fn reserve(&mut self, now: Tick, every: Duration) -> Tick {
+        if self.take(now, every) {
+            return now;
+        }
+        self.at = self.at.after(every);
+        self.at
+    }
+
+    fn refill(&mut self, now: Tick, every: Duration) {
+        let back = now.since(self.at).as_millis() / every.as_millis().max(1);
+        let back = u32::try_from(back).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(back).min(self.burst);
+        self.at = match self.left == self.burst {
+            true => self.at.max(now),
+            false => self.at.after(every.saturating_mul(back)),
+        };
     }
 }
 
@@ -112,6 +128,7 @@ impl Own {
             pace: Pace::default(),
             refuted: None,
             urgent: Pace::full(limits::REFUTE_BURST),
+            urged: false,
             doubters: BTreeSet::new(),
             refute_at: None,
         }
@@ -155,15 +172,19 @@ impl Engine {
         if planted(Planted::NoRefute) {
             return;
         }
-        if self.own.doubters.len() < limits::WITNESSES_PER_SUBJECT {
+        // Who has left or whose key has ended is no watcher. Who is held for dead may be one: it
+        // is heard again over others before its own link stands.
+        if self.known.contains(&watcher) && self.own.doubters.len() < limits::WITNESSES_PER_SUBJECT
+        {
             self.own.doubters.insert(watcher);
         }
-        let grave = self.own.doubters.len() >= self.words_that_count(&self.me);
-        let waits = self.own.refute_at.is_none_or(|at| at > now.tick);
-        if grave && waits && self.own.urgent.take(now.tick, limits::REFUTE_MAX) {
-            self.own.refute_at = Some(now.tick);
-        } else if self.own.refute_at.is_none() {
+        if self.own.refute_at.is_none() {
             self.refute_later(now);
+        }
+        if !self.own.urged && self.own.doubters.len() >= self.words_that_count(&self.me) {
+            let at = self.own.urgent.reserve(now.tick, limits::REFUTE_MAX);
+            self.own.urged = true;
+            self.own.refute_at = self.own.refute_at.map(|later| later.min(at));
         }
         self.publish_if_due(now);
     }
@@ -204,8 +225,13 @@ impl Engine {
 
     fn publish(&mut self, now: Now) {
         let sequence = self.own.next;
+        // Whatever made it due, all is said with it, or will never be.
+        self.own.refute_at = None;
+        self.own.urged = false;
+        self.own.refuted = self.own.refuted.map(|(at, wait)| (at.min(now.tick), wait));
         if sequence >= limits::SEQUENCE_MAX {
             self.own.dirty = false;
+            self.own.resign_at = Tick(u64::MAX);
             let why = "the sequences of this key are used up: somebody signed one near the end \
                        with it; revoke the key and join this host again";
             return self.event(Event::NotPublished(why.to_owned()));
@@ -216,7 +242,6 @@ impl Engine {
         let signed =
             Verified::sign(content, self.mesh, sequence, not_after, &self.own.chain, &*signer);
         self.own.dirty = false;
-        self.own.refute_at = None;
         self.own.not_before = now.tick.after(PUBLISH_EVERY);
         let jitter = self.rng.random_range(0..limits::RECORD_RESIGN.as_secs() / 4);
         let resign = limits::RECORD_RESIGN.saturating_sub(Duration::from_secs(jitter));

@@ -69,9 +69,8 @@ impl Engine {
 
     /// Ends the probation when its time has come.
     pub(super) fn look_at_probation(&mut self, now: Now) {
-        let linked = self.links.ready().next().is_some();
         let Some(probation) = &mut self.probation else { return };
-        if linked {
+        if self.links.ready().next().is_some() {
             probation.met.get_or_insert(now.tick);
         } else {
             probation.met = None;

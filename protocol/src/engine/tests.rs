@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     limits,
+    membership::Witness,
     record::{
         Bundle,
         header::{Header, SIGNATURE_DOMAIN},
@@ -165,21 +166,59 @@ fn an_agent_that_was_late_itself_accuses_nobody() {
     assert!(!bench.sides.iter().flat_map(|side| &side.events).any(accused));
 }
 
+/// How long after a watcher's word each of so many records follows that refutes it, in ms.
+fn refutes(bench: &mut Bench, count: usize) -> Vec<u64> {
+    let mesh = Mesh::new(7);
+    let (subject, watcher) = (bench.key(0), bench.key(1));
+    let said = |bench: &Bench| bench.sides[0].engine.store().head(&subject).unwrap().sequence;
+    let mut waits = Vec::new();
+    for _ in 0..count {
+        let (sequence, from) = (said(bench), bench.now);
+        let witness = Witness { mesh: mesh.mesh, subject, sequence, boot: 0, watcher };
+        let frame = Frame::Witness(witness.sign(&mesh.node_signer(2)));
+        bench.put(0, Input::Frame { link: LINK, bytes: frame.encode().unwrap().into() });
+        while said(bench) == sequence && bench.now < from + 60_000 {
+            bench.run(1);
+        }
+        waits.push(bench.now - from);
+    }
+    waits
+}
+
 #[test]
-fn whom_gossip_doubts_is_probed_over_a_link_and_not_dialled_for_it() {
+fn what_would_be_its_death_a_host_refutes_at_once_in_a_burst_and_then_in_bounded_time() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(1000);
+    // Of two agents each has one watcher, whose word is enough. The slow way's tenths, and each
+    // of a burst that refills while it is used.
+    let waits = refutes(&mut bench, 24);
+    let (burst, later) = waits.split_at(limits::REFUTE_BURST as usize);
+    assert!(burst.iter().all(|ms| *ms <= 200), "{waits:?}");
+    let longest = limits::REFUTE_MAX.as_millis() as u64;
+    assert!(later.iter().all(|ms| *ms <= longest), "{waits:?}");
+    let all: u64 = waits.iter().sum();
+    assert!(all > 8 * longest / 2, "the burst has an end: {waits:?}");
+    bench.run(2 * longest);
+    assert!(refutes(&mut bench, 2).iter().all(|ms| *ms <= 200), "tokens came back");
+}
+
+#[test]
+fn whom_gossip_lacks_is_probed_over_a_link_and_not_dialled_for_it() {
     let mut bench = Bench::new();
     bench.connect();
     bench.run(500);
     let other = bench.key(1);
     let probes = |bench: &Bench| bench.sides[0].sent.iter().filter(|f| f[0] == 2).count();
     let before = probes(&bench);
-    bench.put(0, Input::Doubt(other));
+    bench.put(0, Input::GossipLive([other].into()));
+    assert_eq!(probes(&bench), before);
+    bench.put(0, Input::GossipLive([].into()));
     assert_eq!(probes(&bench), before + 1);
     // Who left is not watched, so that nothing but the doubt would dial it.
     leaves(&mut bench);
     bench.sides[1].dials.clear();
-    let gone = bench.key(0);
-    bench.put(1, Input::Doubt(gone));
+    bench.put(1, Input::GossipLive([].into()));
     bench.run(5_000);
     assert_eq!(bench.sides[1].dials, []);
 }

@@ -125,6 +125,8 @@ pub struct Decision {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AccessRules {
     documents: Vec<(DocumentId, Vec<Rule>)>,
+    /// Whether a document is in audit mode.
+    audited: bool,
 }
 
 /// One head of a document.
@@ -150,7 +152,14 @@ impl AccessRules {
         let documents = compiled.filter(|(_, rules): &(_, Vec<Rule>)| {
             rules.iter().any(|rule| !matches!(rule, Rule::Deleted))
         });
-        Self { documents: documents.collect() }
+        let documents: Vec<_> = documents.collect();
+        let mut rules = documents.iter().flat_map(|(_, rules): &(_, Vec<Rule>)| rules);
+        let audited = rules.any(|rule| match rule {
+            Rule::Said(access) => !access.enforced,
+            Rule::Unread { enforced, .. } => !enforced,
+            Rule::Deleted => false,
+        });
+        Self { documents, audited }
     }
 
     /// Whether there is no rule at all.
@@ -172,8 +181,9 @@ impl AccessRules {
     /// Decides a call.
     pub fn decide(&self, who: &Who<'_>, what: &What<'_>) -> Decision {
         let (allowed, because) = self.decide_with(who, what, false);
-        let (would, audit) = self.decide_with(who, what, true);
-        Decision { allowed, because, audit: (would != allowed).then_some(audit) }
+        let audit = self.audited.then(|| self.decide_with(who, what, true));
+        let audit = audit.filter(|(would, _)| *would != allowed).map(|(_, audit)| audit);
+        Decision { allowed, because, audit }
     }
 
     fn decide_with(&self, who: &Who<'_>, what: &What<'_>, audit: bool) -> (bool, Because) {

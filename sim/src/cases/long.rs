@@ -184,7 +184,7 @@ fn case_44_an_address_of_somebody_else_costs_him_few_dials_and_its_host_is_not_l
     let before = world.handshakes_of(3);
     world.run_to(world.now + 60_000);
     let dials = world.handshakes_of(3) - before;
-    // Eight neighbours among all that are known, eight among those that live, every two seconds.
+    // Eight neighbours among all that are known, eight among those that live, every second.
     let most = 2 * 2 * limits::RINGS as u64 * 60 / limits::REDIAL_EVERY.as_secs();
     assert!(dials <= most, "{dials} dials in a minute, of {most}");
     assert!(dials > 0, "nobody was misled");

@@ -420,24 +420,35 @@ fn a_path_that_flaps_costs_no_host_its_own_side() {
 }
 
 #[test]
-fn one_liar_does_not_keep_a_host_signing() {
+fn one_liar_does_not_keep_a_host_signing_nor_from_answering() {
     let mut world = world(12, 32);
-    let before = head(&world, 0, 5);
-    for _ in 0..600 {
+    let lies = |world: &mut World| {
         let witness = Witness {
             mesh: world.mesh.id,
             subject: world.key(5),
-            sequence: head(&world, 5, 5),
+            sequence: head(world, 5, 5),
             boot: 0,
             watcher: world.key(3),
         };
         let signed = witness.sign(world.nodes[3].signer());
-        inject_everywhere(&mut world, 3, &Frame::Witness(signed));
+        inject_everywhere(world, 3, &Frame::Witness(signed));
         world.run_to(world.now + 100);
-    }
+    };
+    let before = head(&world, 0, 5);
+    (0..600).for_each(|_| lies(&mut world));
     let signed = head(&world, 0, 5) - before;
     // 0.1, 0.2, ... 6.4 s, and then every 8 s of the minute.
     assert!((6..=16).contains(&signed), "{signed} records in a minute");
+    // Of a host that has something to say each second no answer is due: what it says is one.
+    for weight in 1..60 {
+        world.say(5, |local| local.instances.0[0].weight = weight);
+        (0..10).for_each(|_| lies(&mut world));
+    }
+    let (said, from) = (head(&world, 0, 5), world.now);
+    while head(&world, 0, 5) == said && world.now < from + 60_000 {
+        lies(&mut world);
+    }
+    assert!(world.now - from < 8_500, "{} ms without an answer", world.now - from);
 }
 
 #[test]

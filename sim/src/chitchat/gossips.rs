@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use skein_node::gossip::{
-    Directory, Gossip, GossipConfig, GossipEvent, GossipPorts, Head, Hints, Incoming, Outgoing,
-    link_ends,
+    Directory, Gossip, GossipConfig, GossipEvent, GossipPorts, Hints, Incoming, Outgoing, link_ends,
 };
 use skein_protocol::{
     clock::{Tick, millis},
@@ -18,7 +17,7 @@ use skein_protocol::{
     limits,
     name::NodeKey,
     record::node::NodeState,
-    view::{Liveness, View},
+    view::View,
     wire::frame,
 };
 use tokio::{
@@ -52,6 +51,7 @@ pub struct Gossips {
 
 /// The gossip of a node that runs.
 struct Up {
+    run: u64,
     inbound: mpsc::Sender<(NodeKey, Bytes)>,
     live: BTreeSet<NodeKey>,
     shown: Option<Arc<View>>,
@@ -146,6 +146,7 @@ impl Beside for Gossips {
             }
         });
         let up = Up {
+            run,
             inbound,
             live: BTreeSet::new(),
             shown: None,
@@ -174,17 +175,8 @@ impl Beside for Gossips {
         if up.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, view)) {
             return;
         }
-        // As the agent's composer does it.
-        let members = view.nodes.values().filter(|node| node.liveness != Liveness::Left);
-        let directory: Directory = members.map(|node| (node.key, node.gossip_generation)).collect();
-        up.directory.send_replace(Arc::new(directory));
-        let own = view.nodes.get(&view.me);
-        let hints = Hints {
-            head: own.map(|node| Head { sequence: node.sequence, hash: node.hash }),
-            policy: Some(view.policy_root),
-            state: Some(NodeState::Up),
-            load: None,
-        };
+        up.directory.send_replace(Arc::new(Directory::of(view)));
+        let hints = Hints::of(view, NodeState::Up);
         up.hints.send_if_modified(|held| {
             let changed = *held != hints;
             *held = hints;
@@ -232,7 +224,9 @@ impl Beside for Gossips {
                 () = sleep_until(wake) => None,
             }
         })?;
-        if let (Word::Live(live), Some(up)) = (&word, self.up.get_mut(&number)) {
+        if let (Word::Live(live), Some(up)) = (&word, self.up.get_mut(&number))
+            && up.run == run
+        {
             up.live = live.clone();
         }
         Some((millis(at.duration_since(self.start)), number, run, word))

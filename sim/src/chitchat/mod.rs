@@ -9,4 +9,8 @@ mod attack;
 mod gossips;
 mod report;
 
-pub use self::{agree::compare, gossips::Gossips, report::run};
+pub use self::{
+    agree::{compare, unlike},
+    gossips::Gossips,
+    report::run,
+};

@@ -1,7 +1,7 @@
 //! Report: what a quiet day with gossip shows, line by line.
 
 use anyhow::{Context, Result, ensure};
-use skein_protocol::{view::Liveness, wire::frame};
+use skein_protocol::view::Liveness;
 
 use super::Gossips;
 use crate::world::{Options, World};
@@ -32,7 +32,11 @@ pub fn run(options: Options, attack: bool) -> Result<()> {
         let sent = world.attack_gossip(attacker);
         world.run_to(world.now + 5_000);
         let blames: u64 = world.blamed.values().sum();
-        println!("attack: {sent} messages, blamed on node {attacker} {blames} times");
+        let [short, plain, past] = sent;
+        println!(
+            "attack: {short} messages in the links' own form, {plain} in chitchat's, {past} past \
+             the links; blamed on node {attacker} {blames} times"
+        );
     }
     world.run_to(world.now + SETTLE);
     let handshakes: u64 = (0..nodes).map(|node| world.handshakes_of(node)).sum();
@@ -67,15 +71,12 @@ pub fn run(options: Options, attack: bool) -> Result<()> {
 }
 
 fn idle(world: &mut World) {
-    let gossiped = |world: &World| -> u64 {
-        world.nodes.iter().filter_map(|node| node.sent.get(&frame::GOSSIP)).sum()
-    };
     let (frames, bytes) = world.sent;
-    let before = gossiped(world);
+    let before = world.gossiped();
     world.run_to(world.now + IDLE);
     let nodes = world.nodes.len();
     let rate = |sum: u64| sum as f64 / (nodes as f64 * IDLE as f64 / 1000.0);
-    let gossip = gossiped(world) - before;
+    let gossip = world.gossiped() - before;
     println!(
         "idle, a second and agent: engine {:.0} bytes, gossip {:.0} bytes, in {:.2} frames",
         rate(world.sent.1 - bytes - gossip),

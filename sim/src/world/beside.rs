@@ -9,7 +9,6 @@ use bytes::Bytes;
 use skein_protocol::{
     clock::Tick,
     engine::{Blame, Input, LinkId},
-    limits,
     name::NodeKey,
     record::node::NodeState,
     view::{Liveness, View},
@@ -79,12 +78,7 @@ impl World {
                 None
             }
             Word::Hint(node, sequence) => Some(Input::Hint { node, sequence }),
-            Word::Live(live) => {
-                for node in self.doubted(number, &live) {
-                    self.hand(number, Input::Doubt(node));
-                }
-                None
-            }
+            Word::Live(live) => Some(Input::GossipLive(live)),
             Word::Blame(peer) => {
                 self.blame_gossip(number, peer);
                 None
@@ -99,12 +93,6 @@ impl World {
                 None
             }
         }
-    }
-
-    /// Alive members that gossip does not hold for live: each is worth a probe.
-    fn doubted(&self, number: usize, live: &BTreeSet<NodeKey>) -> Vec<NodeKey> {
-        let alive = self.held_alive(number).into_iter();
-        alive.filter(|key| !live.contains(key)).take(limits::JOIN_PEERS).collect()
     }
 
     /// The members that a node holds for alive, without itself.
@@ -164,30 +152,39 @@ impl World {
         self.network.close(number, link)
     }
 
-    /// Has a node send every other gossip that no agent sends: in gossip's own form on their link,
-    /// in the link's own where that can say it, and past the link. How many messages.
-    pub fn attack_gossip(&mut self, attacker: usize) -> usize {
+    /// Has a node send every other gossip that no agent sends. How many messages went in the link's
+    /// own form, in gossip's on the link, and past the link: the first are over before the second
+    /// cost the attacker the receiver's ear.
+    pub fn attack_gossip(&mut self, attacker: usize) -> [usize; 3] {
         let count = self.nodes.len();
         let id = |world: &Self, n: usize| {
             let generation = world.nodes.get(n).map(|node| node.local.host.gossip_generation);
             (world.key(n), generation.unwrap_or_default())
         };
-        let (mut sent, liar) = (0, self.key(attacker));
+        let (mut sent, liar) = ([0; 3], self.key(attacker));
+        let [short, plain, past] = &mut sent;
         for victim in (0..count).filter(|victim| *victim != attacker) {
             let (me, other) = (id(self, victim), id(self, (victim + 1) % count));
             let lies = self.gossip.as_ref().map(|gossip| gossip.lies(me, other));
-            for lie in lies.unwrap_or_default() {
-                let mut plain = vec![frame::GOSSIP];
-                plain.extend(&lie);
-                sent += usize::from(self.inject_bytes(attacker, victim, plain));
-                sent += usize::from(self.send_gossip(attacker, me.0, &lie));
+            let lies = lies.unwrap_or_default();
+            for lie in &lies {
+                *short += usize::from(self.send_gossip(attacker, me.0, lie));
+            }
+            for lie in lies {
+                let frame = [&[frame::GOSSIP], &*lie].concat();
+                *plain += usize::from(self.inject_bytes(attacker, victim, frame));
                 if let Some(gossip) = &mut self.gossip {
                     gossip.deliver(victim, liar, lie.into());
-                    sent += 1;
+                    *past += 1;
                 }
             }
         }
         sent
+    }
+
+    /// Bytes of gossip that all nodes have sent.
+    pub fn gossiped(&self) -> u64 {
+        self.nodes.iter().filter_map(|node| node.sent.get(&frame::GOSSIP)).sum()
     }
 
     /// Where these nodes disagree with their own gossip on which of these live: who, on whom, and

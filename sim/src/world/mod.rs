@@ -169,7 +169,10 @@ impl World {
             return;
         };
         if let Some(place) = self.nodes.get_mut(copy) {
+            // What is under way for who was there is told from what is for its next.
+            let epoch = place.epoch;
             *place = twin;
+            place.epoch = epoch;
         }
     }
 
