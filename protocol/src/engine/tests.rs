@@ -5,6 +5,7 @@ use super::{
     bench::{Bench, LINK, local},
 };
 use crate::{
+    clock::millis,
     limits,
     membership::Witness,
     record::{
@@ -193,9 +194,9 @@ fn what_would_be_its_death_a_host_refutes_at_once_in_a_burst_and_then_in_bounded
     // Of two agents each has one watcher, whose word is enough. The slow way's tenths, and each
     // of a burst that refills while it is used.
     let waits = refutes(&mut bench, 24);
-    let (burst, later) = waits.split_at(limits::REFUTE_BURST as usize);
+    let (burst, later) = waits.split_at(usize::try_from(limits::REFUTE_BURST).unwrap());
     assert!(burst.iter().all(|ms| *ms <= 200), "{waits:?}");
-    let longest = limits::REFUTE_MAX.as_millis() as u64;
+    let longest = millis(limits::REFUTE_MAX);
     assert!(later.iter().all(|ms| *ms <= longest), "{waits:?}");
     let all: u64 = waits.iter().sum();
     assert!(all > 8 * longest / 2, "the burst has an end: {waits:?}");
