@@ -23,7 +23,7 @@ use crate::{
     mesh,
     plan::{Action, Plan, STAYS_DOWN},
     rulings,
-    world::{Disk, Weather, World},
+    world::{Disk, Node, Weather, World},
 };
 
 /// What became of a run.
@@ -274,7 +274,7 @@ impl Run {
         Ok(())
     }
 
-    fn on(&mut self, node: usize, change: impl FnOnce(&mut crate::world::Node)) {
+    fn on(&mut self, node: usize, change: impl FnOnce(&mut Node)) {
         if let Some(node) = self.world.nodes.get_mut(node) {
             change(node);
         }
@@ -608,14 +608,17 @@ impl Run {
     fn dead_unused(&mut self, at: usize) {
         let Some(view) = self.world.view(at).map(Arc::clone) else { return };
         for endpoint in view.services.values().flat_map(|service| &service.endpoints) {
-            let Some(of) = self.world.number(&endpoint.node.key) else { continue };
             let revoked = self.core().iter().any(|one| {
                 let node = self.world.nodes.get(*one);
                 let ended = node.and_then(|node| node.ended.as_ref());
                 ended.is_some_and(|ended| ended.is_revoked(&endpoint.node.key))
             });
             let kept = endpoint.usable == Use::LastChoice(Reason::MassLoss);
-            let dead = !self.world.is_up(of) || self.gone.contains(&of);
+            // Of two hosts with one key the other may be there still.
+            let lives = |(n, node): (usize, &Node)| {
+                node.key == endpoint.node.key && !self.gone.contains(&n)
+            };
+            let dead = !self.world.up().any(lives);
             if !matches!(endpoint.usable, Use::No(_)) && (dead && !kept || revoked) {
                 let check = if dead { Check::L3 } else { Check::L5 };
                 let what = format!("would call {} ({:?})", endpoint.id(), endpoint.usable);

@@ -1,6 +1,6 @@
 //! Links: the control connections of this agent, from their Hello on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use rand::RngExt;
 
@@ -15,6 +15,7 @@ use crate::{
     name::{Hash, NodeKey},
     record::Bundle,
     trust::{CloseCode, VerifiedChain},
+    view::Liveness,
     wire::frame::{self, Frame, Hello, LinkRole, Speaks, Stand},
 };
 
@@ -67,6 +68,9 @@ pub(super) struct Links {
     links: BTreeMap<LinkId, Link>,
     ready: BTreeMap<NodeKey, LinkId>,
     peers: BTreeMap<NodeKey, Peer>,
+    /// While no link is ready: whom this agent tried last beside its neighbours, and when it goes on.
+    tried: Option<NodeKey>,
+    try_at: Tick,
 }
 
 /// A Hello must come within this.
@@ -392,9 +396,20 @@ impl Engine {
         longest.is_some()
     }
 
-    /// Dials neighbours that no link leads to, the dead among them too.
+    /// Dials neighbours that no link leads to, the dead among them too. Who has no link at all tries
+    /// all others that it knows as well, some at a time: those within its reach may be none of its
+    /// neighbours.
     pub(super) fn dial(&mut self, now: Now) {
-        let wanted: Vec<NodeKey> = self.wanted.iter().copied().collect();
+        let mut wanted: Vec<NodeKey> = self.wanted.iter().copied().collect();
+        if self.links.ready.is_empty() && now.tick >= self.links.try_at {
+            self.links.try_at = now.tick.after(limits::REDIAL_EVERY);
+            let last = self.links.tried.unwrap_or(self.me);
+            let after = self.members.range((Bound::Excluded(last), Bound::Unbounded));
+            let around = after.chain(self.members.range(..=last));
+            let stays = around.filter(|(_, member)| member.liveness != Liveness::Left);
+            wanted.extend(stays.map(|(node, _)| *node).take(limits::RINGS));
+            self.links.tried = wanted.last().copied();
+        }
         for node in wanted {
             self.dial_if_due(now, node);
         }

@@ -301,7 +301,9 @@ impl Engine {
         let content = record.content();
         let held = self.store.head(&self.me);
         let echo = held.is_some_and(|head| head.hash == record.hash());
-        let fork = !echo && self.own.published == Some(sequence);
+        // Once this host has leapt over it, whoever else tells of it tells nothing new.
+        let last = self.own.next == sequence.saturating_add(1);
+        let fork = !echo && last && self.own.published == Some(sequence);
         // Below the next sequence stands only what this host may have said itself.
         let ours = !fork && sequence < self.own.next;
         if echo || ours || self.own.fenced || planted(Planted::NoLeap) {
