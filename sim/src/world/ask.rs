@@ -81,9 +81,13 @@ impl World {
 
     /// The ready link of one node to another.
     pub fn link_between(&self, from: usize, to: usize) -> Option<LinkId> {
-        let peer = self.key(to);
+        self.link_to(from, &self.key(to))
+    }
+
+    /// The ready link of a node to a key.
+    pub(super) fn link_to(&self, from: usize, peer: &NodeKey) -> Option<LinkId> {
         let engine = self.nodes.get(from)?.engine.as_ref()?;
-        engine.ready_links().find(|(_, key)| *key == peer).map(|(link, _)| link)
+        engine.ready_links().find(|(_, key)| key == peer).map(|(link, _)| link)
     }
 
     /// Whether a node runs.

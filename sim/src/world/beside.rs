@@ -96,7 +96,7 @@ impl World {
     }
 
     /// The members that a node holds for alive, without itself.
-    pub fn held_alive(&self, number: usize) -> BTreeSet<NodeKey> {
+    fn held_alive(&self, number: usize) -> BTreeSet<NodeKey> {
         let nodes = self.view(number).into_iter().flat_map(|view| view.nodes.values());
         let alive = nodes.filter(|node| node.liveness == Liveness::Alive).map(|node| node.key);
         alive.filter(|key| *key != self.key(number)).collect()
@@ -125,9 +125,7 @@ impl World {
     }
 
     fn send_gossip(&mut self, from: usize, peer: NodeKey, message: &[u8]) -> bool {
-        let engine = self.nodes.get(from).and_then(|node| node.engine.as_ref());
-        let link = engine.and_then(|engine| engine.ready_links().find(|(_, key)| *key == peer));
-        let Some((link, _)) = link else { return false };
+        let Some(link) = self.link_to(from, &peer) else { return false };
         let frame = self.gossip.as_mut().and_then(|gossip| gossip.frame((from, link), message));
         let sent = frame.is_some();
         if let Some(frame) = frame {
