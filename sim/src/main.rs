@@ -85,18 +85,18 @@ enum Command {
         #[arg(long)]
         threads: Option<usize>,
     },
-    /// How long things take at a size: median, p99 and worst over several seeds.
+    /// How long things take at each size and loss: median, p99 and worst over several seeds.
     Measure {
-        /// Nodes.
-        #[arg(long, default_value_t = 100)]
-        nodes: usize,
+        /// Nodes; several sizes with commas between.
+        #[arg(long, default_values_t = [100], value_delimiter = ',')]
+        nodes: Vec<usize>,
         /// Seeds.
         #[arg(long, default_value_t = 5)]
         seeds: u64,
-        /// Share of packets lost, in percent.
-        #[arg(long, default_value_t = 1.0)]
-        loss: f64,
-        /// Nodes live on three continents.
+        /// Share of packets lost, in percent; several with commas between.
+        #[arg(long, default_values_t = [1.0], value_delimiter = ',')]
+        loss: Vec<f64>,
+        /// Nodes live in five regions of three continents.
         #[arg(long)]
         wan: bool,
         /// Updates, crashes and leaves of each seed.
@@ -105,7 +105,8 @@ enum Command {
         /// Seconds of rest with slow members.
         #[arg(long, default_value_t = 0)]
         calm: u64,
-        /// Draw how long things take into this SVG file.
+        /// Draw into this SVG file: of one size and loss how long things take, of more how each
+        /// figure grows with them.
         #[arg(long)]
         svg: Option<PathBuf>,
         /// Print what others publish of theirs beside it.
@@ -172,8 +173,10 @@ fn main() -> Result<ExitCode> {
         #[cfg(feature = "planted")]
         Some(Command::Planted { within }) => planted(within),
         Some(Command::Measure { nodes, seeds, loss, wan, samples, calm, svg, compare }) => {
-            let measure = Measure { nodes, loss: loss / 100.0, wan, samples, calm };
-            let code = measured(&measure, seeds, svg.as_deref())?;
+            let of = |loss, nodes| Measure { nodes, loss: loss / 100.0, wan, samples, calm };
+            let each = |loss: &f64| nodes.iter().map(move |nodes| of(*loss, *nodes)).collect();
+            let lines: Vec<Vec<Measure>> = loss.iter().map(each).collect();
+            let code = measured(&lines, seeds, svg.as_deref())?;
             if compare {
                 print!("{}", report::PUBLISHED);
             }
@@ -293,7 +296,25 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn measured(measure: &Measure, seeds: u64, svg: Option<&Path>) -> Result<ExitCode> {
+/// Measures line by line, each a loss, and in each size by size.
+fn measured(lines: &[Vec<Measure>], seeds: u64, svg: Option<&Path>) -> Result<ExitCode> {
+    let mut found = Vec::new();
+    for measures in lines {
+        let figures: Vec<Figures> =
+            measures.iter().map(|measure| take(measure, seeds)).collect::<Result<_>>()?;
+        found.push(figures);
+    }
+    println!("{}", report::NOT_MODELLED);
+    if let Some(svg) = svg {
+        let drawn = draw(lines, &found, seeds)?;
+        std::fs::write(svg, drawn).with_context(|| svg.display().to_string())?;
+        println!("drawn: {}", svg.display());
+    }
+    let missed = found.iter().flatten().any(|figures| figures.missed > 0);
+    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn take(measure: &Measure, seeds: u64) -> Result<Figures> {
     println!("{measure:?}, seeds 1 to {seeds}");
     let all = std::sync::Mutex::new(Figures::default());
     each_seed(1, seeds, cores(), None, |seed| {
@@ -304,14 +325,25 @@ fn measured(measure: &Measure, seeds: u64, svg: Option<&Path>) -> Result<ExitCod
         }
         Ok(())
     })?;
-    let mut all = all.into_inner().ok().context("a thread panicked")?;
-    print!("{}", all.table());
-    if let Some(svg) = svg {
-        let title = format!("{} nodes, {} seeds, loss {}", measure.nodes, seeds, measure.loss);
-        plot::shares(svg, &title, &all.samples())?;
-        println!("drawn: {}", svg.display());
+    let all = all.into_inner().ok().context("a thread panicked")?;
+    println!("{}", all.table());
+    Ok(all)
+}
+
+fn draw(lines: &[Vec<Measure>], found: &[Vec<Figures>], seeds: u64) -> Result<String> {
+    if let ([measures], [figures]) = (lines, found)
+        && let ([measure], [figures]) = (&**measures, &**figures)
+    {
+        let title = format!("{} nodes, {seeds} seeds, loss {}", measure.nodes, measure.loss);
+        return plot::shares(&title, &figures.samples());
     }
-    Ok(if all.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let lines = lines.iter().zip(found).map(|(measures, figures)| {
+        let loss = measures.first().map_or(0.0, |measure| measure.loss * 100.0);
+        let sizes = measures.iter().map(|measure| measure.nodes);
+        plot::Line { name: format!("{loss} % lost"), places: sizes.zip(figures).collect() }
+    });
+    let title = format!("median, and a bar to the worst, over {seeds} seeds");
+    plot::growth(&title, &lines.collect::<Vec<_>>())
 }
 
 fn campaign(campaign: &Campaign) -> Result<ExitCode> {

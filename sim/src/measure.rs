@@ -21,7 +21,7 @@ pub struct Measure {
     pub nodes: usize,
     /// Share of packets lost.
     pub loss: f64,
-    /// Whether the nodes live on three continents.
+    /// Whether the nodes live in five regions of three continents.
     pub wan: bool,
     /// Updates, crashes and leaves of one run.
     pub samples: usize,
@@ -56,6 +56,25 @@ pub struct Figures {
     pub node_ms: u64,
     /// Things that did not happen within their time.
     pub missed: u64,
+}
+
+/// One figure: the values that seeds and samples gave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// What was measured, with its unit.
+    pub what: &'static str,
+    values: &'a [u64],
+    /// How many of a value's units make one of those that are printed.
+    scale: u32,
+}
+
+impl Row<'_> {
+    /// The value below which `percent` of all lie, if there are any.
+    pub fn at(&self, percent: usize) -> Option<f64> {
+        let mut sorted = self.values.to_vec();
+        sorted.sort_unstable();
+        (!sorted.is_empty()).then(|| quantile(&sorted, percent) as f64 / f64::from(self.scale))
+    }
 }
 
 /// Whatever takes longer did not happen.
@@ -102,31 +121,41 @@ impl Figures {
         )
     }
 
+    /// Each figure with its values.
+    pub fn rows(&self) -> [Row<'_>; 9] {
+        let row = |what, values, scale| Row { what, values, scale };
+        [
+            row("cold start, seeds last: one view (ms)", &*self.one_view, 1),
+            row("handshakes a second at one node, most", &self.handshakes, 1),
+            row("idle: bytes of frames a second and node", &self.bytes, 1),
+            row("idle: frames a second and node", &self.frames, 10),
+            row("control links of a node", &self.links, 10),
+            row("an update is everywhere (ms)", &self.update, 1),
+            row("a crash is known everywhere (ms)", &self.crash, 1),
+            row("a leave is known everywhere (ms)", &self.leave, 1),
+            row("healed after 60 s: equal roots (ms)", &self.heal, 1),
+        ]
+    }
+
+    /// Nodes wrongly held for dead in an hour of one node, if that was looked at.
+    pub fn false_death_rate(&self) -> Option<f64> {
+        (self.node_ms > 0).then(|| self.false_deaths as f64 * 3.6e6 / self.node_ms as f64)
+    }
+
     /// A table.
-    pub fn table(&mut self) -> String {
+    pub fn table(&self) -> String {
         let mut text =
             format!("{:<42} {:>5} {:>8} {:>8} {:>8}\n", "", "n", "median", "p99", "worst");
-        let rows = [
-            ("cold start, seeds last: one view (ms)", &mut self.one_view),
-            ("handshakes a second at one node, most", &mut self.handshakes),
-            ("idle: bytes of frames a second and node", &mut self.bytes),
-            ("idle: frames a second and node, x 10", &mut self.frames),
-            ("control links of a node, x 10", &mut self.links),
-            ("an update is everywhere (ms)", &mut self.update),
-            ("a crash is known everywhere (ms)", &mut self.crash),
-            ("a leave is known everywhere (ms)", &mut self.leave),
-            ("healed after 60 s: equal roots (ms)", &mut self.heal),
-        ];
-        for (name, values) in rows {
-            values.sort_unstable();
-            let _ = writeln!(
-                text,
-                "{name:<42} {:>5} {:>8} {:>8} {:>8}",
-                values.len(),
-                quantile(values, 50),
-                quantile(values, 99),
-                quantile(values, 100)
-            );
+        for row in self.rows() {
+            let _ = write!(text, "{:<42} {:>5}", row.what, row.values.len());
+            let digits = usize::from(row.scale > 1);
+            for percent in [50, 99, 100] {
+                let _ = match row.at(percent) {
+                    Some(value) => write!(text, " {value:>8.digits$}"),
+                    None => write!(text, " {:>8}", "-"),
+                };
+            }
+            text.push('\n');
         }
         let months = self.node_ms as f64 / (30.0 * 24.0 * 3.6e6);
         let _ = writeln!(

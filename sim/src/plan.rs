@@ -28,7 +28,7 @@ pub enum Family {
     Loss,
     /// Frames come twice and out of turn.
     Disorder,
-    /// Nodes live on three continents.
+    /// Nodes live in five regions of three continents.
     Wan,
     /// The network falls apart: halves, ring, star, bridge, zones, flapping.
     Partitions,
