@@ -49,10 +49,10 @@ struct One {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Nodes of the mesh.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = size)]
     nodes: usize,
     /// Share of packets lost, in percent.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = percent)]
     loss: f64,
     /// One-way delay, from, in milliseconds.
     #[arg(long, default_value_t = 1)]
@@ -88,13 +88,13 @@ enum Command {
     /// How long things take at each size and loss: median, p99 and worst over several seeds.
     Measure {
         /// Nodes; several sizes with commas between.
-        #[arg(long, default_values_t = [100], value_delimiter = ',')]
+        #[arg(long, default_values_t = [100], value_delimiter = ',', value_parser = size)]
         nodes: Vec<usize>,
         /// Seeds.
         #[arg(long, default_value_t = 5)]
         seeds: u64,
         /// Share of packets lost, in percent; several with commas between.
-        #[arg(long, default_values_t = [1.0], value_delimiter = ',')]
+        #[arg(long, default_values_t = [1.0], value_delimiter = ',', value_parser = percent)]
         loss: Vec<f64>,
         /// Nodes live in five regions of three continents.
         #[arg(long)]
@@ -132,7 +132,7 @@ enum Command {
     /// What one engine of a large mesh costs, at rest and with one change a second.
     Profile {
         /// Nodes.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = size)]
         nodes: usize,
         /// Everything random comes from it.
         #[arg(long, default_value_t = 1)]
@@ -161,6 +161,28 @@ enum Command {
     },
 }
 
+/// Three nodes are seeds, which never crash or leave, and somebody has to see it of the others.
+const SIZES: std::ops::RangeInclusive<usize> = 5..=10_000;
+/// Beyond this hardly anything arrives, and at 100 nothing.
+const MOST_LOST: f64 = 90.0;
+
+fn size(text: &str) -> Result<usize, String> {
+    let nodes = text.parse().map_err(|error| format!("{error}"))?;
+    let (least, most) = (SIZES.start(), SIZES.end());
+    SIZES
+        .contains(&nodes)
+        .then_some(nodes)
+        .ok_or_else(|| format!("a mesh here has {least} to {most} nodes"))
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().map_err(|error| format!("{error}"))?;
+    (0.0..=MOST_LOST)
+        .contains(&percent)
+        .then_some(percent)
+        .ok_or_else(|| format!("the share of packets lost is 0 to {MOST_LOST} percent"))
+}
+
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
@@ -172,7 +194,8 @@ fn main() -> Result<ExitCode> {
         }
         #[cfg(feature = "planted")]
         Some(Command::Planted { within }) => planted(within),
-        Some(Command::Measure { nodes, seeds, loss, wan, samples, calm, svg, compare }) => {
+        Some(Command::Measure { mut nodes, seeds, loss, wan, samples, calm, svg, compare }) => {
+            nodes.sort_unstable();
             let of = |loss, nodes| Measure { nodes, loss: loss / 100.0, wan, samples, calm };
             let each = |loss: &f64| nodes.iter().map(move |nodes| of(*loss, *nodes)).collect();
             let lines: Vec<Vec<Measure>> = loss.iter().map(each).collect();
@@ -416,4 +439,20 @@ fn planted(within: u64) -> Result<ExitCode> {
     plant(None);
     println!("{} of {} found", Planted::ALL.len() - missed, Planted::ALL.len());
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_shares_that_no_world_ends_with_are_refused() {
+        for refused in ["0", "4", "10001", "-1", "many"] {
+            assert!(size(refused).is_err(), "{refused}");
+        }
+        for refused in ["-1", "91", "100", "NaN", "inf", "half"] {
+            assert!(percent(refused).is_err(), "{refused}");
+        }
+        assert_eq!((size("5"), percent("12.5")), (Ok(5), Ok(12.5)));
+    }
 }
