@@ -9,14 +9,15 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use skein_protocol::{limits, route::CloseReason};
+use skein_protocol::{limits, name::NodeKey, route::CloseReason};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
@@ -89,6 +90,8 @@ pub(super) struct Guard {
     /// Requests that began while it waited.
     late: Arc<AtomicUsize>,
     phase: watch::Sender<Phase>,
+    /// The streams left to each peer that has a link.
+    peers: Mutex<BTreeMap<NodeKey, Weak<Semaphore>>>,
 }
 
 struct Gate {
@@ -97,6 +100,18 @@ struct Gate {
 }
 
 impl Guard {
+    /// The peer, and the streams that it may have open on all its links.
+    pub(super) fn peer(&self, identity: PeerIdentity) -> Peer {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(streams) = peers.get(&identity.key).and_then(Weak::upgrade) {
+            return Peer { identity: Arc::new(identity), streams };
+        }
+        peers.retain(|_, streams| streams.strong_count() > 0);
+        let peer = Peer::new(identity, limits::STREAMS_PER_PEER);
+        peers.insert(peer.identity.key, Arc::downgrade(&peer.streams));
+        peer
+    }
+
     pub(super) fn new(outbound: usize, inbound: usize) -> Self {
         Self {
             outbound: Gate::new(outbound),
@@ -104,6 +119,7 @@ impl Guard {
             work: Arc::default(),
             late: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
+            peers: Mutex::default(),
         }
     }
 

@@ -416,9 +416,9 @@ impl Proxy {
         self.guard.drain(patience).await
     }
 
-    /// A peer whose link has come up. Its streams are counted against it while the value, or a
-    /// stream of it, lives.
+    /// A peer whose link has come up. Its streams are counted against it, those of all its links
+    /// together, while the value, or a stream of it, lives.
     pub fn peer(&self, identity: PeerIdentity) -> Peer {
-        Peer::new(identity, limits::STREAMS_PER_PEER)
+        self.guard.peer(identity)
     }
 }
