@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
+    clock::Wall,
     name::{Hash, Locality, NodeKey, NodeName, ServiceName, ShortId},
     policy::Policy,
     record::node::{Address, Instance, InstanceId, ServicePort},
@@ -150,6 +151,8 @@ pub struct NodeView {
     pub root: PublicKey,
     /// Whether nothing that it stands on has ended: its key, its issuer, its root.
     pub certified: bool,
+    /// Until when the newest certificate that it has shown holds.
+    pub not_after: Wall,
 }
 
 /// An instance of a service somewhere in the mesh.

@@ -7,7 +7,7 @@ use skein_protocol::{
     engine::{Blame, Event, Input},
     limits,
     name::{NodeKey, ServiceName},
-    trust::{CloseCode, Revocations},
+    trust::{CloseCode, Revocations, VerifiedChain},
     view::{Liveness, View},
 };
 use tokio::{
@@ -321,13 +321,21 @@ pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver
             _ = tick.tick() => {}
         }
         figures(&agent);
-        let now = wall();
-        let over = |ends: Wall| ends.after(limits::CLOCK_SKEW) < now;
-        agent.data.cut(CloseCode::Expired, |chain| over(chain.not_after));
-        for link in agent.links.borrow().values().filter(|link| over(link.chain.not_after)) {
+        let (now, view) = (wall(), agent.view());
+        agent.data.cut(CloseCode::Expired, |chain| is_over(chain, &view, now));
+        for link in agent.links.borrow().values().filter(|link| is_over(&link.chain, &view, now)) {
             link.mux.close(CloseCode::Expired.number(), CloseCode::Expired.text());
         }
     }
+}
+
+/// Whether a connection whose peer proved itself by `chain` has lost its ground: by the newest
+/// certificate that the peer has shown, since who renews shows it in its record, not on connections
+/// that are open.
+fn is_over(chain: &VerifiedChain, view: &View, now: Wall) -> bool {
+    let renewed = view.nodes.get(&chain.key).map(|node| node.not_after);
+    let ends = renewed.map_or(chain.not_after, |renewed| renewed.max(chain.not_after));
+    ends.after(limits::CLOCK_SKEW) < now
 }
 
 fn figures(agent: &Agent) {

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, future::pending, sync::Mutex};
 
 use skein_protocol::{
     caller::Caller,
+    clock::Wall,
     name::{Hash, Locality},
     policy::traffic::TrafficRules,
     record::node::{Health, Instance, Protocol, ServicePort},
@@ -87,6 +88,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             issuer: false,
             root: [0; 32],
             certified: true,
+            not_after: Wall(u64::MAX),
         }),
         instance: Arc::new(Instance {
             id: instance_id(),
@@ -863,6 +865,19 @@ async fn a_peer_over_its_bound_is_told_overload_and_others_are_served() {
     }
     assert_eq!(two.line().await.reason, CloseReason::Overload);
     assert_eq!(two.line().await.reason, CloseReason::Done);
+}
+
+#[tokio::test]
+async fn all_links_of_a_peer_share_its_bound() {
+    let two = Agent::new(2);
+    let links = [1, 1, 3].map(|number| two.proxy.peer(identity(number, &[])));
+    let streams = |link: &Peer| two.proxy.guard.stream_of(link);
+    let held: Vec<_> = (0..limits::STREAMS_PER_PEER).map(|n| streams(&links[n % 2])).collect();
+    assert!(held.iter().all(Option::is_some));
+    assert!(links[..2].iter().all(|link| streams(link).is_none()));
+    assert!(streams(&links[2]).is_some(), "another peer has its own");
+    drop((held, links));
+    assert!(streams(&two.proxy.peer(identity(1, &[]))).is_some());
 }
 
 #[tokio::test]

@@ -77,6 +77,10 @@ fn case_12_clocks_that_drift_for_thirty_days_end_nothing_before_its_time() {
                 assert!(!used.is_empty(), "day {}: {at} lost {of}", step / 12);
                 let well = used.iter().all(|e| e.usable == Use::Yes);
                 assert!(well, "day {}: {at} of {of}: {used:?}", step / 12);
+                // By which connections that were opened before a renewal are judged.
+                let ends = used.iter().map(|e| e.node.not_after).min().unwrap();
+                let lasts = ends.after(limits::CLOCK_SKEW) > world.clock(at).wall;
+                assert!(lasts, "day {}: {at} knows no renewal of {of}", step / 12);
             }
         }
     }

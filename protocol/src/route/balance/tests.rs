@@ -7,6 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
+    clock::Wall,
     name::{Hash, Locality, NodeKey},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
     route::{Subset, Tried, Tuning},
@@ -33,6 +34,7 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             issuer: false,
             root: [0; 32],
             certified: true,
+            not_after: Wall(u64::MAX),
         }),
         instance: Arc::new(Instance {
             id: InstanceId { document: "web".parse().unwrap(), endpoint: "a".parse().unwrap() },
