@@ -110,3 +110,21 @@ async fn members_services_and_status_say_what_is_there() {
     assert_eq!(services[0]["endpoints"]["passing"], 1, "{services}");
     assert_eq!(mesh[0].run(&["service", "shop/nowhere"]).await.code(), 1);
 }
+
+/// Links lead to a few neighbours; what a command says of the mesh is of all of it.
+#[tokio::test]
+async fn a_change_is_followed_to_agents_that_no_link_leads_to() {
+    let mesh = Mesh::start(11).await;
+    mesh.all_alive(11, Duration::from_secs(60)).await;
+    until(Duration::from_secs(90), "links that nobody needs are closed", async || {
+        let links = mesh[0].try_json(&["links"]).await?;
+        let count = links.as_array().map_or(0, Vec::len);
+        (count < 10).then_some(()).ok_or_else(|| format!("{count} links"))
+    })
+    .await;
+    let server = Server::start(mesh[0].ip, Conduct::Named("one".into())).await;
+    let file = mesh[0].dir.join("far.yaml");
+    std::fs::write(&file, registry("far", PORT, server.address)).expect("a file");
+    let said = mesh[0].cli(&["apply", "--wait", "-f", &file.display().to_string()]).await;
+    assert!(said.out.contains("visible on 11/11 nodes"), "{said:?}");
+}

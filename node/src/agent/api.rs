@@ -1,13 +1,15 @@
 //! The API of a running agent: what the command line and scripts ask of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use skein_protocol::{
     manifest::{self, DocumentId, Kind},
     name::{Label, NodeKey, ServiceName},
     record::node::{Health, InstanceId, NodeState},
     trust::Grant,
     view::Liveness,
+    wire::ask::{Answer, Ask},
 };
 
 use super::{VERSION, show::Agent};
@@ -101,30 +103,52 @@ impl Agent {
         let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
     }
 
-    /// Waits until the peers this agent is linked to hold this host's newest record. What a peer
-    /// further away holds is not known here, and not counted.
+    /// Waits until every live agent goes by this host's newest record, and says how many do.
     pub(super) async fn visible(&self, wait: Duration) -> Visible {
         let start = self.clock.now().tick;
-        let alive = |agent: &Self| {
-            let view = agent.view();
-            let up = view
-                .nodes
-                .values()
-                .filter(|node| node.liveness == Liveness::Alive && !agent.is_revoked(&node.key));
-            let up = up.count();
-            u32::try_from(up).unwrap_or(u32::MAX)
-        };
         let wait = wait.max(VISIBLE);
+        let mut on = BTreeSet::new();
+        // Whoever did not answer by then counts as one that does not have it.
+        let _ = tokio::time::timeout(wait, self.held_by_all(&mut on)).await;
+        let view = self.view();
+        let alive = view.nodes.values().filter(|node| {
+            node.liveness == Liveness::Alive && node.key != self.me && !self.is_revoked(&node.key)
+        });
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (mut of, mut held) = (1, usize::from(on.contains(&self.me)));
+        for node in alive {
+            of += 1;
+            held += usize::from(on.contains(&node.key));
+        }
+        let took = self.clock.now().tick.since(start).as_millis();
+        Visible { on: number(held), of: number(of), ms: u64::try_from(took).unwrap_or(u64::MAX) }
+    }
+
+    /// Puts into `on` who goes by this host's newest record, until all do who live.
+    async fn held_by_all(&self, on: &mut BTreeSet<NodeKey>) {
         self.told().await;
-        loop {
+        // Until this host's own record has the change, nobody can have it.
+        let sequence = loop {
             let agreeing = self.driver.agreeing().await;
-            // Until this host's own record has the change, nobody can have it.
-            let on = if agreeing.settled { agreeing.records } else { 0 };
-            let of = alive(self);
-            let took = self.clock.now().tick.since(start);
-            if on >= of || took >= wait {
-                let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                return Visible { on: on.min(of), of, ms };
+            if agreeing.settled {
+                break agreeing.sequence;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        on.insert(self.me);
+        loop {
+            let lacking = on.clone();
+            let mut answers = self.ask_those(Ask::Record(self.me), |node| !lacking.contains(node));
+            let mut all = true;
+            while let Some((node, answer)) = answers.next().await {
+                let has = matches!(answer, Ok(Answer::Record(held)) if held >= sequence);
+                if has {
+                    on.insert(node);
+                }
+                all &= has;
+            }
+            if all {
+                return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

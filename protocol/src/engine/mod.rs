@@ -161,6 +161,8 @@ pub struct Agreeing {
     pub of: u32,
     /// Whether all that this host wants to say is in its record by now.
     pub settled: bool,
+    /// The sequence of that record; 0 while there is none.
+    pub sequence: u64,
 }
 
 /// How much an engine holds of everything that has a bound.
@@ -642,7 +644,8 @@ impl Engine {
     /// this one holds: those linked to it say so with each probe. Asks them again.
     pub fn agreeing(&mut self, now: Now) -> Agreeing {
         let ours = self.stand();
-        let mut count = Agreeing { records: 1, policy: 1, of: 1, settled: self.own_settled() };
+        let (settled, sequence) = (self.own_settled(), self.own.published.unwrap_or(0));
+        let mut count = Agreeing { records: 1, policy: 1, of: 1, settled, sequence };
         for stand in self.links.stands() {
             let one = |same: bool| u32::from(same);
             count.records = count.records.saturating_add(one(stand.records == ours.records));

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! For what is asked now and then and is not worth gossiping: whether a peer holds the same policy,
-//! and who calls what there. Any member may ask; an answer decides nothing.
+//! how new a record it has, and who calls what there. Any member may ask; an answer decides nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     limits,
-    name::{NodeName, ServiceName},
+    name::{NodeKey, NodeName, ServiceName},
 };
 
 /// A question.
@@ -26,6 +26,8 @@ pub enum Ask {
     Stand,
     /// Who called what at your host?
     Edges,
+    /// Which record of that node do you go by?
+    Record(NodeKey),
 }
 
 /// An answer.
@@ -35,6 +37,8 @@ pub enum Answer {
     Stand(Stand),
     /// Calls at this host, at most [`limits::EDGES_MAX`].
     Edges(Vec<Edge>),
+    /// The record's sequence; 0 for none.
+    Record(u64),
 }
 
 /// Somebody called something at the answering host.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use skein_protocol::{
     limits,
     name::NodeKey,
@@ -52,12 +52,19 @@ fn answer(agent: &Agent, question: Ask) -> Answer {
             })
         }
         Ask::Edges => Answer::Edges(agent.edges.all()),
+        Ask::Record(node) => {
+            Answer::Record(agent.view().nodes.get(&node).map_or(0, |node| node.sequence))
+        }
     }
 }
 
 impl Agent {
     /// Asks one peer.
-    pub(super) async fn ask(&self, node: NodeKey, question: Ask) -> Result<Answer, String> {
+    pub(in crate::agent) async fn ask(
+        &self,
+        node: NodeKey,
+        question: Ask,
+    ) -> Result<Answer, String> {
         let asked = async {
             let mux = self.data.data(node).await.map_err(|error| error.to_string())?;
             let (mut send, mut receive) = mux.open().await.map_err(|error| error.to_string())?;
@@ -81,16 +88,23 @@ impl Agent {
 
     /// Asks every live peer.
     pub(super) async fn ask_all(&self, question: Ask) -> BTreeMap<NodeKey, Result<Answer, String>> {
+        self.ask_those(question, |_| true).collect().await
+    }
+
+    /// Asks those of the live peers, some at a time. Answers come as they come.
+    pub(in crate::agent) fn ask_those(
+        &self,
+        question: Ask,
+        of: impl Fn(&NodeKey) -> bool,
+    ) -> impl Stream<Item = (NodeKey, Result<Answer, String>)> + Unpin + '_ {
         let view = self.view();
         let peers = view.nodes.values().filter(|node| {
-            let asked = node.key != self.me && !self.is_revoked(&node.key);
+            let asked = node.key != self.me && !self.is_revoked(&node.key) && of(&node.key);
             asked && matches!(node.liveness, Liveness::Alive | Liveness::Suspect)
         });
         let peers: Vec<NodeKey> = peers.map(|node| node.key).collect();
-        let answers = stream::iter(peers)
-            .map(|node| async move { (node, self.ask(node, question).await) })
-            .buffer_unordered(limits::ASK_AT_ONCE);
-        answers.collect().await
+        let ask = move |node| async move { (node, self.ask(node, question).await) }.boxed();
+        stream::iter(peers).map(ask).buffer_unordered(limits::ASK_AT_ONCE)
     }
 
     /// The policy root of every live peer, as it says now.
@@ -106,7 +120,7 @@ impl Agent {
                     held.insert(node, (stand.policy, now));
                     Ok(stand)
                 }
-                Ok(Answer::Edges(_)) => Err("it answered another question".to_owned()),
+                Ok(_) => Err("it answered another question".to_owned()),
                 Err(why) => Err(why),
             };
             (node, stand)

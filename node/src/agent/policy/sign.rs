@@ -204,7 +204,7 @@ impl Agent {
                 Ok(Answer::Edges(all)) => {
                     edges.extend(all.into_iter().map(|edge| (name.clone(), edge)));
                 }
-                Ok(Answer::Stand(_)) => silent.push(format!("{name}: another answer")),
+                Ok(_) => silent.push(format!("{name}: another answer")),
                 Err(why) => silent.push(format!("{name}: {why}")),
             }
         }
