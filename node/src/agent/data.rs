@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{Arc, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -56,7 +56,48 @@ pub(crate) struct DataLink {
     pub(crate) boot: u64,
 }
 
-type Slot = Arc<Mutex<Option<DataLink>>>;
+/// The link to one peer, dialled by one for all who ask meanwhile: what it comes to, good or bad,
+/// is the answer for all of them.
+#[derive(Debug)]
+struct Slot<T>(Mutex<Dialled<T>>);
+
+#[derive(Debug)]
+struct Dialled<T> {
+    link: Option<T>,
+    /// When the last dial failed, and why.
+    failed: Option<(Instant, DialError)>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Dialled { link: None, failed: None }))
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    async fn get(
+        &self,
+        lives: impl FnOnce(&T) -> bool,
+        dial: impl Future<Output = Result<T, DialError>>,
+    ) -> Result<T, DialError> {
+        let asked = Instant::now();
+        let mut held = self.0.lock().await;
+        if let Some(link) = held.link.as_ref()
+            && lives(link)
+        {
+            return Ok(link.clone());
+        }
+        if let Some((_, error)) = held.failed.as_ref().filter(|(when, _)| *when > asked) {
+            return Err(error.clone());
+        }
+        let dialled = dial.await;
+        *held = match &dialled {
+            Ok(link) => Dialled { link: Some(link.clone()), failed: None },
+            Err(error) => Dialled { link: None, failed: Some((Instant::now(), error.clone())) },
+        };
+        dialled
+    }
+}
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -71,7 +112,7 @@ struct Inner {
     clock: Clock,
     runtime: Handle,
     /// A lock each, so that a dial holds up only who waits for the same peer.
-    slots: Mutex<BTreeMap<NodeKey, Slot>>,
+    slots: std::sync::Mutex<BTreeMap<NodeKey, Arc<Slot<DataLink>>>>,
     open: watch::Sender<Arc<BTreeMap<u64, DataLink>>>,
     numbers: std::sync::atomic::AtomicU64,
     agent: std::sync::OnceLock<Weak<Agent>>,
@@ -107,7 +148,7 @@ impl DataLinks {
             view,
             clock,
             runtime,
-            slots: Mutex::default(),
+            slots: std::sync::Mutex::default(),
             open: watch::channel(Arc::default()).0,
             numbers: std::sync::atomic::AtomicU64::new(0),
             agent: std::sync::OnceLock::new(),
@@ -172,23 +213,22 @@ impl DataLinks {
     }
 
     async fn link(&self, node: NodeKey) -> Result<Arc<dyn Mux>, DialError> {
-        let slot = {
-            let mut slots = self.0.slots.lock().await;
-            let known = self.0.view.borrow().nodes.clone();
-            slots.retain(|key, _| known.contains_key(key));
-            Arc::clone(slots.entry(node).or_default())
+        let lives = |link: &DataLink| {
+            let boot = self.0.view.borrow().nodes.get(&node).map_or(0, |node| node.boot);
+            link.boot >= boot && link.mux.closed().now_or_never().is_none()
         };
-        let mut held = slot.lock().await;
-        let boot = self.0.view.borrow().nodes.get(&node).map_or(0, |node| node.boot);
-        let lives =
-            |link: &&DataLink| link.boot >= boot && link.mux.closed().now_or_never().is_none();
-        if let Some(link) = held.as_ref().filter(lives) {
-            return Ok(Arc::clone(&link.mux));
+        let slot = self.slot(node);
+        Ok(slot.get(lives, self.dial(node)).await?.mux)
+    }
+
+    fn slot(&self, node: NodeKey) -> Arc<Slot<DataLink>> {
+        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(&node) {
+            return Arc::clone(slot);
         }
-        let link = self.dial(node).await?;
-        let mux = Arc::clone(&link.mux);
-        *held = Some(link);
-        Ok(mux)
+        let view = Arc::clone(&self.0.view.borrow());
+        slots.retain(|key, _| view.nodes.contains_key(key));
+        Arc::clone(slots.entry(node).or_default())
     }
 
     async fn dial(&self, node: NodeKey) -> Result<DataLink, DialError> {
@@ -333,5 +373,33 @@ impl Dialer for DataLinks {
         Box::pin(async move {
             task.await.unwrap_or_else(|error| Err(DialError(format!("the dial failed: {error}"))))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_dial_is_the_answer_for_all_who_wait_for_it() {
+        let (slot, dials) = (Slot::<usize>::default(), AtomicUsize::new(0));
+        let dial = async |works: bool| {
+            let number = dials.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if works { Ok(number) } else { Err(DialError(number.to_string())) }
+        };
+        let get = |works| slot.get(|_| true, dial(works));
+        let refused = |number: &str| Err(DialError(number.to_owned()));
+        let all = tokio::join!(get(false), get(false), get(false));
+        assert_eq!(all, (refused("0"), refused("0"), refused("0")));
+        assert_eq!(get(false).await, refused("1"), "who asks later has it dialled again");
+        assert_eq!(tokio::join!(get(true), get(true)), (Ok(2), Ok(2)));
+        assert_eq!(
+            slot.get(|_| false, dial(true)).await,
+            Ok(3),
+            "a link that ended is dialled anew"
+        );
     }
 }
