@@ -361,6 +361,24 @@ async fn breakers_rates_and_faults_answer_with_their_words() {
     })
     .await;
 
+    // Who has an endpoint and waits for its answer does not wait for an endpoint.
+    stand.apply(&["type: CircuitBreak, maxPending: 2"]).await;
+    stand.webs.iter().for_each(|web| web.answers(Answer::After(Duration::from_millis(300))));
+    stand.forget();
+    let mut all = JoinSet::new();
+    for number in 1..=5 {
+        all.spawn(async move { Client::to(here).await?.send(get("/slow", &[])).await });
+        until(SOON, "an endpoint has it", async || {
+            let begun = stand.counts().iter().sum::<usize>();
+            (begun >= number).then_some(()).ok_or_else(|| format!("{begun} of {number}"))
+        })
+        .await;
+    }
+    for got in all.join_all().await {
+        assert_eq!(got.expect("an answer").status, 200);
+    }
+    stand.webs.iter().for_each(|web| web.answers(Answer::Name));
+
     stand.apply(&["type: RateLimit, rate: 1/h, burst: 2, per: {header: x-user}"]).await;
     let of = async |user: &str| {
         let mut limited = 0;

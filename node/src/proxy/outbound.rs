@@ -788,6 +788,8 @@ impl<'a> Call<'a> {
                 return Err(miss);
             }
         };
+        // It waits for an endpoint no more; what it waits for now is an answer.
+        *self.pending() = None;
         let counts = Counts { _in_flight: Some(in_flight), _permit: permit, _entered: Vec::new() };
         let Some(outgoing) = self.outgoing else {
             self.report(going, &key, Some(Outcome::Connected(latency)));
