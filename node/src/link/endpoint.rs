@@ -209,18 +209,26 @@ impl Endpoint {
         let addresses = dial.addresses.iter().take(limits::DIAL_ADDRESSES);
         let mut attempts: FuturesUnordered<_> =
             addresses.map(|address| self.attempt(*address, &dial)).collect();
+        let mut worst = DialError::NoAddress;
         let race = async {
-            let mut worst = DialError::NoAddress;
             while let Some(result) = attempts.next().await {
                 match result {
-                    Ok(link) => return Ok(link),
+                    Ok(link) => return Some(link),
                     Err(error) if error.weight() > worst.weight() => worst = error,
                     Err(_) => {}
                 }
             }
-            Err(worst)
+            None
         };
-        timeout(limits::DIAL_TIMEOUT, race).await.unwrap_or_else(|_| Err(silent(&dial.addresses)))
+        if let Ok(Some(link)) = timeout(limits::DIAL_TIMEOUT, race).await {
+            return Ok(link);
+        }
+        // An address that said why tells more than others that are silent.
+        Err(match worst {
+            DialError::NoAddress if dial.addresses.is_empty() => DialError::NoAddress,
+            DialError::NoAddress | DialError::Silent { .. } => silent(&dial.addresses),
+            told => told,
+        })
     }
 
     async fn attempt(&self, address: SocketAddr, dial: &Dial) -> Result<Link, DialError> {

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use skein_protocol::{
     limits,
     trust::{
@@ -163,7 +163,7 @@ impl AsyncWrite for Send {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.stream), context, bytes)
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), context, bytes).map_err(said)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -176,14 +176,24 @@ impl AsyncWrite for Send {
     }
 }
 
-/// What the peer says by the code of its reset, in a form that does not name this transport.
+/// What the peer says by the code of its reset, or of its stop, in a form that does not name this
+/// transport.
 fn said(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
-        Some(ReadError::Reset(code)) => {
+    let inner = error.get_ref();
+    let reset = match inner.and_then(|inner| inner.downcast_ref::<ReadError>()) {
+        Some(ReadError::Reset(code)) => Some(*code),
+        _ => None,
+    };
+    let stopped = match inner.and_then(|inner| inner.downcast_ref::<WriteError>()) {
+        Some(WriteError::Stopped(code)) => Some(*code),
+        _ => None,
+    };
+    match reset.or(stopped) {
+        Some(code) => {
             let code = u32::try_from(code.into_inner()).unwrap_or(u32::MAX);
             io::Error::new(error.kind(), Reset(code))
         }
-        _ => error,
+        None => error,
     }
 }
 

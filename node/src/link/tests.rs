@@ -32,7 +32,7 @@ use tokio::{
 
 use super::{
     endpoint::{Dial, DialError, Endpoint, Runtimes},
-    mux::Mux,
+    mux::{Mux, Reset},
     transport::{BindError, Role},
 };
 use crate::keys::{
@@ -457,6 +457,17 @@ async fn a_dial_of_nobody_ends_in_time_and_says_what_to_look_for() {
     let error = client.dial(dial(mute.local_addr().unwrap(), Expect::Member)).await.unwrap_err();
     assert!(begin.elapsed() < limits::DIAL_TIMEOUT + Duration::from_secs(1));
     assert!(error.to_string().contains("firewall"), "{error}");
+    // One that says no tells more than another that says nothing.
+    let (server, address) = bind(&mesh.credentials(0));
+    let mut both = dial(address, Expect::Node(mesh.credentials(1).key()));
+    both.addresses.push(mute.local_addr().unwrap());
+    let mut acceptor = server.acceptor();
+    let refused = tokio::select! {
+        biased;
+        error = client.dial(both) => error.unwrap_err(),
+        _ = acceptor.next() => panic!("it let one in that does not want it"),
+    };
+    assert!(matches!(refused, DialError::Refused { .. }), "{refused}");
     let nobody = Dial { addresses: vec![], ..dial(itself, Expect::Member) };
     assert_eq!(client.dial(nobody).await.unwrap_err(), DialError::NoAddress);
     let mut acceptor = client.acceptor();
@@ -517,6 +528,19 @@ async fn streams_carry_bytes_both_ways_and_a_dropped_one_is_reset() {
     drop(send);
     let error = recv.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    // Who writes learns why nobody reads on, as who reads learns of a reset.
+    let (mut send, _recv) = there.mux.open().await.unwrap();
+    send.write_all(b"half").await.unwrap();
+    let (_back, mut recv) = here.mux.accept().await.unwrap();
+    recv.stop(7);
+    let error = loop {
+        if let Err(error) = send.write_all(&payload).await {
+            break error;
+        }
+    };
+    let said = error.get_ref().and_then(|inner| inner.downcast_ref::<Reset>());
+    assert!(matches!(said, Some(Reset(7))), "{error:?}");
 
     there.mux.close_with(CloseCode::Duplicate);
     here.mux.closed().await;
