@@ -59,18 +59,14 @@ pub(crate) struct DataLink {
 /// The link to one peer, dialled by one for all who ask meanwhile: what it comes to, good or bad,
 /// is the answer for all of them.
 #[derive(Debug)]
-struct Slot<T>(Mutex<Dialled<T>>);
+struct Slot<T>(Mutex<Option<Result<T, Refusal>>>);
 
-#[derive(Debug)]
-struct Dialled<T> {
-    link: Option<T>,
-    /// When the last dial failed, and why.
-    failed: Option<(Instant, DialError)>,
-}
+/// When a dial failed, and why.
+type Refusal = (Instant, DialError);
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Self(Mutex::new(Dialled { link: None, failed: None }))
+        Self(Mutex::new(None))
     }
 }
 
@@ -81,20 +77,14 @@ impl<T: Clone> Slot<T> {
         dial: impl Future<Output = Result<T, DialError>>,
     ) -> Result<T, DialError> {
         let asked = Instant::now();
-        let mut held = self.0.lock().await;
-        if let Some(link) = held.link.as_ref()
-            && lives(link)
-        {
-            return Ok(link.clone());
-        }
-        if let Some((_, error)) = held.failed.as_ref().filter(|(when, _)| *when > asked) {
-            return Err(error.clone());
+        let mut last = self.0.lock().await;
+        match &*last {
+            Some(Ok(link)) if lives(link) => return Ok(link.clone()),
+            Some(Err((when, error))) if *when > asked => return Err(error.clone()),
+            _ => {}
         }
         let dialled = dial.await;
-        *held = match &dialled {
-            Ok(link) => Dialled { link: Some(link.clone()), failed: None },
-            Err(error) => Dialled { link: None, failed: Some((Instant::now(), error.clone())) },
-        };
+        *last = Some(dialled.clone().map_err(|error| (Instant::now(), error)));
         dialled
     }
 }
