@@ -1,9 +1,10 @@
 //! The API of a running agent: what the command line and scripts ask of it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use skein_protocol::{
+    limits,
     manifest::{self, DocumentId, Kind},
     name::{Label, NodeKey, ServiceName},
     record::node::{Health, InstanceId, NodeState},
@@ -103,55 +104,60 @@ impl Agent {
         let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
     }
 
-    /// Waits until every live agent goes by this host's newest record, and says how many do.
+    /// Waits until every agent that lives now goes by this host's newest record, and says how many
+    /// do. Who dies meanwhile is not waited for.
     pub(super) async fn visible(&self, wait: Duration) -> Visible {
         let start = self.clock.now().tick;
-        let wait = wait.max(VISIBLE);
-        let mut on = BTreeSet::new();
-        // Whoever did not answer by then counts as one that does not have it.
-        let _ = tokio::time::timeout(wait, self.held_by_all(&mut on)).await;
-        let view = self.view();
-        let alive = view.nodes.values().filter(|node| {
-            node.liveness == Liveness::Alive && node.key != self.me && !self.is_revoked(&node.key)
-        });
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (mut of, mut held) = (1, usize::from(on.contains(&self.me)));
-        for node in alive {
-            of += 1;
-            held += usize::from(on.contains(&node.key));
-        }
+        let peers = self.peers(|node| node.liveness == Liveness::Alive);
+        let mut on = 0u32;
+        let followed = async {
+            self.told().await;
+            let sequence = self.settled().await;
+            on = 1;
+            let each = stream::iter(peers.clone())
+                .map(|node| self.goes_by(node, sequence))
+                .buffer_unordered(limits::ASK_AT_ONCE);
+            let mut each = std::pin::pin!(each);
+            while let Some(has) = each.next().await {
+                on = on.saturating_add(u32::from(has));
+            }
+        };
+        // Who did not answer by then counts as one that does not have it.
+        let _ = tokio::time::timeout(wait.max(VISIBLE), followed).await;
+        let alive = peers.iter().filter(|node| self.lives(node)).count();
+        let of = u32::try_from(alive).unwrap_or(u32::MAX).saturating_add(1);
         let took = self.clock.now().tick.since(start).as_millis();
-        Visible { on: number(held), of: number(of), ms: u64::try_from(took).unwrap_or(u64::MAX) }
+        Visible { on: on.min(of), of, ms: u64::try_from(took).unwrap_or(u64::MAX) }
     }
 
-    /// Puts into `on` who goes by this host's newest record, until all do who live.
-    async fn held_by_all(&self, on: &mut BTreeSet<NodeKey>) {
-        self.told().await;
-        // Until this host's own record has the change, nobody can have it.
-        let sequence = loop {
+    /// The sequence of this host's record, once it has all that this host wants to say: before that
+    /// nobody can have it.
+    async fn settled(&self) -> u64 {
+        loop {
             let agreeing = self.driver.agreeing().await;
             if agreeing.settled {
-                break agreeing.sequence;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        };
-        on.insert(self.me);
-        loop {
-            let lacking = on.clone();
-            let mut answers = self.ask_those(Ask::Record(self.me), |node| !lacking.contains(node));
-            let mut all = true;
-            while let Some((node, answer)) = answers.next().await {
-                let has = matches!(answer, Ok(Answer::Record(held)) if held >= sequence);
-                if has {
-                    on.insert(node);
-                }
-                all &= has;
-            }
-            if all {
-                return;
+                return agreeing.sequence;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Waits until a peer goes by that record of this host; in vain if it does not live to.
+    async fn goes_by(&self, node: NodeKey, sequence: u64) -> bool {
+        while self.lives(&node) {
+            let answer = self.ask(node, Ask::Record(self.me)).await;
+            if matches!(answer, Ok(Answer::Record(held)) if held >= sequence) {
+                return true;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        false
+    }
+
+    fn lives(&self, node: &NodeKey) -> bool {
+        let view = self.view();
+        view.nodes.get(node).is_some_and(|node| node.liveness == Liveness::Alive)
+            && !self.is_revoked(node)
     }
 
     fn document(owned: &Owned) -> Document {

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{FutureExt, Stream, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use skein_protocol::{
     limits,
     name::NodeKey,
-    view::Liveness,
+    view::{Liveness, NodeView},
     wire::{
         ask::{Answer, Ask},
         frame::Stand,
@@ -88,23 +88,21 @@ impl Agent {
 
     /// Asks every live peer.
     pub(super) async fn ask_all(&self, question: Ask) -> BTreeMap<NodeKey, Result<Answer, String>> {
-        self.ask_those(question, |_| true).collect().await
+        let live = |node: &NodeView| matches!(node.liveness, Liveness::Alive | Liveness::Suspect);
+        let answers = stream::iter(self.peers(live))
+            .map(|node| async move { (node, self.ask(node, question).await) })
+            .buffer_unordered(limits::ASK_AT_ONCE);
+        answers.collect().await
     }
 
-    /// Asks those of the live peers, some at a time. Answers come as they come.
-    pub(in crate::agent) fn ask_those(
-        &self,
-        question: Ask,
-        of: impl Fn(&NodeKey) -> bool,
-    ) -> impl Stream<Item = (NodeKey, Result<Answer, String>)> + Unpin + '_ {
+    /// The other nodes of the view that are so, without those that were revoked.
+    pub(in crate::agent) fn peers(&self, so: impl Fn(&NodeView) -> bool) -> Vec<NodeKey> {
         let view = self.view();
-        let peers = view.nodes.values().filter(|node| {
-            let asked = node.key != self.me && !self.is_revoked(&node.key) && of(&node.key);
-            asked && matches!(node.liveness, Liveness::Alive | Liveness::Suspect)
-        });
-        let peers: Vec<NodeKey> = peers.map(|node| node.key).collect();
-        let ask = move |node| async move { (node, self.ask(node, question).await) }.boxed();
-        stream::iter(peers).map(ask).buffer_unordered(limits::ASK_AT_ONCE)
+        let peers = view
+            .nodes
+            .values()
+            .filter(|node| node.key != self.me && !self.is_revoked(&node.key) && so(node));
+        peers.map(|node| node.key).collect()
     }
 
     /// The policy root of every live peer, as it says now.
