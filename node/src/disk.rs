@@ -1,17 +1,24 @@
 //! Disk: what an agent must remember over a restart, in one redb file, on a thread of its own.
 //!
 //! In:    batches of [`Write`].     Out: which of them are on disk, or why not.
-//! All batches that wait go into one transaction, so that there is one fsync for all of them. A
-//! torn or foreign file is put aside under another name, said plainly, and never made empty in
-//! silence: records are learned again from peers, certificates stand in files of their own.
+//! A torn, damaged or foreign file is put aside under another name, said plainly, and never made
+//! empty in silence: records are learned again from peers, certificates stand in files of their
+//! own. After an error of reading or writing the file is closed, and opened anew for the next
+//! write: the store itself never writes again after one.
+
+mod open;
+mod writer;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use skein_protocol::{
     clock::Wall,
     engine::{PersistId, Write},
@@ -19,6 +26,11 @@ use skein_protocol::{
     record::{Bundle, node::TokenUses},
     wire::codec,
 };
+
+use crate::clock::wall;
+
+use self::open::{Unopened, open, quietly};
+pub use self::writer::{Writer, Written};
 
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
@@ -31,6 +43,8 @@ const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("to
 
 const BOOT: &str = "boot";
 const RESERVED: &str = "reserved";
+/// When it was tried last whether the disk can be written again.
+const TRIED: &str = "tried";
 /// 1 once this disk has held the mesh's policy.
 const ANCHORED: &str = "anchored";
 
@@ -77,82 +91,189 @@ pub enum DiskError {
     },
 }
 
+/// Why something was not read or written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StateError(String);
+
 /// The state file.
-#[derive(Debug)]
 pub struct Disk {
-    database: Database,
+    /// `None` after an error, until it opens again.
+    database: Mutex<Option<Database>>,
     path: PathBuf,
+    opener: Opener,
+    health: Mutex<Health>,
 }
 
-/// What became of a write.
-pub type Written = (PersistId, Result<(), String>);
+/// Opens the file of a path.
+type Opener = Box<dyn Fn(&Path) -> Result<Database, Unopened> + Send + Sync>;
 
-/// Writes on a thread of its own.
-#[derive(Debug)]
-pub struct Writer {
-    queue: mpsc::SyncSender<(PersistId, Vec<Write>)>,
-    thread: Option<JoinHandle<()>>,
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// How writing goes.
+#[derive(Debug, Default)]
+struct Health {
+    /// Since when a write is under way.
+    since: Option<Instant>,
+    /// What the last write failed of.
+    failed: Option<String>,
 }
 
 impl Disk {
     /// Opens the state, makes this start's boot number, and reads what is there. A file that is
-    /// torn is put aside.
+    /// damaged is put aside.
     pub fn open(directory: &Path, wall: Wall) -> Result<(Self, Remembered), DiskError> {
         let path = directory.join("state.redb");
-        let (disk, alarm) = match Self::load(&path) {
-            Ok(disk) => (disk, None),
-            Err(why) if torn(&path, &why) => {
+        match Self::load(&path, Box::new(open), wall) {
+            Ok(loaded) => Ok(loaded),
+            Err(Unopened::Damaged(why)) => {
                 let aside = aside(directory, wall);
                 let moved = std::fs::rename(&path, &aside);
                 moved.map_err(|error| DiskError::Open {
                     path: path.clone(),
                     why: format!("{why}; and it cannot be put aside: {error}"),
                 })?;
-                let disk =
-                    Self::load(&path).map_err(|why| DiskError::Open { path: path.clone(), why })?;
-                let alarm = format!(
+                let (disk, mut remembered) = Self::load(&path, Box::new(open), wall)
+                    .map_err(|why| DiskError::Open { path: path.clone(), why: why.why() })?;
+                remembered.alarm = Some(format!(
                     "the state in {} could not be read ({why}) and was put aside as {}; records \
                      are learned again from peers, and this node's sequence from what they have \
                      seen of it",
                     path.display(),
                     aside.display()
-                );
-                (disk, Some(alarm))
+                ));
+                Ok((disk, remembered))
             }
-            Err(why) => return Err(DiskError::Open { path, why }),
+            Err(Unopened::Kept(why)) => Err(DiskError::Open { path, why }),
+        }
+    }
+
+    /// Nothing of a file is used that was not read whole.
+    fn load(path: &Path, opener: Opener, wall: Wall) -> Result<(Self, Remembered), Unopened> {
+        let database = opener(path)?;
+        let read = || {
+            let disk = Self::over(database, path, opener)?;
+            let remembered = disk.remember(wall)?;
+            Ok((disk, remembered))
         };
-        let remembered = disk.remember(wall, alarm).map_err(|error| DiskError::Write {
-            path: disk.path.clone(),
-            why: error.to_string(),
-        })?;
-        Ok((disk, remembered))
+        match quietly(read) {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(redb::Error::Io(error))) => Err(open::of_io(path, &error)),
+            Ok(Err(error)) => Err(Unopened::Damaged(error.to_string())),
+            Err(why) => Err(Unopened::Damaged(why)),
+        }
     }
 
-    fn load(path: &Path) -> Result<Self, String> {
-        let database = Database::create(path).map_err(|error| error.to_string())?;
-        Self::over(database, path)
+    fn over(database: Database, path: &Path, opener: Opener) -> Result<Self, redb::Error> {
+        make_tables(&database)?;
+        let database = Mutex::new(Some(database));
+        Ok(Self { database, path: path.to_owned(), opener, health: Mutex::default() })
     }
 
-    fn over(database: Database, path: &Path) -> Result<Self, String> {
-        let disk = Self { database, path: path.to_owned() };
-        disk.make_tables().map_err(|error| error.to_string())?;
-        Ok(disk)
+    fn database(&self) -> MutexGuard<'_, Option<Database>> {
+        // Who panicked over it has left it closed.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(NUMBERS)?;
-        transaction.open_table(PEERS)?;
-        transaction.open_table(REVOCATIONS)?;
-        transaction.open_table(POLICIES)?;
-        transaction.open_table(ADDRESSES)?;
-        transaction.open_table(TOKENS)?;
-        transaction.commit()?;
-        Ok(())
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, wall: Wall, mut alarm: Option<String>) -> Result<Remembered, redb::Error> {
-        let transaction = self.database.begin_write()?;
+    /// Why nothing can be written now, if so: the last write failed, or one does not come back.
+    pub fn trouble(&self) -> Option<String> {
+        let health = self.health();
+        match health.since {
+            Some(since) if since.elapsed() >= limits::DISK_PATIENCE => Some(format!(
+                "the disk does not answer: a write is under way for more than {} s",
+                limits::DISK_PATIENCE.as_secs()
+            )),
+            _ => health.failed.clone(),
+        }
+    }
+
+    /// Writes something small if the last write failed: whether the disk is well again.
+    fn try_again(&self) {
+        if self.health().failed.is_some() {
+            let _ = self.change(|write| {
+                write.open_table(NUMBERS)?.insert(TRIED, wall().0)?;
+                Ok(())
+            });
+        }
+    }
+
+    /// Does all of something in one transaction, or nothing. The file is opened anew first if an
+    /// error has closed it.
+    fn change(
+        &self,
+        change: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StateError> {
+        let mut database = self.database();
+        #[allow(clippy::disallowed_methods)]
+        self.health().since.replace(Instant::now());
+        let done = self.changed(&mut database, change);
+        let mut health = self.health();
+        health.since = None;
+        health.failed = done.as_ref().err().map(ToString::to_string);
+        done
+    }
+
+    fn changed(
+        &self,
+        held: &mut Option<Database>,
+        change: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StateError> {
+        if held.is_none() {
+            let again = (self.opener)(&self.path).map_err(|why| match why {
+                Unopened::Kept(why) => StateError(why),
+                Unopened::Damaged(why) => StateError(format!(
+                    "{} is damaged ({why}): restart this agent, which puts it aside and learns \
+                     again what stood in it",
+                    self.path.display()
+                )),
+            })?;
+            *held = Some(again);
+        }
+        let Some(database) = held.as_ref() else { return Ok(()) };
+        let done = quietly(|| {
+            let transaction = database.begin_write()?;
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok::<_, redb::Error>(())
+        });
+        let done = match done {
+            Ok(done) => done.map_err(|error| StateError(error.to_string())),
+            Err(why) => Err(StateError(why)),
+        };
+        if done.is_err() {
+            // It would refuse every later write, room or not.
+            let closed = held.take();
+            let _ = quietly(|| drop(closed));
+        }
+        done
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StateError> {
+        let held = self.database();
+        let Some(database) = held.as_ref() else {
+            return Err(StateError(format!("{} is not open", self.path.display())));
+        };
+        match quietly(|| read(&database.begin_read()?)) {
+            Ok(read) => read.map_err(|error| StateError(error.to_string())),
+            Err(why) => Err(StateError(why)),
+        }
+    }
+
+    fn remember(&self, wall: Wall) -> Result<Remembered, redb::Error> {
+        let held = self.database();
+        let Some(database) = held.as_ref() else { return Ok(Remembered::default()) };
+        let transaction = database.begin_write()?;
         let (boot, reserved, anchored) = {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let last = numbers.get(BOOT)?.map_or(0, |value| value.value());
@@ -162,7 +283,7 @@ impl Disk {
             (boot, reserved, numbers.get(ANCHORED)?.is_some_and(|value| value.value() == 1))
         };
         transaction.commit()?;
-        let read = self.database.begin_read()?;
+        let read = database.begin_read()?;
         let mut peers = Vec::new();
         let mut unread = 0usize;
         for entry in read.open_table(PEERS)?.iter()? {
@@ -171,9 +292,8 @@ impl Disk {
                 Err(_) => unread = unread.saturating_add(1),
             }
         }
-        if unread > 0 && alarm.is_none() {
-            alarm = Some(format!("{unread} records on disk could not be read; peers have them"));
-        }
+        let alarm = (unread > 0)
+            .then(|| format!("{unread} records on disk could not be read; peers have them"));
         let mut revocations = Vec::new();
         for entry in read.open_table(REVOCATIONS)?.iter()? {
             revocations.push(entry?.1.value().to_vec());
@@ -186,88 +306,85 @@ impl Disk {
     }
 
     /// The virtual addresses that this host has given, by service.
-    pub fn virtual_addresses(&self) -> Result<Vec<(String, u32)>, redb::Error> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(ADDRESSES)?;
-        table
-            .iter()?
-            .map(|entry| Ok(entry.map(|(k, v)| (k.value().to_owned(), v.value()))?))
-            .collect()
+    pub fn virtual_addresses(&self) -> Result<Vec<(String, u32)>, StateError> {
+        self.read(|read| {
+            let table = read.open_table(ADDRESSES)?;
+            let entries = table.iter()?;
+            entries
+                .map(|entry| Ok(entry.map(|(k, v)| (k.value().to_owned(), v.value()))?))
+                .collect()
+        })
     }
 
     /// Keeps the virtual addresses of services, all or none.
     pub fn keep_virtual_addresses<'s>(
         &self,
-        given: impl IntoIterator<Item = (&'s str, u32)>,
-    ) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut table = transaction.open_table(ADDRESSES)?;
-            for (service, address) in given {
+        given: impl IntoIterator<Item = (&'s str, u32), IntoIter: Clone>,
+    ) -> Result<(), StateError> {
+        let given = given.into_iter();
+        self.change(|write| {
+            let mut table = write.open_table(ADDRESSES)?;
+            for (service, address) in given.clone() {
                 table.insert(service, address)?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Keeps the virtual addresses of these services no longer.
     pub fn forget_virtual_addresses<'s>(
         &self,
-        services: impl IntoIterator<Item = &'s str>,
-    ) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut table = transaction.open_table(ADDRESSES)?;
-            for service in services {
+        services: impl IntoIterator<Item = &'s str, IntoIter: Clone>,
+    ) -> Result<(), StateError> {
+        let services = services.into_iter();
+        self.change(|write| {
+            let mut table = write.open_table(ADDRESSES)?;
+            for service in services.clone() {
                 table.remove(service)?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 
     /// How often each join token was used at this issuer, and which are revoked.
-    pub fn token_uses(&self) -> Result<TokenUses, redb::Error> {
-        let read = self.database.begin_read()?;
-        let mut uses = TokenUses::default();
-        for entry in read.open_table(TOKENS)?.iter()? {
-            let (id, value) = entry?;
-            let Ok(id) = <[u8; 16]>::try_from(id.value()) else { continue };
-            let (used, revoked) = value.value();
-            uses.used.push((id, used));
-            if revoked {
-                uses.revoked.push(id);
+    pub fn token_uses(&self) -> Result<TokenUses, StateError> {
+        self.read(|read| {
+            let mut uses = TokenUses::default();
+            for entry in read.open_table(TOKENS)?.iter()? {
+                let (id, value) = entry?;
+                let Ok(id) = <[u8; 16]>::try_from(id.value()) else { continue };
+                let (used, revoked) = value.value();
+                uses.used.push((id, used));
+                if revoked {
+                    uses.revoked.push(id);
+                }
             }
-        }
-        Ok(uses)
+            Ok(uses)
+        })
     }
 
     /// Keeps the uses of tokens.
-    pub fn keep_token_uses(&self, uses: &TokenUses) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut table = transaction.open_table(TOKENS)?;
+    pub fn keep_token_uses(&self, uses: &TokenUses) -> Result<(), StateError> {
+        self.change(|write| {
+            let mut table = write.open_table(TOKENS)?;
             for (id, used) in &uses.used {
                 table.insert(id.as_slice(), (*used, uses.revoked.contains(id)))?;
             }
             for id in uses.revoked.iter().filter(|id| !uses.used.iter().any(|(u, _)| u == *id)) {
                 table.insert(id.as_slice(), (0, true))?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Puts what a backup holds on the disk of a new host.
-    pub fn restore(&self, writes: Vec<Write>) -> Result<(), redb::Error> {
+    pub fn restore(&self, writes: Vec<Write>) -> Result<(), StateError> {
         self.write(&[(PersistId(0), writes)])
     }
 
     /// Writes all of several batches, or nothing.
-    fn write(&self, batches: &[(PersistId, Vec<Write>)]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
+    fn write(&self, batches: &[(PersistId, Vec<Write>)]) -> Result<(), StateError> {
+        self.change(|transaction| {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let mut peers = transaction.open_table(PEERS)?;
             let mut revocations = transaction.open_table(REVOCATIONS)?;
@@ -302,61 +419,25 @@ impl Disk {
                     }
                 }
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 }
 
-/// Whether a file that cannot be loaded is there and is not a database that others hold.
-fn torn(path: &Path, why: &str) -> bool {
-    let held = why.contains("already open") || why.contains("Permission denied");
-    !held && path.is_file() && std::fs::File::open(path).is_ok()
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(NUMBERS)?;
+    transaction.open_table(PEERS)?;
+    transaction.open_table(REVOCATIONS)?;
+    transaction.open_table(POLICIES)?;
+    transaction.open_table(ADDRESSES)?;
+    transaction.open_table(TOKENS)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 fn aside(directory: &Path, wall: Wall) -> PathBuf {
     directory.join(format!("state.redb.unreadable-{}", wall.seconds()))
-}
-
-impl Writer {
-    /// Starts the thread. `written` is called on it, once for each batch, in order.
-    pub fn start(
-        disk: Arc<Disk>,
-        written: impl Fn(Written) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (queue, batches) =
-            mpsc::sync_channel::<(PersistId, Vec<Write>)>(limits::PERSIST_WAITING);
-        let thread =
-            std::thread::Builder::new().name("skein-disk".to_owned()).spawn(move || {
-                while let Ok(first) = batches.recv() {
-                    let mut all = vec![first];
-                    all.extend(batches.try_iter().take(limits::PERSIST_WAITING));
-                    let result = disk.write(&all).map_err(|error| error.to_string());
-                    for (id, _) in all {
-                        written((id, result.clone()));
-                    }
-                }
-            })?;
-        Ok(Self { queue, thread: Some(thread) })
-    }
-
-    /// Queues a batch. A full queue refuses: the disk is far behind.
-    pub fn write(&self, id: PersistId, writes: Vec<Write>) -> Result<(), String> {
-        self.queue
-            .try_send((id, writes))
-            .map_err(|_| "the disk is too slow: too many writes wait for it".to_owned())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // What was queued is written before the thread ends: closing the queue ends its loop.
-        let (closed, _) = mpsc::sync_channel(1);
-        self.queue = closed;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -200,6 +200,12 @@ pub const EARLY_FRAMES: usize = 256;
 pub const PROBES_ASKED: usize = 64;
 /// Outputs that may wait for a write to disk.
 pub const PERSIST_WAITING: usize = 4096;
+/// A disk that could not be written is tried again after this: with two tries for it to open and
+/// to take what waited, it writes again well within five seconds of being well.
+pub const DISK_AGAIN: Duration = Duration::from_millis(500);
+/// A write that is under way for longer is told as a disk that does not answer. A transaction with
+/// its fsync takes milliseconds, a second on a disk that is much too busy.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// Records of one origin that are taken in a burst. An agent signs at most as fast as it may.
 pub const RECORD_BURST: u32 = 20;
 /// Beyond the burst one record of an origin is taken this often; what comes sooner is left to

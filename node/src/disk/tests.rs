@@ -1,6 +1,10 @@
 //! The state file over restarts, torn, and at each moment at which an agent may end.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+    mpsc,
+};
 
 use redb::StorageBackend;
 use skein_protocol::{
@@ -174,7 +178,7 @@ fn life() -> Vec<(Vec<Write>, Promised)> {
 fn wherever_it_is_killed_nothing_that_was_called_written_is_gone() {
     let recorder = Recorder::default();
     let database = Database::builder().create_with_backend(recorder.clone()).unwrap();
-    let disk = Disk::over(database, Path::new("state.redb")).unwrap();
+    let disk = Disk::over(database, Path::new("state.redb"), Box::new(open)).unwrap();
     let begun = recorder.steps().len();
     let mut promises = vec![(begun, Promised::default())];
     for (number, (writes, promised)) in life().into_iter().enumerate() {
@@ -215,4 +219,187 @@ fn holds(file: &[u8], promised: &Promised, step: usize) {
     let floor = promised.policies.iter().map(|bytes| bytes[0]).max().unwrap_or_default();
     let newest = found.policies.iter().map(|bytes| bytes[0]).max().unwrap_or_default();
     assert!(newest >= floor, "step {step}: version {newest}, {floor} was promised");
+}
+
+/// A file on a disk that takes nothing while it is full.
+#[derive(Clone, Debug, Default)]
+struct Filled(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+
+impl Filled {
+    fn full(&self) -> std::io::Result<()> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Err(rustix::io::Errno::NOSPC.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn opener(&self) -> Opener {
+        let file = self.clone();
+        Box::new(move |path| {
+            let made = Database::builder().create_with_backend(file.clone());
+            made.map_err(|error| match error {
+                redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
+                    open::of_io(path, &error)
+                }
+                error => Unopened::Damaged(error.to_string()),
+            })
+        })
+    }
+}
+
+impl StorageBackend for Filled {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let at = usize::try_from(at).unwrap();
+        out.copy_from_slice(&self.0.lock().unwrap()[at..at + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.full()?;
+        take(&mut self.0.lock().unwrap(), &Step::Length(length));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.full()
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.full()?;
+        take(&mut self.0.lock().unwrap(), &Step::Write(at, bytes.to_vec()));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_is_written_again_as_soon_as_there_is_room() {
+    let file = Filled::default();
+    let path = Path::new("state.redb");
+    let (disk, _) = Disk::load(path, file.opener(), Wall(1)).unwrap();
+    let disk = Arc::new(disk);
+    let (done, was_done) = mpsc::channel();
+    let writer = Writer::start(Arc::clone(&disk), move |written| {
+        let _ = done.send(written);
+    })
+    .unwrap();
+    file.1.store(true, Ordering::Relaxed);
+    for number in 1..4 {
+        writer.write(PersistId(number), vec![Write::Reserve(number * 10)]).unwrap();
+        let (id, result) = was_done.recv().unwrap();
+        assert_eq!(id, PersistId(number));
+        let why = result.unwrap_err();
+        assert!(why.contains("No space left"), "{number}: {why}");
+        assert!(disk.trouble().unwrap().contains("No space left"));
+        assert!(disk.keep_token_uses(&TokenUses::default()).is_err());
+    }
+    file.1.store(false, Ordering::Relaxed);
+    // The next write goes, and one that nobody asks for says so before.
+    writer
+        .write(PersistId(9), vec![Write::Reserve(90), Write::Peer(NodeKey([1; 32]), bundle(1))])
+        .unwrap();
+    assert_eq!(was_done.recv().unwrap(), (PersistId(9), Ok(())));
+    assert_eq!(disk.trouble(), None);
+    drop(writer);
+    drop(disk);
+    let (_, again) = Disk::load(path, file.opener(), Wall(1)).unwrap();
+    assert_eq!((again.reserved, again.peers), (90, vec![bundle(1)]));
+}
+
+#[test]
+fn a_disk_that_is_well_again_is_found_so_when_nothing_is_to_be_written() {
+    let file = Filled::default();
+    let (disk, _) = Disk::load(Path::new("state.redb"), file.opener(), Wall(1)).unwrap();
+    file.1.store(true, Ordering::Relaxed);
+    assert!(disk.keep_virtual_addresses([("shop/api", 7)]).is_err());
+    disk.try_again();
+    assert!(disk.trouble().is_some());
+    file.1.store(false, Ordering::Relaxed);
+    disk.try_again();
+    assert_eq!(disk.trouble(), None);
+    disk.keep_virtual_addresses([("shop/api", 7)]).unwrap();
+    assert_eq!(disk.virtual_addresses().unwrap(), [("shop/api".to_owned(), 7)]);
+}
+
+/// A write that hangs in the system, as on a frozen file system, is told without it.
+#[test]
+fn a_write_that_does_not_come_back_is_told() {
+    let file = Filled::default();
+    let (disk, _) = Disk::load(Path::new("state.redb"), file.opener(), Wall(1)).unwrap();
+    assert_eq!(disk.trouble(), None);
+    let begun = Instant::now().checked_sub(limits::DISK_PATIENCE).unwrap();
+    disk.health().since = Some(begun);
+    assert!(disk.trouble().unwrap().contains("does not answer"));
+}
+
+/// What a file holds that is worth damaging: several pages of each table.
+fn filled(directory: &Path) -> Remembered {
+    let (disk, _) = Disk::open(directory, Wall(1000)).unwrap();
+    let mut writes = vec![Write::Reserve(1024), Write::Anchored(true)];
+    for number in 0..120u8 {
+        writes.push(Write::Peer(NodeKey([number; 32]), bundle(number)));
+        writes.push(Write::Policy(Hash([number; 32]), vec![number; 700]));
+        writes.push(Write::Revocation(Hash([number; 32]), vec![number; 300]));
+    }
+    disk.restore(writes).unwrap();
+    disk.keep_virtual_addresses([("shop/api", 7), ("shop/web", 8)]).unwrap();
+    drop(disk);
+    let (_, remembered) = Disk::open(directory, Wall(1000)).unwrap();
+    remembered
+}
+
+/// Bits, pages of zeroes or noise, cuts. What is damaged is put aside and told, or the damage was
+/// in a place that nothing stands in: never is it half read, never read as it was not written,
+/// and never does it end the agent.
+#[test]
+fn two_hundred_damages_of_the_state_file_are_told_and_recovered_from() {
+    use rand::{RngExt, SeedableRng};
+    let whole = tempfile::tempdir().unwrap();
+    let before = filled(whole.path());
+    let file = std::fs::read(whole.path().join("state.redb")).unwrap();
+    let (mut told, mut harmless) = (0, 0);
+    for seed in 0..200u64 {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut bytes = file.clone();
+        // Most of a young file is room to grow: half of the damages meet what is in use.
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let at = rng.random_range(0..if seed % 2 == 0 { used } else { bytes.len() });
+        let at = if seed == 3 { 0 } else { at };
+        let page = at / 4096 * 4096;
+        match seed % 4 {
+            0 => (0..rng.random_range(1..4)).for_each(|_| {
+                let at = rng.random_range(0..used);
+                bytes[at] ^= 1 << rng.random_range(0..8);
+            }),
+            1 => bytes[page..page + 4096].fill(0),
+            2 => rng.fill(&mut bytes[page..page + 4096]),
+            _ => bytes.truncate(at),
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("state.redb"), &bytes).unwrap();
+        let (disk, found) = Disk::open(directory.path(), Wall(2000)).unwrap();
+        match &found.alarm {
+            Some(alarm) => {
+                told += 1;
+                assert!(alarm.contains("put aside"), "seed {seed}: {alarm}");
+                assert!(!found.anchored && found.peers.is_empty(), "seed {seed}");
+                let aside = directory.path().join("state.redb.unreadable-2");
+                assert_eq!(std::fs::read(aside).unwrap().len(), bytes.len(), "seed {seed}");
+            }
+            None => {
+                harmless += 1;
+                assert_eq!(found.peers, before.peers, "seed {seed}");
+                assert_eq!(found.policies, before.policies, "seed {seed}");
+                assert_eq!(found.revocations, before.revocations, "seed {seed}");
+                assert_eq!((found.anchored, found.reserved), (true, 1024), "seed {seed}");
+            }
+        }
+        // It takes what comes.
+        disk.restore(vec![Write::Reserve(4096)]).unwrap();
+        assert_eq!(disk.trouble(), None);
+    }
+    assert!(told > 90 && harmless > 0, "{told} told, {harmless} harmless");
 }
