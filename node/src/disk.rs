@@ -121,6 +121,8 @@ struct Health {
     since: Option<Instant>,
     /// What the last write failed of.
     failed: Option<String>,
+    /// What the engine says of its writes: those that it is owed are not on disk yet.
+    owed: Option<String>,
 }
 
 impl Disk {
@@ -191,8 +193,13 @@ impl Disk {
                 "the disk does not answer: a write is under way for more than {} s",
                 limits::DISK_PATIENCE.as_secs()
             )),
-            _ => health.failed.clone(),
+            _ => health.failed.clone().or_else(|| health.owed.clone()),
         }
+    }
+
+    /// The engine says whether writes are owed to it, and why.
+    pub fn owes(&self, why: Option<String>) {
+        self.health().owed = why;
     }
 
     /// Writes something small if the last write failed: whether the disk is well again.

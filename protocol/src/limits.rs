@@ -206,6 +206,13 @@ pub const DISK_AGAIN: Duration = Duration::from_millis(500);
 /// A write that is under way for longer is told as a disk that does not answer. A transaction with
 /// its fsync takes milliseconds, a second on a disk that is much too busy.
 pub const DISK_PATIENCE: Duration = Duration::from_secs(2);
+/// What only restricts waits this long for its write: ten times what a transaction with its fsync
+/// takes on a disk that is well.
+pub const DISK_AT_ONCE: Duration = Duration::from_millis(100);
+/// Writes that wait for a disk that fails, one for each thing that is written: a record of each
+/// node, each statement, the versions that are held and those that are being written.
+pub const OWED_MAX: usize =
+    NODES_MAX + REVOCATIONS_MAX + POLICY_DOCUMENTS * POLICY_HEADS + PERSIST_WAITING + 1;
 /// Records of one origin that are taken in a burst. An agent signs at most as fast as it may.
 pub const RECORD_BURST: u32 = 20;
 /// Beyond the burst one record of an origin is taken this often; what comes sooner is left to

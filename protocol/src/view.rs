@@ -151,6 +151,8 @@ pub struct NodeView {
     pub root: PublicKey,
     /// Whether nothing that it stands on has ended: its key, its issuer, its root.
     pub certified: bool,
+    /// Whether it says that its disk cannot be written.
+    pub unwritten: bool,
     /// Until when the newest certificate that it has shown holds.
     pub not_after: Wall,
 }

@@ -147,6 +147,7 @@ pub fn local(number: usize) -> Result<Local> {
         locality: format!("region-{}/zone-{}", number % 2, number % 4).parse()?,
         state: NodeState::Up,
         version: "0.1.0".parse()?,
+        unwritten: false,
     };
     let network: Label = "default".parse()?;
     let index = u32::try_from(number).context("too many nodes")?;

@@ -66,6 +66,7 @@ fn word(world: &World, event: &Event) -> String {
         Event::Forked(key) => format!("{} forked", name(key)),
         Event::NotPublished(why) => format!("not published: {why}"),
         Event::DiskFailed(why) => format!("disk: {why}"),
+        Event::DiskWell => "disk: well again".to_owned(),
         Event::Late(by) => format!("late {} ms", by.as_millis()),
         Event::Unread(key, _) => format!("cannot read {}", name(key)),
         Event::SetAside(peer) => match peer {

@@ -464,6 +464,7 @@ fn record(scene: &Scene, service: &str, weight: u32) -> NodeRecord {
         locality: "default".parse().unwrap(),
         state: NodeState::Up,
         version: "0.1.0".parse().unwrap(),
+        unwritten: false,
     };
     NodeRecord {
         host,

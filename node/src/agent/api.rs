@@ -355,6 +355,18 @@ pub(crate) fn admitted(
     })
 }
 
+/// The issuer here, while this host can write what it issues.
+fn issuing(agent: &Agent) -> Result<Arc<crate::identity::IssuingHost>, ApiError> {
+    let issuer = agent.issuer().ok_or_else(|| no_issuer(agent))?;
+    match agent.disk.trouble() {
+        None => Ok(issuer),
+        Some(why) => Err(ApiError::unavailable(format!(
+            "this host cannot write its disk, so it issues nothing: {why}"
+        ))
+        .fix("make room, or run it on another host with an issuer (`skein certs`)")),
+    }
+}
+
 fn no_issuer(agent: &Agent) -> ApiError {
     let view = agent.view();
     let holders: Vec<String> = view
@@ -618,7 +630,7 @@ impl AgentApi for Agent {
 
     fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
         Box::pin(async move {
-            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
+            let issuer = issuing(self)?;
             let scope = token_scope(&request)?;
             created(&issuer.create_token(scope, wall()).map_err(issuer_error)?)
         })
@@ -650,7 +662,7 @@ impl AgentApi for Agent {
 
     fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted> {
         Box::pin(async move {
-            let issuer = self.issuer().ok_or_else(|| no_issuer(self))?;
+            let issuer = issuing(self)?;
             let key: NodeKey = request.key.parse().map_err(invalid)?;
             let view = self.view();
             let taken = view.nodes.values().find(|node| {

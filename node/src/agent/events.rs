@@ -195,13 +195,15 @@ fn tell(agent: &Agent, event: Event) {
         }
         Event::PolicyRefused(why) => tracing::warn!(why, "a document was not taken"),
         Event::NotPublished(why) => agent.problems.set("registration", Some(why)),
-        Event::Published => {
-            agent.problems.set("registration", None);
-            agent.problems.set("disk", None);
+        Event::Published => agent.problems.set("registration", None),
+        Event::DiskFailed(why) => {
+            agent.disk.owes(Some(why));
+            look_at_disk(agent);
         }
-        Event::DiskFailed(why) => agent
-            .problems
-            .set("disk", Some(format!("the state cannot be written: {why}; what needs it waits"))),
+        Event::DiskWell => {
+            agent.disk.owes(None);
+            look_at_disk(agent);
+        }
         Event::Late(by) => {
             tracing::warn!(late_ms = by.as_millis(), "this agent was not run for a while");
         }
@@ -216,6 +218,18 @@ fn tell(agent: &Agent, event: Event) {
             agent.problems.set(&format!("clock of {}", name(&node)), apart.map(text));
         }
     }
+}
+
+/// Says whether the disk can be written, and what that means.
+fn look_at_disk(agent: &Agent) {
+    let text = agent.disk.trouble().map(|why| {
+        format!(
+            "the state in {} cannot be written: {why}; what restricts holds in memory, what opens \
+             or admits waits, and all of it is written by itself as soon as the disk takes it",
+            agent.files.directory().display()
+        )
+    });
+    agent.problems.set("disk", text);
 }
 
 /// Hands gossip's hints to the engine. None of them is believed.
@@ -321,6 +335,7 @@ pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver
             _ = tick.tick() => {}
         }
         figures(&agent);
+        look_at_disk(&agent);
         let (now, view) = (wall(), agent.view());
         agent.data.cut(CloseCode::Expired, |chain| is_over(chain, &view, now));
         for link in agent.links.borrow().values().filter(|link| is_over(&link.chain, &view, now)) {

@@ -235,16 +235,22 @@ impl Tokens {
         &self,
         change: impl FnOnce(&mut TokenUses) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
+        // Not after a wait for a disk that does not answer.
+        if let Some(why) = self.disk.trouble() {
+            return Err(unwritable(&why));
+        }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = held.clone();
         let result = change(&mut next)?;
-        self.disk.keep_token_uses(&next).map_err(|error| {
-            let text = format!("the issuing host cannot write the token's use: {error}");
-            Refusal::new(RefusalCode::Trouble, text)
-        })?;
+        self.disk.keep_token_uses(&next).map_err(|error| unwritable(&error.to_string()))?;
         *held = next;
         Ok(result)
     }
+}
+
+fn unwritable(why: &str) -> Refusal {
+    let text = format!("the issuing host cannot write its disk, so it admits nobody: {why}");
+    Refusal::new(RefusalCode::Trouble, text)
 }
 
 /// The desk at which others join and renew.
@@ -252,7 +258,8 @@ pub(crate) struct AgentDesk(pub(crate) Arc<Agent>);
 
 impl Desk for AgentDesk {
     fn issuer(&self) -> Option<Arc<IssuingHost>> {
-        self.0.issuer()
+        // Who cannot write issues nothing: another does, if one is reached.
+        self.0.issuer().filter(|_| self.0.disk.trouble().is_none())
     }
 
     fn situation(&self) -> Situation {
@@ -313,6 +320,11 @@ impl Desk for AgentDesk {
                 if let Ok(pair) = mux.open().await {
                     return Ok(pair);
                 }
+            }
+            if self.0.issuer().is_some()
+                && let Some(why) = self.0.disk.trouble()
+            {
+                return Err(unwritable(&why));
             }
             Err(refused("no host with an issuer is reached from here".to_owned()))
         })

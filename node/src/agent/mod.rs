@@ -339,6 +339,7 @@ impl Running {
             metrics: Arc::clone(&metrics),
             log,
             driver: handle.clone(),
+            disk: Arc::clone(&disk),
             leave,
             mesh_address,
         });

@@ -151,6 +151,7 @@ impl Settings {
             locality,
             state: NodeState::Up,
             version: VERSION.parse()?,
+            unwritten: false,
         })
     }
 

@@ -39,6 +39,7 @@ use crate::{
         },
     },
     clock::{Clock, rfc3339, wall},
+    disk::Disk,
     driver::{DriverHandle, LinkView},
     identity::{Files, IssuingHost},
     keys::Credentials,
@@ -87,9 +88,13 @@ pub(crate) struct Agent {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: LogHandle,
     pub(crate) driver: DriverHandle,
+    pub(crate) disk: Arc<Disk>,
     pub(crate) leave: mpsc::Sender<()>,
     pub(crate) mesh_address: SocketAddr,
 }
+
+/// What is said of a host whose disk cannot be written.
+pub(crate) const UNWRITTEN: &str = "its disk cannot be written";
 
 /// Below this an issuer is to be renewed: 60 days.
 pub(crate) const ISSUER_NEAR: Duration = Duration::from_secs(60 * 86_400);
@@ -249,6 +254,10 @@ impl Agent {
                     state: match self.is_revoked(&node.key) {
                         true => "revoked".to_owned(),
                         false => node.liveness.word().to_owned(),
+                    },
+                    note: match node.unwritten && usable(node) {
+                        true => UNWRITTEN.to_owned(),
+                        false => String::new(),
                     },
                     rtt_ms: link.map(|link| link.mux.stats().rtt.as_secs_f64() * 1000.0),
                     version: node.version.clone(),

@@ -341,6 +341,9 @@ impl Show for RevokeReport {
         for node in &self.unheard {
             text += &format!("not heard yet: {}\n", clean(node));
         }
+        if !self.warning.is_empty() {
+            text += &format!("warning: {}\n", clean(&self.warning));
+        }
         text
     }
 

@@ -154,6 +154,10 @@ fn rtt(ms: Option<f64>) -> String {
 impl Show for Vec<Member> {
     fn text(&self, wide: bool) -> String {
         let heard = |m: &Member| m.last_heard_ms.map_or_else(String::new, millis);
+        let state = |m: &Member| match m.note.as_str() {
+            "" => m.state.clone(),
+            note => format!("{}, {note}", m.state),
+        };
         let empty = "no members known";
         if wide {
             let heading = [
@@ -163,7 +167,7 @@ impl Show for Vec<Member> {
             let mut rows = Rows::new(&heading, empty);
             for m in self {
                 let (name, id, address) = (m.name.clone(), m.id.clone(), m.address.clone());
-                let (zone, state, reach) = (m.zone.clone(), m.state.clone(), m.reach.clone());
+                let (zone, state, reach) = (m.zone.clone(), state(m), m.reach.clone());
                 let (version, policy) = (m.version.clone(), m.policy_root.clone());
                 let (rtt, heard) = (rtt(m.rtt_ms), heard(m));
                 rows.row([name, id, address, zone, state, rtt, heard, reach, version, policy]);
@@ -173,7 +177,7 @@ impl Show for Vec<Member> {
         let mut rows = Rows::new(&["NAME", "ADDRESS", "ZONE", "STATE", "RTT", "HEARD"], empty);
         for m in self {
             let (name, address, zone) = (m.name.clone(), m.address.clone(), m.zone.clone());
-            rows.row([name, address, zone, m.state.clone(), rtt(m.rtt_ms), heard(m)]);
+            rows.row([name, address, zone, state(m), rtt(m.rtt_ms), heard(m)]);
         }
         rows.text()
     }

@@ -88,6 +88,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             issuer: false,
             root: [0; 32],
             certified: true,
+            unwritten: false,
             not_after: Wall(u64::MAX),
         }),
         instance: Arc::new(Instance {

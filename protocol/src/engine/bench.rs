@@ -32,6 +32,8 @@ pub(super) struct Side {
     pub(super) events: Vec<Event>,
     /// Writes that were asked for, in order.
     pub(super) writes: Vec<Write>,
+    /// Writes that are on disk, in order.
+    pub(super) written: Vec<Write>,
     /// Frames that it sent, lost ones too.
     pub(super) sent: Vec<Vec<u8>>,
     /// Whom it dialled, in order.
@@ -52,6 +54,8 @@ pub(super) struct Bench {
     pub(super) lost: bool,
     /// Whether writes are answered.
     pub(super) disk_hangs: bool,
+    /// Of which side the disk is full.
+    pub(super) full: [bool; 2],
     flying: VecDeque<(u64, usize, Vec<u8>)>,
 }
 
@@ -90,6 +94,7 @@ pub(super) fn local(number: u64, service: &str) -> Local {
             locality: "zone".parse().unwrap(),
             state: NodeState::Up,
             version: "0.1.0".parse().unwrap(),
+            unwritten: false,
         },
         addresses: Addresses(vec![address]),
         instances: Instances(vec![instance(service)]),
@@ -113,6 +118,7 @@ impl Bench {
             delay: 5,
             lost: false,
             disk_hangs: false,
+            full: [false; 2],
             flying: VecDeque::new(),
         };
         bench.drain(0);
@@ -183,7 +189,8 @@ impl Bench {
     pub(super) fn disk_goes_on(&mut self) {
         self.disk_hangs = false;
         for side in [0, 1] {
-            for (id, _) in std::mem::take(&mut self.sides[side].waiting) {
+            for (id, writes) in std::mem::take(&mut self.sides[side].waiting) {
+                self.sides[side].written.extend(writes);
                 self.put(side, Input::Persisted(id));
             }
         }
@@ -211,9 +218,13 @@ impl Bench {
                 }
                 Output::Persist(id, writes) => {
                     self.sides[side].writes.extend(writes.iter().cloned());
-                    if self.disk_hangs {
+                    if self.full[side] {
+                        let why = "no space".to_owned();
+                        self.sides[side].engine.handle(at(self.now), Input::PersistFailed(id, why));
+                    } else if self.disk_hangs {
                         self.sides[side].waiting.push((id, writes));
                     } else {
+                        self.sides[side].written.extend(writes);
                         self.sides[side].engine.handle(at(self.now), Input::Persisted(id));
                     }
                 }
@@ -250,6 +261,7 @@ impl Side {
             view: None,
             events: Vec::new(),
             writes: Vec::new(),
+            written: Vec::new(),
             sent: Vec::new(),
             dials: Vec::new(),
             waiting: Vec::new(),

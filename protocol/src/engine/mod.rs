@@ -8,10 +8,12 @@
 //! [`Input::Tick`] when [`Engine::next_wakeup`] has come. A signature check is
 //! [`Output::Verify`], run on a pool, and comes back as [`Input::Verified`], to be held against
 //! floors again. A write is [`Output::Persist`] and comes back as [`Input::Persisted`] or
-//! [`Input::PersistFailed`]; what needs it on disk happens only then.
+//! [`Input::PersistFailed`]; what needs it on disk happens only then, but for what only restricts:
+//! that does not wait for a disk that cannot be written.
 
 #[cfg(test)]
 mod bench;
+mod disk;
 mod exchange;
 mod links;
 mod liveness;
@@ -23,6 +25,8 @@ mod revoke;
 mod spread;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_disk;
 mod trip;
 
 use std::{
@@ -36,7 +40,12 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use self::{
-    links::Links, liveness::Member, own::Own, probation::Probation, project::Picture,
+    disk::{Ruling, Writes},
+    links::Links,
+    liveness::Member,
+    own::Own,
+    probation::Probation,
+    project::Picture,
     spread::Spread,
 };
 use crate::{
@@ -185,6 +194,10 @@ pub struct Held {
     pub asked: usize,
     /// Deaths that are remembered: [`limits::NODES_MAX`].
     pub deaths: usize,
+    /// Writes that wait for a disk that fails: [`limits::OWED_MAX`].
+    pub owed: usize,
+    /// Versions that are being written: [`limits::PERSIST_WAITING`].
+    pub ruling: usize,
 }
 
 impl Held {
@@ -199,6 +212,8 @@ impl Held {
             ("pulling", self.pulling, limits::NODES_MAX),
             ("asked", self.asked, limits::PROBES_ASKED),
             ("deaths", self.deaths, limits::NODES_MAX),
+            ("owed", self.owed, limits::OWED_MAX),
+            ("ruling", self.ruling, limits::PERSIST_WAITING),
         ];
         bounds.into_iter().find(|(_, held, bound)| held > bound).map(|(name, ..)| name)
     }
@@ -427,8 +442,11 @@ pub enum Event {
     SetAside(Option<NodeKey>),
     /// This host's record cannot be published, and why.
     NotPublished(String),
-    /// A write failed: what depends on it waits.
+    /// A write failed, or does not come back: what it would open waits, and is written when the
+    /// disk takes it.
     DiskFailed(String),
+    /// The disk takes writes again, and all that waited is on it.
+    DiskWell,
     /// This agent was late itself, and accuses nobody for a while.
     Late(Duration),
     /// This host's record was signed and stored whole: nothing was left out.
@@ -480,12 +498,13 @@ pub struct Engine {
     store: Store,
     revocations: Arc<Revocations>,
     /// Statements that are being written, and the link that each came by.
-    ending: BTreeMap<PersistId, (VerifiedStatement, Option<LinkId>)>,
+    ending: BTreeMap<Hash, (VerifiedStatement, Option<LinkId>)>,
     policy: Arc<Policy>,
     /// Set while this host takes no calls.
     probation: Option<Probation>,
-    /// Versions that are being written, and the link that each came by.
-    ruling: BTreeMap<PersistId, (Arc<VerifiedVersion>, Option<LinkId>)>,
+    /// Versions that are being written.
+    ruling: BTreeMap<Hash, Ruling>,
+    disk: Writes,
     members: BTreeMap<NodeKey, Member>,
     /// Members that somebody speaks against, and some whom nobody does any longer.
     accused: BTreeSet<NodeKey>,
@@ -514,7 +533,6 @@ pub struct Engine {
     view_due: Option<Tick>,
     view_shown: Tick,
     jobs: u64,
-    writes: u64,
     reserving: Option<(PersistId, u64)>,
     outbox: VecDeque<Output>,
 }
@@ -554,6 +572,7 @@ impl Engine {
             policy: Arc::new(Policy::of(start.policies)),
             probation: Probation::begin(start.anchor, now),
             ruling: BTreeMap::new(),
+            disk: Writes::default(),
             members: BTreeMap::new(),
             accused: BTreeSet::new(),
             to_weigh: BTreeSet::new(),
@@ -573,7 +592,6 @@ impl Engine {
             view_due: Some(now.tick),
             view_shown: Tick(0),
             jobs: 0,
-            writes: 0,
             reserving: None,
             outbox: VecDeque::new(),
         };
@@ -588,6 +606,7 @@ impl Engine {
 
     /// Takes one event. Its effects come out of [`Self::poll_output`].
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.disk.handed(now);
         match input {
             Input::Tick => self.tick(now),
             Input::Local(local) => self.own_changed(now, *local),
@@ -607,6 +626,7 @@ impl Engine {
             Input::Hint { node, sequence } => self.hinted(now, node, sequence),
             Input::GossipLive(live) => self.gossip_holds_live(now, &live),
         }
+        self.act_ahead_of_disk(now);
         self.weigh_due(now);
     }
 
@@ -670,6 +690,8 @@ impl Engine {
             pulling: self.spread.pulling(),
             asked: self.spread.asked.len(),
             deaths: self.deaths.len(),
+            owed: self.disk.owed(),
+            ruling: self.ruling.len(),
         }
     }
 
@@ -707,6 +729,7 @@ impl Engine {
             self.watch(now);
             self.dial(now);
             self.links_in_time(now);
+            self.look_at_disk(now);
             self.publish_if_due(now);
             self.look_at_probation(now);
             self.forget(now);
@@ -799,12 +822,7 @@ impl Engine {
             self.own.reserved(upto);
             self.publish_if_due(now);
         }
-        if let Some((statement, source)) = self.ending.remove(&id) {
-            self.end_key(now, statement, source);
-        }
-        if let Some((version, source)) = self.ruling.remove(&id) {
-            self.rule(now, version, source);
-        }
+        self.batch_written(now, id);
     }
 
     fn persist_failed(&mut self, now: Now, id: PersistId, why: String) {
@@ -812,21 +830,7 @@ impl Engine {
             self.reserving = None;
             self.own.retry_at(now.tick.after(limits::RESERVE_AGAIN));
         }
-        if let Some((_, source)) = self.ending.remove(&id) {
-            self.event(Event::RevocationRefused(why.clone()));
-            self.reconciled_one(now, source);
-        }
-        if self.ruling.remove(&id).is_some() {
-            self.event(Event::PolicyRefused(why.clone()));
-        }
-        self.event(Event::DiskFailed(why));
-    }
-
-    fn persist(&mut self, writes: Vec<Write>) -> PersistId {
-        self.writes = self.writes.saturating_add(1);
-        let id = PersistId(self.writes);
-        self.outbox.push_back(Output::Persist(id, writes));
-        id
+        self.batch_failed(now, id, why);
     }
 
     fn send(&mut self, link: LinkId, frame: &Frame) {

@@ -138,6 +138,11 @@ impl Own {
         self.limit = self.limit.max(upto);
     }
 
+    /// Below this a sequence may be used: it is on disk.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     pub(super) fn retry_at(&mut self, at: Tick) {
         self.not_before = at;
     }
@@ -154,6 +159,12 @@ impl Engine {
 
     pub(super) fn own_renewed(&mut self, now: Now, chain: OwnChain) {
         self.own.chain = chain;
+        self.own.dirty = true;
+        self.publish_if_due(now);
+    }
+
+    /// The disk of this host cannot be written, or can again: its record says so.
+    pub(super) fn own_disk_changed(&mut self, now: Now) {
         self.own.dirty = true;
         self.publish_if_due(now);
     }
@@ -276,6 +287,7 @@ impl Engine {
         }
         instances.sort_by(|a, b| a.id.cmp(&b.id));
         host.boot = self.own.boot;
+        host.unwritten = self.disk.in_trouble();
         let content = NodeRecord {
             host,
             addresses: local.addresses.clone(),

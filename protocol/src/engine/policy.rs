@@ -1,5 +1,5 @@
-//! Policy documents: spread like records, written before they count, judged with every key that
-//! ends.
+//! Policy documents: spread like records, written before they open anything, judged with every key
+//! that ends.
 
 use std::sync::Arc;
 
@@ -9,9 +9,7 @@ use crate::{
     limits,
     name::{Hash, NodeKey},
     planted::{Planted, planted},
-    policy::{
-        Documents, Policy, PolicyBundle, SignedVersion, Taken, VerifiedVersion, VersionError,
-    },
+    policy::{Documents, PolicyBundle, SignedVersion, Taken, VerifiedVersion, VersionError},
     store::Head,
     wire::frame::{Frame, PolicyRange},
 };
@@ -35,6 +33,8 @@ impl Engine {
         let head = Head { sequence: header.sequence, hash: signed.version() };
         // What is known or above the budget costs no blame: the next exchange mends it.
         if self.policy.documents.holds(&signed.version())
+            || self.ruling.contains_key(&signed.version())
+            || self.ruling.len() >= limits::PERSIST_WAITING
             || self.under_way(&header.origin, head)
             || !self.has_room(source)
         {
@@ -69,8 +69,7 @@ impl Engine {
         if self.policy.documents.wants(&version)
             && let Ok(bytes) = version.bundle().encode()
         {
-            let write = self.persist(vec![Write::Policy(version.version(), bytes)]);
-            self.ruling.insert(write, (Arc::new(version), source));
+            self.await_ruling(Arc::new(version), bytes, source);
         }
     }
 
@@ -85,7 +84,7 @@ impl Engine {
     pub(super) fn rule(&mut self, now: Now, version: Arc<VerifiedVersion>, source: Option<LinkId>) {
         if !version.stands(&self.revocations) {
             self.persist(vec![Write::ForgetPolicy(version.version())]);
-            return;
+            return self.waits_no_longer(now);
         }
         let mut documents = self.policy.documents.clone();
         match documents.insert(Arc::clone(&version)) {
@@ -99,11 +98,13 @@ impl Engine {
             Taken::Known => {}
             Taken::Superseded => {
                 self.persist(vec![Write::ForgetPolicy(version.version())]);
+                self.waits_no_longer(now);
             }
             Taken::Full => {
                 self.persist(vec![Write::ForgetPolicy(version.version())]);
                 let why = format!("more than {} documents are held", limits::POLICY_DOCUMENTS);
                 self.event(Event::PolicyRefused(why));
+                self.waits_no_longer(now);
             }
         }
     }
@@ -112,7 +113,7 @@ impl Engine {
         if !gone.is_empty() {
             self.persist(gone.into_iter().map(Write::ForgetPolicy).collect());
         }
-        self.policy = Arc::new(Policy::of(documents));
+        self.policy = Arc::new(self.policy_with(documents));
         if !planted(Planted::RuleUnshown) {
             self.outbox.push_back(Output::Policy(Arc::clone(&self.policy)));
         }
@@ -127,8 +128,9 @@ impl Engine {
         let revocations = Arc::clone(&self.revocations);
         let gone = documents.end(|version| !version.stands(&revocations));
         if !gone.is_empty() {
-            self.ruled(now, documents, gone);
+            return self.ruled(now, documents, gone);
         }
+        self.waits_no_longer(now);
     }
 
     /// Tells a peer all versions that are held, in ranges that together hold every one.

@@ -245,6 +245,7 @@ fn node_view(
         issuer: content.issuer.0.is_some(),
         root: record.chain().root,
         certified: true,
+        unwritten: content.host.unwritten,
         not_after: record.chain().not_after,
     }
 }

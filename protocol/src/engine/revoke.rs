@@ -1,8 +1,9 @@
-//! Keys that have ended: heard first on every link, written before they are acted on.
+//! Keys that have ended: heard first on every link, written before they are acted on by a disk that
+//! can be written.
 
 use std::sync::Arc;
 
-use super::{Blame, Engine, Event, LinkId, Output, Subject, Write};
+use super::{Blame, Engine, Event, LinkId, Output, Subject};
 use crate::{
     clock::Now,
     limits,
@@ -146,11 +147,10 @@ impl Engine {
         if planted(Planted::RevokeUnwritten) {
             return self.end_key(now, statement, source);
         }
-        let write = self.persist(vec![Write::Revocation(id, bytes)]);
-        self.ending.insert(write, (statement, source));
+        self.await_ending(id, bytes, (statement, source));
     }
 
-    /// The statement is on disk: now it counts.
+    /// The statement is on disk, or the disk cannot be written: now it counts.
     pub(super) fn end_key(
         &mut self,
         now: Now,

@@ -127,6 +127,8 @@ pub struct AccessRules {
     documents: Vec<(DocumentId, Vec<Rule>)>,
     /// Whether a document is in audit mode.
     audited: bool,
+    /// Rules that have to allow a call as well.
+    also: Option<Box<Self>>,
 }
 
 /// One head of a document.
@@ -159,12 +161,18 @@ impl AccessRules {
             Rule::Unread { enforced, .. } => !enforced,
             Rule::Deleted => false,
         });
-        Self { documents, audited }
+        Self { documents, audited, also: None }
+    }
+
+    /// These rules, where the others allow a call as well.
+    #[must_use]
+    pub fn and(self, also: Self) -> Self {
+        Self { also: Some(Box::new(also)), ..self }
     }
 
     /// Whether there is no rule at all.
     pub fn is_empty(&self) -> bool {
-        self.documents.is_empty()
+        self.documents.is_empty() && self.also.as_ref().is_none_or(|also| also.is_empty())
     }
 
     /// Whether requests to that service must be read for these rules to decide.
@@ -175,11 +183,15 @@ impl AccessRules {
                 access.destination.covers(service) && entries.any(Called::needs_http)
             }
             Rule::Unread { .. } | Rule::Deleted => false,
-        })
+        }) || self.also.as_ref().is_some_and(|also| also.need_http(service))
     }
 
     /// Decides a call.
     pub fn decide(&self, who: &Who<'_>, what: &What<'_>) -> Decision {
+        let also = self.also.as_ref().map(|also| also.decide(who, what));
+        if let Some(denied) = also.filter(|decision| !decision.allowed) {
+            return denied;
+        }
         let (allowed, because) = self.decide_with(who, what, false);
         let audit = self.audited.then(|| self.decide_with(who, what, true));
         let audit = audit.filter(|(would, _)| *would != allowed).map(|(_, audit)| audit);

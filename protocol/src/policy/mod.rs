@@ -13,7 +13,10 @@ mod tests;
 pub mod traffic;
 pub mod version;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use self::{
     access::AccessRules,
@@ -73,13 +76,35 @@ pub struct Policy {
     pub documents: Documents,
     /// Who may call what.
     pub access: AccessRules,
+    /// Versions that wait for the disk: what they close is closed, and no more of them is in force.
+    pub waiting: BTreeSet<Hash>,
 }
 
 impl Policy {
     /// What these documents decide.
     pub fn of(documents: Documents) -> Self {
         let access = AccessRules::compile(&documents.in_force());
-        Self { documents, access }
+        Self { documents, access, waiting: BTreeSet::new() }
+    }
+
+    /// What these documents decide, but for calls that would be denied if those versions were among
+    /// them: what they close is closed, what they open is not.
+    pub fn closed_by(
+        documents: Documents,
+        ahead: impl IntoIterator<Item = Arc<VerifiedVersion>>,
+    ) -> Self {
+        let mut policy = Self::of(documents);
+        let mut then = policy.documents.clone();
+        for version in ahead {
+            let id = version.version();
+            if matches!(then.insert(version), Taken::New { .. }) {
+                policy.waiting.insert(id);
+            }
+        }
+        if !policy.waiting.is_empty() {
+            policy.access = policy.access.and(AccessRules::compile(&then.in_force()));
+        }
+        policy
     }
 
     /// Documents of which several versions did not know of each other.

@@ -41,6 +41,8 @@ pub struct Host {
     pub state: NodeState,
     /// The agent's version.
     pub version: VersionText,
+    /// Its disk cannot be written: over a restart it may forget what it was told since.
+    pub unwritten: bool,
 }
 
 /// An address at which the mesh port of a node is dialled.

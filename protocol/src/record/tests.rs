@@ -54,6 +54,7 @@ fn content() -> NodeRecord {
             locality: "eu/eu-1".parse().unwrap(),
             state: NodeState::Up,
             version: "0.1.0".parse().unwrap(),
+            unwritten: false,
         },
         addresses: Addresses(vec![address]),
         instances: Instances(vec![instance]),

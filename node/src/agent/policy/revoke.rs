@@ -216,7 +216,13 @@ impl Agent {
         }
         let wait = Duration::from_millis(request.wait_ms).max(Duration::from_secs(1));
         let (visible, unheard) = self.heard(wait).await;
-        Ok(RevokeReport { key, visible, unheard })
+        let warning = self.disk.trouble().map(|why| {
+            format!(
+                "it holds here, but this host's disk cannot be written ({why}): if its agent is \
+                 restarted now it hears of it from the others only"
+            )
+        });
+        Ok(RevokeReport { key, visible, unheard, warning: warning.unwrap_or_default() })
     }
 
     /// Waits until the view has another root of what has ended than that.

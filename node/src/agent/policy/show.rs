@@ -13,7 +13,10 @@ use skein_protocol::{
 };
 
 use super::{
-    super::{api::invalid, show::Agent},
+    super::{
+        api::invalid,
+        show::{Agent, UNWRITTEN},
+    },
     named,
     sign::{decide, info},
 };
@@ -57,6 +60,10 @@ impl Agent {
                     let age = u64::try_from(age).unwrap_or(u64::MAX);
                     ("silent", last.map(|(root, _)| *root), age, why)
                 }
+            };
+            let reason = match node.unwritten {
+                true if reason.is_empty() => format!("{UNWRITTEN}: it may forget what is new"),
+                _ => reason,
             };
             nodes.push(NodePolicy {
                 node: node.name.to_string(),

@@ -258,13 +258,30 @@ impl Agent {
         }
         let mut policy = self.policy.clone();
         let all = |policy: &Arc<skein_protocol::policy::Policy>| {
-            signed.iter().all(|one| !policy.documents.wants(&one.version))
+            signed.iter().all(|one| {
+                !policy.documents.wants(&one.version)
+                    || policy.waiting.contains(&one.version.version())
+            })
         };
-        match tokio::time::timeout(TAKEN, policy.wait_for(all)).await {
-            Ok(Ok(_)) => Ok(()),
+        let taken = tokio::time::timeout(TAKEN, policy.wait_for(all)).await;
+        let taken = taken.map(|taken| taken.map(|policy| policy.waiting.clone()));
+        match taken {
+            Ok(Ok(waiting)) => {
+                let waits = signed.iter().find(|one| waiting.contains(&one.version.version()));
+                waits.map_or(Ok(()), |one| Err(self.waits_for_disk(&one.version.key().to_string())))
+            }
             _ => Err(ApiError::unavailable("the documents could not be written to disk")
                 .fix("`skein status` says what is wrong with it")),
         }
+    }
+
+    fn waits_for_disk(&self, document: &str) -> ApiError {
+        let why = self.disk.trouble().unwrap_or_else(|| "it is slow".to_owned());
+        ApiError::unavailable(format!(
+            "{document} could not be written to this host's disk ({why}): what it closes is closed, \
+             what it opens waits, and the other hosts have it"
+        ))
+        .fix("make room: what waits is then written by itself, and `skein status` says so")
     }
 
     /// Takes what this host's files hold with an operator's signature. What is wrong with them, for

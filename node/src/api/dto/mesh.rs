@@ -129,6 +129,8 @@ pub struct Member {
     pub zone: String,
     /// `alive`, `suspect`, `dead`, `left`.
     pub state: String,
+    /// What is wrong with it though it lives; empty if nothing is known.
+    pub note: String,
     /// Round trip of the control link; none without one.
     pub rtt_ms: Option<f64>,
     /// Its agent's version.

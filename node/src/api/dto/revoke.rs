@@ -94,4 +94,6 @@ pub struct RevokeReport {
     pub visible: Visible,
     /// Who has not heard.
     pub unheard: Vec<String>,
+    /// That it is not on this host's disk, if so.
+    pub warning: String,
 }
