@@ -79,6 +79,10 @@ impl Host {
         let manifests = root.join(format!("{name}.manifests"));
         std::fs::create_dir_all(&dir).expect("the agent's folder");
         std::fs::create_dir_all(&manifests).expect("the manifests' folder");
+        // A person's keys lie outside of the agent's folder; tests find them by this link.
+        let person = root.join(format!("{name}.person"));
+        std::fs::create_dir_all(&person).expect("the person's folder");
+        let _ = std::os::unix::fs::symlink(&person, dir.join("person"));
         Self {
             name: name.to_owned(),
             ip,
@@ -103,7 +107,7 @@ impl Host {
         };
         command.env("SKEIN_DIR", &self.dir).env("NO_COLOR", "1");
         command.env_remove("SKEIN_TOKEN").kill_on_drop(true);
-        command.env("XDG_CONFIG_HOME", self.dir.join("person"));
+        command.env("XDG_CONFIG_HOME", self.dir.with_extension("person"));
         if self.days_ahead > 0 {
             // Expiry goes by the wall clock; timers are left alone.
             command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

@@ -79,7 +79,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Runs the agent until it is told to stop. Blocks.
 pub fn run(options: AgentOptions) -> Result<()> {
     let log = log::init(options.log_level.as_deref().unwrap_or("info"))?;
-    file::make_directory(&options.dir)?;
+    file::make_agent_directory(&options.dir)?;
     let _lock = lock(&options.dir)?;
     if let Some(few) = open_files::raise() {
         tracing::warn!("{few}");
@@ -101,8 +101,19 @@ pub fn run(options: AgentOptions) -> Result<()> {
 
 /// One agent for a directory: a second one must not write the same state.
 fn lock(directory: &Path) -> Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
     let path = directory.join("lock");
-    let file = std::fs::File::create(&path)
+    let mut options = std::fs::File::options();
+    // Nothing of what may stand there is touched: a link is refused, and no byte is written.
+    options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    let opened = match options.open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            options.write(true).create(true).mode(0o600).open(&path)
+        }
+        opened => opened,
+    };
+    let file = opened.and_then(|held| file::keep_owner(&held, directory).map(|()| held));
+    let file = file
         .with_context(|| format!("{} cannot be written: choose another --dir", path.display()))?;
     file.try_lock().map_err(|_| {
         anyhow::anyhow!(

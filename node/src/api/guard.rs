@@ -81,6 +81,7 @@ impl HttpToken {
             .create_new(true)
             .mode(0o600)
             .open(&temporary)?;
+        crate::keys::file::keep_owner(&file, dir)?;
         file.write_all(text.as_bytes())?;
         file.write_all(b"\n")?;
         super::socket::give_to_group(&temporary);

@@ -5,7 +5,10 @@
 
 use std::{
     io,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -42,10 +45,20 @@ pub fn bind(dir: &Path) -> io::Result<UnixListener> {
     check_length(&path)?;
     check_length(&temporary)?;
     let listener = UnixListener::bind(&temporary).map_err(|e| explain(&e, &path))?;
+    keep_owner(&temporary, dir).map_err(|e| explain(&e, &path))?;
     give_to_group(&temporary);
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o660))?;
     std::fs::rename(&temporary, &path).map_err(|e| explain(&e, &path))?;
     Ok(listener)
+}
+
+/// A socket has no descriptor of its own that could be given away.
+fn keep_owner(socket: &Path, dir: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let above = std::fs::metadata(dir)?;
+    std::os::unix::fs::chown(socket, Some(above.uid()), Some(above.gid()))
 }
 
 fn check_length(path: &Path) -> io::Result<()> {

@@ -279,8 +279,8 @@ impl Show for InitReport {
         if let Some(root) = &self.root_key {
             let at = root.display();
             text += &format!(
-                "the root key is {at}: move it off this host once two issuers live (skein \
-                 status)\n"
+                "\nnext, once two issuers live (skein status): take the root key off this host, \
+                 which needs it for no other hour:\n  mv {at} SOMEWHERE-OFFLINE\n"
             );
         }
         text

@@ -136,6 +136,30 @@ fn rotate(
     Ok(Exit::Done)
 }
 
+/// Files as they were, for when the agent cannot use those that took their place.
+struct Before<const N: usize>([(PathBuf, Option<Vec<u8>>); N]);
+
+impl<const N: usize> Before<N> {
+    fn of(paths: [PathBuf; N]) -> Self {
+        Self(paths.map(|path| {
+            let bytes = std::fs::read(&path).ok();
+            (path, bytes)
+        }))
+    }
+
+    /// As well as it goes: what failed before is what people are told.
+    fn put_back(self) {
+        for (path, bytes) in self.0 {
+            let secret = path.extension().is_some_and(|extension| extension == "key");
+            let mode = if secret { file::SECRET } else { file::PUBLIC };
+            let _ = match bytes {
+                Some(bytes) => file::write(&path, &bytes, mode).is_ok(),
+                None => std::fs::remove_file(&path).is_ok(),
+            };
+        }
+    }
+}
+
 /// The verbs of issuers.
 pub(super) fn issuer(
     client: &Client,
@@ -169,11 +193,16 @@ pub(super) fn issuer(
              again; `skein init` left it in the agent's directory of the first host",
         )
     })?;
+    let before = Before::of([files.issuer_key(), files.issuer_certificate()]);
     let until = root.write_issuer(&files, wall());
     let until = until.map_err(|error| CliError::failed(error.to_string()))?;
     let runs = client.runs();
     if runs {
-        let _: serde_json::Value = client.post("/v1/issuer", &())?;
+        let taken: Result<serde_json::Value, CliError> = client.post("/v1/issuer", &());
+        if let Err(error) = taken {
+            before.put_back();
+            return Err(error);
+        }
     }
     let then = match runs {
         true => "the running agent uses it",

@@ -40,7 +40,13 @@ pub(super) fn open(path: &Path) -> Result<Database, Unopened> {
         builder.create(path)
     });
     match opened {
-        Ok(Ok(database)) => Ok(database),
+        Ok(Ok(database)) => {
+            // Root may look into it while no agent runs.
+            match crate::keys::file::keep_owner_of(path) {
+                Ok(()) => Ok(database),
+                Err(error) => Err(Unopened::Kept(error.to_string())),
+            }
+        }
         Ok(Err(error)) => Err(of_database(path, error)),
         Err(panic) => Err(Unopened::Damaged(panic)),
     }

@@ -139,7 +139,7 @@ pub async fn join(
         let (mesh, node) = files.membership(now)?;
         return Err(JoinError::Already { mesh, node });
     }
-    file::make_directory(files.directory())?;
+    file::make_agent_directory(files.directory())?;
     let key = init::node_key(files)?;
     let node = key.node_key();
     let issuer = if token.proof.body.issuers > 0 { Some(KeyPair::generate()?) } else { None };

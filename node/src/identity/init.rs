@@ -1,6 +1,10 @@
 //! Making a mesh: root, issuer, operator and this node, all at once.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use skein_protocol::{
     clock::Wall,
@@ -71,6 +75,18 @@ pub enum InitError {
     /// An operator's key of another mesh would be lost.
     #[error("{} is there already: it may be the key of another mesh, move it away first", .0.display())]
     OperatorExists(PathBuf),
+    /// The operator's key would lie where the agent can read it.
+    #[error(
+        "the operator's key would go to {}, which the agent's user can read: with it a stolen agent \
+         signs policy and revokes nodes. Name a place of your own with --operator-key FILE, or run \
+         this as root: what goes into {} becomes its owner's all the same", .at.display(), .dir.display()
+    )]
+    OperatorAtAgent {
+        /// Where it would go.
+        at: PathBuf,
+        /// The agent's directory.
+        dir: PathBuf,
+    },
     /// A name.
     #[error("the name of the mesh is empty, longer than 64 bytes or has control characters")]
     Name,
@@ -115,7 +131,12 @@ pub fn init(files: &Files, options: &InitOptions, now: Wall) -> Result<Init, Ini
     if operator_key.exists() {
         return Err(InitError::OperatorExists(operator_key));
     }
-    file::make_directory(files.directory())?;
+    let agents = OperatorPlace { directory: files.directory(), operator: &options.operator };
+    if agents.is_the_agents() {
+        let (at, dir) = (operator_key, files.directory().to_owned());
+        return Err(InitError::OperatorAtAgent { at, dir });
+    }
+    file::make_agent_directory(files.directory())?;
     file::make_directory(&options.operator)?;
 
     let root = KeyPair::generate()?;
@@ -126,6 +147,38 @@ pub fn init(files: &Files, options: &InitOptions, now: Wall) -> Result<Init, Ini
     let made = found(files, options, &roots, &root, now)?;
     write_operator(&options.operator, &by, now)?;
     Ok(Init { operator_key: Some(operator_key), ..made })
+}
+
+/// Where an operator's key goes, beside the directory of the agent.
+struct OperatorPlace<'a> {
+    directory: &'a Path,
+    operator: &'a Path,
+}
+
+impl OperatorPlace<'_> {
+    /// Whether it lies below the agent's directory, or belongs to a user that only the agent runs as.
+    fn is_the_agents(&self) -> bool {
+        let (directory, operator) = (resolved(self.directory), resolved(self.operator));
+        let owner = |path: &Path| {
+            let there = path.ancestors().find_map(|path| std::fs::metadata(path).ok());
+            there.map(|met| met.uid())
+        };
+        let person = |user: &u32| *user != 0 && *user != rustix::process::geteuid().as_raw();
+        let service = owner(&directory).filter(person);
+        operator.starts_with(&directory) || service.is_some() && owner(&operator) == service
+    }
+}
+
+/// A path without links, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = whole.ancestors().find_map(|path| Some((path, path.canonicalize().ok()?)));
+    match there {
+        Some((path, real)) => {
+            whole.strip_prefix(path).map_or_else(|_| real.clone(), |rest| real.join(rest))
+        }
+        None => whole,
+    }
 }
 
 /// Makes this the first host of a mesh that is there already: its roots and the newest root's
@@ -141,7 +194,7 @@ pub fn restore(
         let (mesh, node) = files.membership(now)?;
         return Err(InitError::Already { mesh, node });
     }
-    file::make_directory(files.directory())?;
+    file::make_agent_directory(files.directory())?;
     found(files, options, roots, root, now)
 }
 
@@ -180,7 +233,7 @@ pub fn node_key(files: &Files) -> Result<KeyPair, FileError> {
     if path.exists() {
         return file::read_key(&path);
     }
-    file::make_directory(files.directory())?;
+    file::make_agent_directory(files.directory())?;
     let key = KeyPair::generate()?;
     file::write_key(&path, &key)?;
     Ok(key)
@@ -198,11 +251,7 @@ fn write_issuer(
     Ok(file::write_certificates(&files.issuer_certificate(), &[&certificate])?)
 }
 
-fn write_operator(
-    directory: &std::path::Path,
-    by: &Authority<'_>,
-    now: Wall,
-) -> Result<(), InitError> {
+fn write_operator(directory: &Path, by: &Authority<'_>, now: Wall) -> Result<(), InitError> {
     let key = KeyPair::generate()?;
     let scope = Scope::All;
     let certificate = issue::operator(by, &key.public_key(), "operator", &scope, now, random()?)?;

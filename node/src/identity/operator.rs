@@ -122,7 +122,7 @@ impl RootKey {
     }
 
     /// Certifies this host's issuer for a year, with a key that is made if there is none, and
-    /// says until when.
+    /// says until when. What fails leaves the files as they were.
     pub fn write_issuer(&self, files: &Files, now: Wall) -> Result<Wall, OperatorError> {
         let path = files.issuer_key();
         let key = match path.exists() {
@@ -134,8 +134,16 @@ impl RootKey {
         let host = NodeKey(summary(&leaf).map_err(IssuerError::Certificate)?.key);
         let by = Authority::new(&self.roots.mesh, &self.certificate, &self.pair)?;
         let (certificate, until) = issuer::certify(&by, &key.public_key(), &host, now)?;
+        let is_new = !path.exists();
+        // Written again too where it is there: by root it becomes the agent's.
         file::write_key(&path, &key)?;
-        file::write_certificates(&files.issuer_certificate(), &[&certificate])?;
+        file::write_certificates(&files.issuer_certificate(), &[&certificate]).inspect_err(
+            |_| {
+                if is_new {
+                    let _ = std::fs::remove_file(&path);
+                }
+            },
+        )?;
         Ok(until)
     }
 

@@ -570,6 +570,67 @@ async fn a_revoked_member_does_not_renew() {
 }
 
 #[test]
+fn an_operators_key_does_not_go_where_the_agent_reads_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = directory.path().join("agent");
+    std::fs::create_dir(&agent).unwrap();
+    // By another name it is the same place.
+    std::os::unix::fs::symlink(&agent, directory.path().join("link")).unwrap();
+    for operator in ["agent", "agent/.config/skein", "link/operator", "agent/../agent/x"] {
+        let files = Files::new(agent.clone());
+        let options = InitOptions {
+            mesh: "prod".to_owned(),
+            node: "first".parse().unwrap(),
+            zone: None,
+            issuers: 3,
+            offline_root: false,
+            operator: directory.path().join(operator),
+        };
+        let error = init(&files, &options, now()).unwrap_err();
+        assert!(matches!(error, InitError::OperatorAtAgent { .. }), "{operator}: {error}");
+        assert!(error.to_string().contains("--operator-key"), "{error}");
+        assert!(!files.is_member() && std::fs::read_dir(&agent).unwrap().next().is_none());
+    }
+}
+
+/// `sudo skein init`, `issuer renew` and the rest work for an agent of a user of its own.
+#[test]
+#[ignore = "changes owners: needs root"]
+fn root_makes_a_mesh_for_the_agents_user_and_keeps_the_operators_key() {
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let agent = directory.path().join("agent");
+    std::fs::create_dir(&agent).unwrap();
+    std::os::unix::fs::chown(&agent, Some(1234), Some(1235)).unwrap();
+    let options = |operator: &str| InitOptions {
+        mesh: "prod".to_owned(),
+        node: "first".parse().unwrap(),
+        zone: None,
+        issuers: 3,
+        offline_root: false,
+        operator: directory.path().join(operator),
+    };
+    let theirs = directory.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(1234), Some(1235)).unwrap();
+    let files = Files::new(agent.clone());
+    let error = init(&files, &options("theirs"), now()).unwrap_err();
+    assert!(matches!(error, InitError::OperatorAtAgent { .. }), "{error}");
+    init(&files, &options("mine"), now()).unwrap();
+    RootKey::open(&files, None).unwrap().write_issuer(&files, now()).unwrap();
+    drop(crate::disk::Disk::open(&agent, now()).unwrap());
+    let whose = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().uid();
+    for entry in std::fs::read_dir(&agent).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(whose(path.clone()), 1234, "{}", path.display());
+    }
+    assert_eq!(whose(directory.path().join("mine/operator.key")), 0);
+}
+
+#[test]
 fn renewal_begins_at_a_third_of_the_life() {
     let (begin, end) = (Wall(0), Wall(3000));
     assert_eq!(renew_at(begin, end), Wall(1000));

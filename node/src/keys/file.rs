@@ -1,11 +1,12 @@
 //! Keys and certificates on disk: PEM, written whole or not at all, keys for their owner only.
 //!
-//! Every error says which file, what is wrong with it and what to do.
+//! What root writes belongs to whom the directory belongs to, so that an agent of a user of its own
+//! can read it. Every error says which file, what is wrong with it and what to do.
 
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -48,8 +49,23 @@ pub enum FileError {
         why: String,
     },
     /// This user may not read it.
-    #[error("{} cannot be read by this user: run as its owner, or `chown` it to the user of the agent", .0.display())]
-    Unreadable(PathBuf),
+    #[error("{} belongs to {owner}, and {user} cannot read it: {}", .path.display(), chown(.path, .user))]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who would read it.
+        user: String,
+    },
+    /// Everybody can put files into it.
+    #[error("everybody can write in {} (mode {mode:o}): run `chmod o-w {}`", .path.display(), .path.display())]
+    Shared {
+        /// Which directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// The directory cannot be written.
     #[error("{} cannot be written ({error}): make the directory writable for this user, or name another with --dir", .path.display())]
     Unwritable {
@@ -90,6 +106,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)
         .map_err(unwritable)?;
+    keep_owner(file.as_file(), directory).map_err(unwritable)?;
     file.write_all(bytes).map_err(unwritable)?;
     file.as_file().sync_all().map_err(unwritable)?;
     file.persist(path).map_err(|error| unwritable(error.error))?;
@@ -97,14 +114,67 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     synced.map_err(unwritable)
 }
 
-/// Makes a directory that only its owner enters, with those above it.
-pub fn make_directory(path: &Path) -> Result<(), FileError> {
-    let unwritable = |error| FileError::Unwritable { path: path.to_owned(), error };
-    if path.is_dir() {
+/// Gives what root has just made in a directory to whom the directory belongs to: there root works
+/// for the agent's user, or for the person who called it. Not in one that others can write.
+pub fn keep_owner(file: impl rustix::fd::AsFd, directory: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    fs::create_dir_all(path).map_err(unwritable)?;
-    fs::set_permissions(path, Permissions::from_mode(0o750)).map_err(unwritable)
+    let above = fs::metadata(directory)?;
+    let made = rustix::fs::fstat(&file)?;
+    let (user, group) = (above.uid(), above.gid());
+    if above.mode() & 0o002 != 0 || (made.st_uid, made.st_gid) == (user, group) {
+        return Ok(());
+    }
+    let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
+    Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
+}
+
+/// The same for what stands at a path.
+pub fn keep_owner_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    keep_owner(File::open(path)?, directory.unwrap_or_else(|| Path::new(".")))
+}
+
+/// Makes the agent's directory. One that is there already stays as it is, but may not be everybody's.
+pub fn make_agent_directory(path: &Path) -> Result<(), FileError> {
+    make_directory(path)?;
+    let mode = fs::metadata(path).map_err(|error| reading(path, error))?.mode() & 0o7777;
+    match mode & 0o002 {
+        0 => Ok(()),
+        _ => Err(FileError::Shared { path: path.to_owned(), mode }),
+    }
+}
+
+/// Makes a directory that only its owner enters, with those above it. One that is there already
+/// stays as it is.
+pub fn make_directory(path: &Path) -> Result<(), FileError> {
+    let unwritable = |error| FileError::Unwritable { path: path.to_owned(), error };
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+        make_directory(parent)?;
+    }
+    fs::DirBuilder::new().mode(0o750).create(path).map_err(unwritable)?;
+    fs::set_permissions(path, Permissions::from_mode(0o750)).map_err(unwritable)?;
+    keep_owner_of(path).map_err(unwritable)
+}
+
+/// How a file becomes readable for the user of the agent.
+fn chown(path: &Path, user: &str) -> String {
+    format!("run `chown {user}: {}` as root", path.display())
+}
+
+/// A user as people know it.
+fn user_name(id: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| id.to_string())
 }
 
 fn read(path: &Path) -> Result<Vec<Block>, FileError> {
@@ -122,7 +192,11 @@ fn reading(path: &Path, error: io::Error) -> FileError {
     if error.kind() == io::ErrorKind::NotFound {
         FileError::Missing(path)
     } else if error.kind() == io::ErrorKind::PermissionDenied {
-        FileError::Unreadable(path)
+        // The file itself can be looked at, unless the directory is closed to this user too.
+        let met = fs::metadata(&path).or_else(|_| fs::metadata(path.parent().unwrap_or(&path)));
+        let owner = met.map_or_else(|_| "another user".to_owned(), |met| user_name(met.uid()));
+        let user = user_name(rustix::process::geteuid().as_raw());
+        FileError::Unreadable { path, owner, user }
     } else {
         FileError::Io { path, error }
     }
@@ -265,6 +339,62 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let error = read_key(&path).unwrap_err().to_string();
         assert!(error.contains("chmod 600") && error.contains("644"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_this_user_cannot_read_says_whose_it_is() {
+        let path = PathBuf::from("/var/lib/skein/issuer.key");
+        let (owner, user) = (user_name(0), "skein".to_owned());
+        let text = FileError::Unreadable { path, owner, user }.to_string();
+        assert_eq!(
+            text,
+            "/var/lib/skein/issuer.key belongs to root, and skein cannot read it: run `chown \
+             skein: /var/lib/skein/issuer.key` as root"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_everybody_can_write_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        make_directory(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o750, 0o750));
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        assert!(make_agent_directory(&path).unwrap_err().to_string().contains("chmod o-w"));
+    }
+
+    /// What root makes for an agent of a user of its own, that user can read.
+    #[test]
+    #[ignore = "changes owners: needs root"]
+    fn root_writes_into_the_directory_of_a_user_and_the_file_is_the_users() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(1234), Some(1235)).unwrap();
+        let owner = |path: &Path| {
+            let met = fs::metadata(path).unwrap();
+            (met.uid(), met.gid())
+        };
+        let key = directory.path().join("issuer.key");
+        write_key(&key, &KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(owner(&key), (1234, 1235));
+        // One that root has written there before is mended.
+        std::os::unix::fs::chown(&key, Some(0), Some(0)).unwrap();
+        write_key(&key, &KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(owner(&key), (1234, 1235));
+        let below = directory.path().join("a/b");
+        make_directory(&below).unwrap();
+        assert_eq!(
+            (owner(&below), owner(&directory.path().join("a"))),
+            ((1234, 1235), (1234, 1235))
+        );
+        // In a place that is everybody's nothing is given away.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
+        let other = directory.path().join("other.key");
+        write_key(&other, &KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(owner(&other), (0, 0));
     }
 
     #[test]

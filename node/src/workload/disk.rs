@@ -5,12 +5,14 @@
 
 use std::{
     fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use skein_protocol::{limits, name::Hash};
+
+use crate::keys::file;
 
 /// The places under the agent's directory.
 #[derive(Clone, Debug)]
@@ -23,6 +25,7 @@ impl Disk {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let disk = Self { dir: dir.to_owned() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(disk.last_good_dir())?;
+        file::keep_owner_of(&disk.last_good_dir())?;
         Ok(disk)
     }
 
@@ -94,15 +97,18 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    file::keep_owner(file.as_file(), dir)?;
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     fs::File::open(dir)?.sync_all()
 }
 
-/// A file's text and whether nobody but root or this user could have written it.
+/// A file's text and whether nobody but root or this user could have written it, nor put another
+/// in its place. Opened once: what is looked at is what is read.
 pub(crate) fn read(path: &Path) -> io::Result<(String, bool)> {
-    let meta = fs::metadata(path)?;
+    let file = fs::File::options().read(true).custom_flags(NO_WAIT).open(path)?;
+    let meta = file.metadata()?;
     let most = u64::try_from(limits::MANIFEST_BYTES).unwrap_or(u64::MAX);
     if !meta.is_file() || meta.len() > most {
         let why = if meta.is_file() {
@@ -112,9 +118,19 @@ pub(crate) fn read(path: &Path) -> io::Result<(String, bool)> {
         };
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
+    let mut text = String::new();
+    file.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = fs::metadata(directory.unwrap_or_else(|| Path::new(".")))?;
+    Ok((text, is_ours(&meta) && is_ours(&directory)))
+}
+
+/// Somebody's named pipe among the files must not hold the agent up.
+const NO_WAIT: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+
+fn is_ours(meta: &fs::Metadata) -> bool {
     let owner = meta.uid() == 0 || meta.uid() == rustix::process::geteuid().as_raw();
-    let trusted = owner && meta.mode() & 0o022 == 0;
-    Ok((fs::read_to_string(path)?, trusted))
+    owner && meta.mode() & 0o022 == 0
 }
 
 #[cfg(test)]
@@ -146,6 +162,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(read(&path).unwrap(), ("a: 1".to_owned(), true));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(!read(&path).unwrap().1);
+        // Who can write the directory can put another file in its place.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(!read(&path).unwrap().1);
         assert!(read(dir.path()).is_err());
     }
