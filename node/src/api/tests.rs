@@ -183,7 +183,7 @@ fn the_json_of_members_and_services_is_the_contract() {
     assert_eq!(
         json_of(&fake::members())[1],
         json!({
-            "id": "klmnopqrst", "name": "web-2", "address": "127.0.0.12:7400",
+            "id": "klmnopqrst", "name": "web-2", "note": "", "address": "127.0.0.12:7400",
             "zone": "eu-1/eu-1b", "state": "dead", "rtt_ms": 1.25, "version": "0.1.0",
             "policy_root": "", "last_heard_ms": 5200, "reach": "direct",
         })
