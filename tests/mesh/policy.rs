@@ -493,3 +493,50 @@ async fn a_signed_document_in_a_file_is_put_in_force_by_the_agent_that_reads_it(
     })
     .await;
 }
+
+/// The operator of one namespace commands nothing of another, wherever its documents are kept: the
+/// agent refuses before anything is signed, and the operator for all writes the same.
+#[tokio::test]
+async fn an_operator_for_a_namespace_writes_for_nothing_else() {
+    let mut mesh = Mesh::of_hosts(1);
+    mesh.form().await;
+    let own = key(&mesh);
+    let shop = mesh.folder().join("shop.key").display().to_string();
+    let made = ["operator", "create", "ci", "--namespace", "shop", "--out", &shop];
+    let said = mesh[0].run(&made).await;
+    assert_eq!(said.code(), 0, "{said:?}");
+    let access = |destination: &str, rest: &str| {
+        format!(
+            "apiVersion: skein/v1\nkind: AccessPolicy\nmetadata: {{name: one, namespace: shop}}\n\
+             spec: {{destination: \"{destination}\", {rest}}}\n"
+        )
+    };
+    let traffic = |rest: &str| {
+        format!(
+            "apiVersion: skein/v1\nkind: TrafficManagement\nmetadata: {{name: two, namespace: \
+             shop}}\nspec:\n  trafficPolicies:\n  - {{name: x, trafficPolicy: {{{rest}}}}}\n"
+        )
+    };
+    let beyond = [
+        (access("bank/vault", "action: allow"), "destination bank/vault"),
+        (access("*/*", "default: deny"), "destination */*"),
+        (access("web", "action: allow, from: [{service: bank/*}]"), "callers bank/*"),
+        (traffic("destination: bank/vault, type: Route, target: web"), "destination bank/vault"),
+        (traffic("destination: web, type: Mirror, target: bank/vault"), "target bank/vault"),
+    ];
+    for (document, what) in &beyond {
+        let said = with_file(&mesh[0], document, &["apply", "--as", &shop]).await;
+        assert_eq!(said.code(), 1, "{document}{said:?}");
+        let why = format!("operator ci may write for namespace shop only, and this reaches {what}");
+        assert!(said.err.contains(&why), "{document}{said:?}");
+    }
+    assert_eq!(mesh[0].json(&["policy", "status"]).await["documents"], 0);
+    let inside = access("web", "action: allow, from: [{service: bank/teller}]");
+    let said = with_file(&mesh[0], &inside, &["apply", "--as", &shop]).await;
+    assert_eq!(said.code(), 0, "{said:?}");
+    for (document, _) in &beyond {
+        let said = with_file(&mesh[0], document, &["apply", "--as", &own]).await;
+        assert_eq!(said.code(), 0, "{document}{said:?}");
+        assert!(said.err.contains("operator for namespace shop may replace"), "{said:?}");
+    }
+}

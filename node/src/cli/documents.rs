@@ -145,8 +145,7 @@ pub(super) fn apply(
     console: &mut Console<'_>,
 ) -> Result<Exit, CliError> {
     let mut documents = args.files.read()?;
-    let request = PrepareRequest { files: documents.files.clone(), ..PrepareRequest::default() };
-    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    let prepared = args.sign.prepare(client, documents.files.clone(), Vec::new())?;
     args.sign.check(&prepared, console)?;
     if args.change.dry_run {
         return compare(client, &documents, console);
@@ -165,8 +164,7 @@ pub(super) fn sign(
     console: &mut Console<'_>,
 ) -> Result<Exit, CliError> {
     let documents = args.files.read()?;
-    let request = PrepareRequest { files: documents.files.clone(), ..PrepareRequest::default() };
-    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    let prepared = prepare(client, args.key.as_ref(), documents.files.clone(), Vec::new())?;
     if prepared.drafts.is_empty() {
         return Err(CliError::failed("there is nothing to sign: no document is mesh-wide")
             .fix("documents of one host need no signature: put the file on the host"));
@@ -198,8 +196,7 @@ pub(super) fn apply_files(
     sign: &SignArgs,
     console: &mut Console<'_>,
 ) -> Result<Exit, CliError> {
-    let request = PrepareRequest { files: files.clone(), ..PrepareRequest::default() };
-    let prepared: Prepared = client.post("/v1/prepare", &request)?;
+    let prepared = sign.prepare(client, files.clone(), Vec::new())?;
     sign.check(&prepared, console)?;
     let signed = sign.sign(&prepared, &files)?;
     let documents = Documents { files, signed, ..Documents::default() };
@@ -208,7 +205,29 @@ pub(super) fn apply_files(
     Ok(Exit::Done)
 }
 
+/// Asks the agent what is to be signed. It checks the scope of the operator whose key is at hand;
+/// without one nothing may need a signature, and who signs later is told then.
+fn prepare(
+    client: &Client,
+    key: Option<&PathBuf>,
+    files: Vec<SourceFile>,
+    delete: Vec<DocumentName>,
+) -> Result<Prepared, CliError> {
+    let certificate = |operator: Operator| data_encoding::HEXLOWER.encode(operator.certificate());
+    let operator = Operator::load(key).map(certificate).unwrap_or_default();
+    client.post("/v1/prepare", &PrepareRequest { files, delete, operator })
+}
+
 impl SignArgs {
+    fn prepare(
+        &self,
+        client: &Client,
+        files: Vec<SourceFile>,
+        delete: Vec<DocumentName>,
+    ) -> Result<Prepared, CliError> {
+        prepare(client, self.key.as_ref(), files, delete)
+    }
+
     /// What must hold before anything is signed. Warnings are told.
     fn check(&self, prepared: &Prepared, console: &mut Console<'_>) -> Result<(), CliError> {
         for draft in &prepared.drafts {
@@ -332,8 +351,7 @@ pub(super) fn delete(
         (Some(kind), Some(name)) => vec![document_name(kind, name)?],
         _ => local.validate(read_all(&args.file)?)?.documents,
     };
-    let prepare = PrepareRequest { delete: documents.clone(), ..PrepareRequest::default() };
-    let prepared: Prepared = client.post("/v1/prepare", &prepare)?;
+    let prepared = args.sign.prepare(client, Vec::new(), documents.clone())?;
     args.sign.check(&prepared, console)?;
     let dry_run = args.change.dry_run;
     let signed = if dry_run { Vec::new() } else { args.sign.sign(&prepared, &[])? };

@@ -8,6 +8,9 @@
 pub mod access;
 pub mod documents;
 pub mod legs;
+pub mod scope;
+#[cfg(test)]
+mod scope_tests;
 #[cfg(test)]
 mod tests;
 pub mod traffic;

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-fn document(text: &str) -> Document {
+pub(super) fn document(text: &str) -> Document {
     manifest::parse("test", text, &Inputs::default()).unwrap().remove(0)
 }
 
@@ -102,7 +102,10 @@ fn an_operator_writes_in_its_own_namespaces_only() {
     let bundle = draft.sign(mesh.mesh, &certificate, &operator).unwrap();
     let signed = SignedVersion::parse(Arc::new(bundle), mesh.mesh).unwrap();
     let error = signed.verify(&mesh.roots, &Keyed).unwrap_err();
-    assert_eq!(error.to_string(), "operator bob may not write in namespace shop");
+    assert_eq!(
+        error.to_string(),
+        "operator bob may write for namespace ops only, and this reaches namespace shop"
+    );
 }
 
 #[test]

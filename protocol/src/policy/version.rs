@@ -11,7 +11,10 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Content;
+use super::{
+    Content,
+    scope::{self, Beyond},
+};
 use crate::{
     clock::Wall,
     limits,
@@ -23,7 +26,7 @@ use crate::{
     record::header::{HASH_DOMAIN, Header, HeaderError, RecordKind, SIGNATURE_DOMAIN},
     trust::{
         ChainError, Crypto, Revocations, Roots, Signature, Signer,
-        operator::{VerifiedOperator, verify_operator},
+        operator::{Scope, VerifiedOperator, verify_operator},
         revocation::{Subject, work_of_root},
     },
     wire::{
@@ -219,6 +222,16 @@ struct About {
     deleted: bool,
 }
 
+impl About {
+    /// What it reaches beyond a scope: an agent that cannot read the rest goes by it alone.
+    fn beyond(&self, scope: &Scope) -> Option<Beyond> {
+        let namespace = self.key.namespace();
+        let own = (!scope.covers(namespace)).then(|| format!("namespace {namespace}"));
+        let destination = self.access.as_ref().map(|(destination, ..)| destination);
+        own.or_else(|| destination.and_then(|one| scope::beyond_destination(scope, one)))
+    }
+}
+
 const ABOUT: u16 = 1;
 const LINEAGE: u16 = 2;
 const TEXT: u16 = 3;
@@ -327,13 +340,15 @@ pub enum VersionError {
     /// Its signature.
     #[error("its signature does not hold")]
     BadSignature,
-    /// Its operator may not write there.
-    #[error("operator {operator} may not write in namespace {namespace}")]
-    Namespace {
+    /// It reaches what its operator may not write.
+    #[error("operator {operator} may write for {scope} only, and this reaches {beyond}")]
+    Scope {
         /// The operator's name.
         operator: String,
-        /// The document's.
-        namespace: Label,
+        /// What it may write.
+        scope: Scope,
+        /// The first part of the document outside of that.
+        beyond: Beyond,
     },
     /// Its payload is not made of sections.
     #[error("its payload: {0}")]
@@ -425,16 +440,14 @@ impl SignedVersion {
         if lineage.generation != self.header.sequence {
             return Err(VersionError::Lineage("its generation is not its header's"));
         }
-        if !operator.scope.covers(about.key.namespace()) {
-            let namespace = about.key.namespace;
-            return Err(VersionError::Namespace { operator: operator.name, namespace });
-        }
+        within(&operator, about.beyond(&operator.scope))?;
         let text = sections.find(TEXT).unwrap_or_default();
         let read = match sections.has_unknown(&KNOWN) {
             true => Read::unread(&about, "it has a part that this agent is too old to read"),
             false => read(&about, text)?,
         };
         let Read { content, document, unread } = read;
+        within(&operator, scope::beyond(&operator.scope, about.key.namespace(), &content))?;
         Ok(VerifiedVersion {
             bundle: Arc::clone(&self.bundle),
             key: about.key,
@@ -446,6 +459,13 @@ impl SignedVersion {
             unread,
         })
     }
+}
+
+fn within(operator: &VerifiedOperator, beyond: Option<Beyond>) -> Result<(), VersionError> {
+    let VerifiedOperator { name, scope, .. } = operator;
+    let refused =
+        |beyond| VersionError::Scope { operator: name.clone(), scope: scope.clone(), beyond };
+    beyond.map_or(Ok(()), |beyond| Err(refused(beyond)))
 }
 
 fn section<T: Serialize + serde::de::DeserializeOwned>(

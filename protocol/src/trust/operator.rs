@@ -3,6 +3,8 @@
 //! The scope stands in one private, non-critical extension, [`OPERATOR_OID`]:
 //! `SEQUENCE { version INTEGER (1), namespaces SEQUENCE OF UTF8String }`; `*` is every namespace.
 
+use std::fmt;
+
 use super::{
     certificate::{ChainError, Roots},
     crypto::{Crypto, PublicKey},
@@ -67,6 +69,18 @@ impl Scope {
         list.dedup();
         let scope = if all { Self::All } else { Self::Namespaces(list) };
         (scope.encode().as_deref() == Some(bytes)).then_some(scope)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("every namespace"),
+            Self::Namespaces(list) => {
+                let names: Vec<&str> = list.iter().map(Label::as_str).collect();
+                write!(f, "namespace {}", names.join(", "))
+            }
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use skein_protocol::{
     manifest::{Body, Document, DocumentId, kinds::Destination, traffic::TrafficPolicy},
     policy::{
         AccessRules, Content, Head, Heads, Lineage, PolicyBundle, PolicyKey, SignedVersion,
-        VerifiedVersion, access::What,
+        VerifiedVersion, access::What, scope,
     },
     record::node::{Protocol, ServicePort},
+    trust::operator::{Scope, VerifiedOperator, verify_operator},
     wire::ask::{Answer, Ask, Edge},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Signed {
     pub(crate) result: &'static str,
 }
 
+/// Where the mesh's own documents are kept.
+const DEFAULT_NAMESPACE: &str = "default";
 /// How long writing a document may take.
 const TAKEN: Duration = Duration::from_secs(5);
 
@@ -45,15 +48,18 @@ impl Agent {
     /// What an operator would sign to make these documents hold, and what that would cut.
     pub(crate) async fn prepare(&self, request: &PrepareRequest) -> Result<Prepared, ApiError> {
         let (documents, local) = mesh_wide(&request.files)?;
+        let operator = self.operator_of(&request.operator)?;
         let mut next = self.policy.borrow().documents.in_force();
         let mut drafts = Vec::new();
         for document in &documents {
+            within_scope(operator.as_ref(), document)?;
             drafts.push(self.draft(document)?);
             replace(&mut next, &document.id, content_of(document));
         }
         for name in &request.delete {
             let id = document_id(name, &self.settings.namespace)?;
             let Some(key) = PolicyKey::new(&id) else { continue };
+            may_write(operator.as_ref(), &id, &Content::Deleted)?;
             drafts.push(self.deletion(&id, &key)?);
             replace(&mut next, &id, Some(Content::Deleted));
         }
@@ -63,6 +69,19 @@ impl Agent {
             false => (Vec::new(), Vec::new()),
         };
         Ok(Prepared { mesh, drafts, cuts, local, silent })
+    }
+
+    /// The operator of that certificate, if one is given.
+    fn operator_of(&self, certificate: &str) -> Result<Option<VerifiedOperator>, ApiError> {
+        if certificate.is_empty() {
+            return Ok(None);
+        }
+        let bytes = data_encoding::HEXLOWER.decode(certificate.as_bytes()).map_err(invalid)?;
+        verify_operator(&bytes, &self.roots(), &Ed25519).map(Some).map_err(|error| {
+            let text = format!("the operator's certificate is not taken: {error}");
+            ApiError::new(ApiErrorKind::Denied, text)
+                .fix("name a key that an operator of this mesh holds: --as FILE")
+        })
     }
 
     fn heads(&self, key: &PolicyKey) -> Vec<Arc<VerifiedVersion>> {
@@ -77,6 +96,7 @@ impl Agent {
         let before = in_force(&heads).map(|held| held.to_yaml()).unwrap_or_default();
         let mut warnings: Vec<String> = document.warnings.iter().map(|w| w.line()).collect();
         warnings.extend(self.unknown_service(document));
+        warnings.extend(kept_by_others(document));
         Ok(PreparedDraft {
             document: name_of(id),
             result: result_of(&heads, document).to_owned(),
@@ -346,6 +366,41 @@ pub(crate) fn mesh_wide(files: &[SourceFile]) -> Result<(Vec<Document>, u32), Ap
         }
     }
     if faults.is_empty() { Ok((documents, local)) } else { Err(ApiError::faults(faults)) }
+}
+
+fn within_scope(operator: Option<&VerifiedOperator>, document: &Document) -> Result<(), ApiError> {
+    content_of(document).map_or(Ok(()), |content| may_write(operator, &document.id, &content))
+}
+
+/// Refuses what an operator would sign in vain: no agent takes it.
+fn may_write(
+    operator: Option<&VerifiedOperator>,
+    id: &DocumentId,
+    content: &Content,
+) -> Result<(), ApiError> {
+    let beyond = operator.and_then(|operator| {
+        let beyond = scope::beyond(&operator.scope, &id.namespace, content)?;
+        Some((operator, beyond))
+    });
+    let Some((VerifiedOperator { name, scope, .. }, beyond)) = beyond else { return Ok(()) };
+    let text = format!(
+        "{id} is not signed: operator {name} may write for {scope} only, and this reaches {beyond}"
+    );
+    Err(ApiError::new(ApiErrorKind::Denied, text).fix("sign it as an operator for all: --as FILE"))
+}
+
+/// A document is kept by the operators of its own namespace, wherever it takes effect: they may
+/// replace and delete it.
+fn kept_by_others(document: &Document) -> Option<String> {
+    let namespace = &document.id.namespace;
+    let own = Scope::Namespaces(vec![namespace.clone()]);
+    let beyond = scope::beyond(&own, namespace, &content_of(document)?)?;
+    (namespace.as_str() != DEFAULT_NAMESPACE).then(|| {
+        format!(
+            "it reaches {beyond}, and every operator for namespace {namespace} may replace or \
+             delete it: keep it in a namespace that only operators for all may write"
+        )
+    })
 }
 
 fn replace(heads: &mut Heads, id: &DocumentId, content: Option<Content>) {

@@ -12,6 +12,9 @@ pub struct PrepareRequest {
     pub files: Vec<SourceFile>,
     /// Documents to delete.
     pub delete: Vec<DocumentName>,
+    /// The certificate of the operator who is to sign, as DER in hexadecimal; empty where that is
+    /// not known yet.
+    pub operator: String,
 }
 
 /// What is to be signed.
