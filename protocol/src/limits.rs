@@ -78,8 +78,16 @@ pub const FLOOR_KEEP: Duration = Duration::from_secs(120 * DAY);
 pub const NODES_MAX: usize = 4096;
 /// Nodes from which on `status` warns that one gossip cluster is getting large.
 pub const NODES_WARN: usize = 400;
-/// Revocations and voids held. Each is one small record; at 10,000 they are 5 MB.
-pub const REVOCATIONS_MAX: usize = 10_000;
+/// Revocations of one operator: more nodes than a person ends before the root is asked. What an
+/// operator signed that has ended is held too, within this bound, and counts for no other.
+pub const REVOCATIONS_PER_OPERATOR: usize = 1_000;
+/// Revocations of all operators that have not ended.
+pub const REVOCATIONS_BY_OPERATORS: usize = 8_000;
+/// Revocations and voids of roots: room that no operator takes.
+pub const REVOCATIONS_BY_ROOTS: usize = 2_000;
+/// Revocations and voids held while no operator has ended. Each is one small record; at 10,000
+/// they are 5 MB.
+pub const REVOCATIONS_MAX: usize = REVOCATIONS_BY_OPERATORS + REVOCATIONS_BY_ROOTS;
 /// Hash permutations that choose an agent's neighbours: with n/8 liars the odds that all four
 /// next nodes lie are (1/8)^4, 1 in 4,096.
 pub const RINGS: usize = 4;

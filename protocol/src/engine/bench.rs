@@ -19,6 +19,7 @@ use crate::{
     },
     trust::{
         Revocations, RootChain, VerifiedChain,
+        revocation::Statement,
         testing::{Keyed, Mesh, NOW},
         verify_chain,
     },
@@ -111,7 +112,7 @@ impl Bench {
     /// Two engines that have not met.
     pub(super) fn new() -> Self {
         let mesh = Mesh::new(7);
-        let sides = [1, 2].map(|number| Side::new(&mesh, number, 0, Vec::new()));
+        let sides = [1, 2].map(|number| Side::new(&mesh, number, 0, Default::default()));
         let mut bench = Self {
             sides,
             now: 0,
@@ -143,21 +144,24 @@ impl Bench {
     pub(super) fn restart(&mut self, side: usize) {
         let mut reserved = 0;
         let mut peers = BTreeMap::new();
+        let (mesh, mut revocations) = (Mesh::new(7), Revocations::default());
         for write in &self.sides[side].writes {
             match write {
                 Write::Reserve(upto) => reserved = *upto,
                 Write::Peer(key, bundle) => drop(peers.insert(*key, Arc::clone(bundle))),
                 Write::Forget(key) => drop(peers.remove(key)),
-                Write::Revocation(..)
-                | Write::Policy(..)
-                | Write::ForgetPolicy(_)
-                | Write::Anchored(_) => {}
+                Write::Revocation(_, bytes) => {
+                    let statement = Statement::decode(bytes).unwrap();
+                    let statement = statement.verify(&mesh.roots, &Keyed).unwrap();
+                    revocations.insert(statement, &mesh.roots).unwrap();
+                }
+                Write::Policy(..) | Write::ForgetPolicy(_) | Write::Anchored(_) => {}
             }
         }
         self.put(1 - side, Input::Disconnected(LINK));
         self.flying.clear();
         let (number, peers) = ([1, 2][side], peers.into_values().collect());
-        self.sides[side] = Side::new(&Mesh::new(7), number, reserved, peers);
+        self.sides[side] = Side::new(&mesh, number, reserved, (peers, revocations));
         self.drain(side);
     }
 
@@ -236,7 +240,12 @@ impl Bench {
 }
 
 impl Side {
-    fn new(mesh: &Mesh, number: u64, reserved: u64, peers: Vec<Arc<Bundle>>) -> Self {
+    fn new(
+        mesh: &Mesh,
+        number: u64,
+        reserved: u64,
+        (peers, revocations): (Vec<Arc<Bundle>>, Revocations),
+    ) -> Self {
         let chain = mesh.chain(number, NOW);
         let verified = verify_chain(&chain, &mesh.roots, NOW, &Keyed).unwrap();
         let shared = Arc::new(verified.clone());
@@ -251,7 +260,7 @@ impl Side {
             boot: 1000 + number + reserved,
             reserved,
             peers,
-            revocations: Revocations::default(),
+            revocations,
             policies: Documents::default(),
             anchor: Anchor::Held,
             seed: number,

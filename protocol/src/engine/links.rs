@@ -220,7 +220,7 @@ impl Engine {
             stand: None,
             awaits: None,
         };
-        let known = self.members.contains_key(&peer);
+        let known = self.is_known(&peer);
         let refuse = if peer == self.me {
             Some(CloseCode::Duplicate)
         } else if self.revocations.judge(chain, known).is_err() {

@@ -12,7 +12,7 @@ use crate::{
     record::Verified,
     trust::{
         ChainError, CloseCode, Revocations, RootChain, Roots, VerifiedChain,
-        revocation::{RevocationError, Statement, VerifiedStatement},
+        revocation::{self, RevocationError, Statement, VerifiedStatement},
     },
     wire::frame::{Frame, RevocationRun, Stand},
 };
@@ -116,7 +116,21 @@ impl Engine {
         source: Option<LinkId>,
         statement: Statement,
     ) {
-        // No budget: a peer tells at most REVOCATIONS_MAX of them, and none may be put off.
+        // None may be put off, so they have no budget of a link: what there is no room for is not
+        // verified at all, and what a peer tells beyond that comes with the next exchange.
+        let Some((signer, operator)) = statement.claimed_signer() else {
+            return self.reconciled_one(now, source);
+        };
+        let most = limits::VERIFY_IN_FLIGHT.saturating_add(limits::REVOCATIONS_MAX);
+        if let Err(error) = self.revocations.room(&signer, operator, 0) {
+            if source.is_none() {
+                self.event(Event::RevocationRefused(error.to_string()));
+            }
+            return self.reconciled_one(now, source);
+        }
+        if self.spread.jobs() >= most {
+            return self.reconciled_one(now, source);
+        }
         self.verify(now, source, None, Subject::Revocation(Box::new(statement)));
     }
 
@@ -144,10 +158,21 @@ impl Engine {
         if self.revocations.contains(&id) {
             return self.reconciled_one(now, source);
         }
+        // Before it is written: what is refused leaves nothing on disk.
+        if let Err(error) = self.room_for(&statement) {
+            self.event(Event::RevocationRefused(error.to_string()));
+            return self.reconciled_one(now, source);
+        }
         if planted(Planted::RevokeUnwritten) {
             return self.end_key(now, statement, source);
         }
         self.await_ending(id, bytes, (statement, source));
+    }
+
+    fn room_for(&self, statement: &VerifiedStatement) -> Result<(), RevocationError> {
+        let (signer, operator) = statement.signer();
+        let waits = self.ending.values().filter(|(one, _)| one.signer() == (signer, operator));
+        self.revocations.room(&signer, operator, waits.count())
     }
 
     /// The statement is on disk, or the disk cannot be written: now it counts.
@@ -165,11 +190,7 @@ impl Engine {
                 self.outbox.push_back(Output::Revoked(Arc::clone(&self.revocations)));
                 let run = RevocationRun { statements: vec![told.clone()], whole: false };
                 self.flood(&Frame::Revocations(run), source);
-                self.cut_revoked(now, &told);
-                self.judge_policy(now);
-                // Not even for a moment more is anything routed to it.
-                self.picture.touch_all();
-                self.show_view(now);
+                self.judge_again(now, &told);
             }
             Ok(false) => {}
             Err(error) => self.event(Event::RevocationRefused(error.to_string())),
@@ -177,13 +198,29 @@ impl Engine {
         self.reconciled_one(now, source);
     }
 
-    fn cut_revoked(&mut self, now: Now, told: &Statement) {
+    /// A statement counts: whom it may have ended is judged anew. The key of a node that nobody
+    /// here knows ends nothing here, so ten thousand of them cost little.
+    fn judge_again(&mut self, now: Now, told: &Statement) {
         if let Statement::Revocation(revocation, _) = told
-            && self.revocations.is_revoked(&NodeKey(revocation.key))
+            && revocation.subject == revocation::Subject::Node
         {
-            let reason = revocation.reason.clone();
-            self.event(Event::Revoked(NodeKey(revocation.key), reason));
+            let node = NodeKey(revocation.key);
+            if self.revocations.names(&node) {
+                self.event(Event::Revoked(node, revocation.reason.clone()));
+            }
+            let linked = self.links.whose(|chain| chain.key == node);
+            if self.store.head(&node).is_none() && linked.is_empty() {
+                return;
+            }
         }
+        self.cut_revoked(now);
+        self.judge_policy(now);
+        // Not even for a moment more is anything routed to it.
+        self.picture.touch_all();
+        self.show_view(now);
+    }
+
+    fn cut_revoked(&mut self, now: Now) {
         // An issuer's end may end many nodes: judge everybody again.
         let judge = Arc::clone(&self.revocations);
         self.store.end(|record| judge.judge(record.chain(), true).is_err());

@@ -35,6 +35,8 @@ pub(super) struct Spread {
     by_link: BTreeMap<LinkId, usize>,
     /// Records from before that wait for a free place among the jobs.
     restored: VecDeque<Arc<Bundle>>,
+    /// Whose they are.
+    remembered: BTreeSet<NodeKey>,
     /// What was asked for, and when.
     pub(super) pulling: BTreeMap<NodeKey, (u64, Tick)>,
     /// Records that were asked for and came faster than they may be checked.
@@ -59,6 +61,8 @@ type Done = (Option<LinkId>, Option<(NodeKey, Head)>);
 
 impl Spread {
     pub(super) fn restore(&mut self, peers: Vec<Arc<Bundle>>) {
+        let origin = |bundle: &Arc<Bundle>| Some(Header::split(&bundle.record).ok()?.header.origin);
+        self.remembered = peers.iter().filter_map(origin).collect();
         self.restored = peers.into();
     }
 
@@ -315,13 +319,19 @@ impl Engine {
         }
     }
 
+    /// Whether this agent has believed that node before: now, or by what stood on its disk when it
+    /// started. While its issuer is suspended, only such a node is let in.
+    pub(super) fn is_known(&self, node: &NodeKey) -> bool {
+        self.members.contains_key(node) || self.spread.remembered.contains(node)
+    }
+
     /// A record holds. Floors may have risen while it was checked.
     pub(super) fn believe(&mut self, now: Now, source: Option<LinkId>, record: Verified) {
         let origin = record.header().origin;
         if origin == self.me {
             return self.own_from_outside(now, &record);
         }
-        let known = self.members.contains_key(&origin);
+        let known = self.is_known(&origin);
         let ended = self.revocations.judge(record.chain(), known).is_err();
         if ended && !planted(Planted::BelieveEnded) {
             // No blame: who offers it may not have heard.

@@ -13,7 +13,11 @@ use crate::{
         header::{Header, SIGNATURE_DOMAIN},
         node::NodeState,
     },
-    trust::{Signer, testing::Mesh},
+    trust::{
+        Signer,
+        revocation::{By, Revocation, Statement, Subject},
+        testing::Mesh,
+    },
     view::{Liveness, Reason, Use},
     wire::{frame::Frame, section::Sections},
 };
@@ -325,4 +329,68 @@ fn a_record_of_a_newer_agent_is_carried_and_not_read() {
     assert_eq!(liveness(&bench, 1), Some(Liveness::Alive));
     assert_eq!(sees(&bench, 1, "shop/svc-1"), Some(Use::Yes));
     assert!(bench.sides[1].events.contains(&Event::Unread(other, false)));
+}
+
+fn statement(subject: Subject, key: crate::trust::PublicKey, by_root: bool) -> Statement {
+    let mesh = Mesh::new(7);
+    let by = match by_root {
+        true => By::Root(mesh.root_key().public_key()),
+        false => By::Operator(mesh.operator.clone()),
+    };
+    let (reason, works) = ("stolen".to_owned(), Vec::new());
+    let said = Revocation { mesh: mesh.mesh, subject, key, by, reason, works };
+    match by_root {
+        true => said.sign(&mesh.root_key()).unwrap(),
+        false => said.sign(&mesh.operator_key()).unwrap(),
+    }
+}
+
+#[test]
+fn an_operators_revocations_beyond_its_share_leave_nothing_on_disk_and_the_root_ends_it() {
+    let mesh = Mesh::new(7);
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let revoke = |bench: &mut Bench, statement: Statement| {
+        bench.put(0, Input::Revoke(Box::new(statement)));
+    };
+    let share = u64::try_from(limits::REVOCATIONS_PER_OPERATOR).unwrap();
+    for n in 0..share + 3 {
+        let stranger = mesh.node_key(10_000 + n).0;
+        revoke(&mut bench, statement(Subject::Node, stranger, false));
+    }
+    let written = |bench: &Bench, side: usize| {
+        let all = bench.sides[side].writes.iter();
+        all.filter(|write| matches!(write, Write::Revocation(..))).count()
+    };
+    assert_eq!(written(&bench, 0), limits::REVOCATIONS_PER_OPERATOR);
+    bench.run(100);
+    assert_eq!(written(&bench, 1), limits::REVOCATIONS_PER_OPERATOR);
+    let operator = mesh.operator_key().public_key();
+    revoke(&mut bench, statement(Subject::Operator, operator, true));
+    bench.run(100);
+    for side in [0, 1] {
+        let ended = &bench.sides[side].engine.revocations;
+        assert!(ended.ended(Subject::Operator, &operator), "side {side}");
+    }
+    assert_eq!(bench.sides[0].engine.ready_links().count(), 1, "nobody lost a link over it");
+}
+
+#[test]
+fn a_host_that_restarts_still_knows_the_nodes_of_an_issuer_whose_host_was_revoked() {
+    let mesh = Mesh::new(7);
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    // Node 0 holds the issuer of both.
+    let host = statement(Subject::Node, mesh.node_key(0).0, false);
+    bench.put(0, Input::Revoke(Box::new(host)));
+    bench.run(100);
+    bench.restart(0);
+    bench.run(10);
+    let view = bench.sides[0].view.clone().unwrap();
+    assert!(view.nodes.contains_key(&bench.key(1)), "its record on disk is believed");
+    bench.connect();
+    bench.run(500);
+    assert_eq!(bench.sides[0].engine.ready_links().count(), 1);
 }

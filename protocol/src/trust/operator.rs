@@ -8,10 +8,15 @@ use std::fmt;
 use super::{
     certificate::{ChainError, Roots},
     crypto::{Crypto, PublicKey},
-    der, issue,
+    der,
+    grant::Grant,
+    issue,
     x509::Parsed,
 };
-use crate::{limits, name::Label};
+use crate::{
+    limits,
+    name::{Label, ServicePattern},
+};
 
 /// The extension that holds an operator's scope.
 pub const OPERATOR_OID: [u64; 8] = [1, 3, 6, 1, 4, 1, 0x736b_6569, 2];
@@ -33,6 +38,19 @@ impl Scope {
             Self::All => true,
             Self::Namespaces(list) => list.contains(namespace),
         }
+    }
+
+    /// Whether all that a grant allows lies within. A grant to call only, or with a role, is of
+    /// the whole mesh.
+    pub fn covers_grant(&self, grant: &Grant) -> bool {
+        let within = |pattern: &ServicePattern| match pattern {
+            ServicePattern::All => false,
+            ServicePattern::Namespace(namespace) => self.covers(namespace),
+            ServicePattern::One(service) => self.covers(service.namespace()),
+        };
+        let services = &grant.services;
+        *self == Self::All
+            || !services.is_empty() && grant.roles.is_empty() && services.iter().all(within)
     }
 
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {

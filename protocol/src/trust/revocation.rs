@@ -3,7 +3,8 @@
 //! Revocations and voids are grow-only: their set is a join, so every order of hearing them ends
 //! in the same set, and what is in effect is computed from the whole set, never from an order.
 //!
-//! Rules: an operator revokes nodes only. A root revokes nodes, issuers, operators, and roots
+//! Rules: an operator revokes nodes only, and one for some namespaces only those certificates of a
+//! node whose whole grant lies in them. A root revokes nodes, issuers, operators, and roots
 //! before it in the chain of roots, and only a root voids. No date decides anything here, since
 //! a thief dates back. What a revoked operator or root signed counts only where the revocation
 //! lists it.
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     certificate::{ChainError, Roots},
     crypto::{Crypto, PublicKey, Signature, Signer},
-    operator::verify_operator,
+    operator::{Scope, verify_operator},
     signed,
+    x509::Parsed,
 };
 use crate::{
     limits,
@@ -92,6 +94,8 @@ pub enum Statement {
 pub struct VerifiedStatement {
     pub(super) statement: Statement,
     pub(super) signer: PublicKey,
+    /// How far the signer's word goes; a root's goes everywhere.
+    pub(super) scope: Scope,
 }
 
 /// Why a statement is not believed.
@@ -118,9 +122,21 @@ pub enum RevocationError {
     /// Out of its bounds.
     #[error("malformed: {0}")]
     Malformed(&'static str),
-    /// The set is full.
-    #[error("{limit} revocations are held already: the mesh needs a new root", limit = limits::REVOCATIONS_MAX)]
-    Full,
+    /// Its signer has as many as one may have.
+    #[error(
+        "its signer has {limit} revocations already: the root revokes that operator, or signs this \
+         one itself"
+    )]
+    SignerFull {
+        /// How many one signer may have.
+        limit: usize,
+    },
+    /// All operators together, or the roots, have as many as there may be.
+    #[error("{limit} revocations are held already: the mesh needs a new root")]
+    Full {
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
 impl Revocation {
@@ -181,6 +197,18 @@ impl Statement {
         codec::decode::<STATEMENT_BYTES, _>(bytes)
     }
 
+    /// Who claims to have signed it, as far as that can be told without a check: a statement that
+    /// there is no room for need not be verified.
+    pub fn claimed_signer(&self) -> Option<(PublicKey, bool)> {
+        match self {
+            Self::Revocation(Revocation { by: By::Operator(certificate), .. }, _) => {
+                Some((Parsed::new(certificate).ok()?.key, true))
+            }
+            Self::Revocation(Revocation { by: By::Root(root), .. }, _) => Some((*root, false)),
+            Self::Void(void, _) => Some((void.by, false)),
+        }
+    }
+
     /// Verifies it alone: bounds, mesh, who may, signature. Whether it is in effect depends on
     /// all others, see [`Revocations`].
     pub fn verify(
@@ -188,19 +216,19 @@ impl Statement {
         roots: &Roots,
         crypto: &dyn Crypto,
     ) -> Result<VerifiedStatement, RevocationError> {
-        let signer = match &self {
+        let (signer, scope) = match &self {
             Self::Revocation(revocation, signature) => {
-                let signer = revocation.check(roots, crypto)?;
+                let (signer, scope) = revocation.check(roots, crypto)?;
                 held(REVOKE, revocation, &signer, signature, crypto)?;
-                signer
+                (signer, scope)
             }
             Self::Void(void, signature) => {
                 void.check(roots)?;
                 held(VOID, void, &void.by, signature, crypto)?;
-                void.by
+                (void.by, Scope::All)
             }
         };
-        Ok(VerifiedStatement { statement: self, signer })
+        Ok(VerifiedStatement { statement: self, signer, scope })
     }
 }
 
@@ -227,7 +255,11 @@ fn check_text(reason: &str) -> Result<(), RevocationError> {
 }
 
 impl Revocation {
-    fn check(&self, roots: &Roots, crypto: &dyn Crypto) -> Result<PublicKey, RevocationError> {
+    fn check(
+        &self,
+        roots: &Roots,
+        crypto: &dyn Crypto,
+    ) -> Result<(PublicKey, Scope), RevocationError> {
         if self.mesh != roots.mesh {
             return Err(RevocationError::OtherMesh);
         }
@@ -237,7 +269,8 @@ impl Revocation {
         }
         match (&self.by, self.subject) {
             (By::Operator(certificate), Subject::Node) => {
-                Ok(verify_operator(certificate, roots, crypto)?.key)
+                let operator = verify_operator(certificate, roots, crypto)?;
+                Ok((operator.key, operator.scope))
             }
             (By::Operator(_), Subject::Issuer | Subject::Operator | Subject::Root) => {
                 Err(RevocationError::NotAllowed)
@@ -248,7 +281,7 @@ impl Revocation {
                 if subject == Subject::Root && !earlier {
                     return Err(RevocationError::NotAllowed);
                 }
-                Ok(*root)
+                Ok((*root, Scope::All))
             }
         }
     }
@@ -272,6 +305,11 @@ impl VerifiedStatement {
     /// What was verified.
     pub fn statement(&self) -> &Statement {
         &self.statement
+    }
+
+    /// Who signed it, and whether as an operator.
+    pub fn signer(&self) -> (PublicKey, bool) {
+        (self.signer, self.by_operator())
     }
 
     pub(super) fn by_operator(&self) -> bool {

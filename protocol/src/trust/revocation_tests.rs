@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
+    grant::{Grant, Role},
     issue::{self, Authority, Validity},
     operator::Scope,
     revocation::*,
@@ -59,6 +60,97 @@ fn an_operator_revokes_a_node_and_nothing_else() {
         let error = statement.verify(&mesh.roots, &Keyed).unwrap_err();
         assert_eq!(error, RevocationError::NotAllowed);
     }
+}
+
+/// An operator for namespace `shop`, with its certificate.
+fn shop(mesh: &Mesh, key: Key, namespace: &str) -> By {
+    let root = mesh.root_key();
+    let by = Authority::new(&mesh.mesh, &mesh.root, &root).unwrap();
+    let scope = Scope::Namespaces(vec![namespace.parse().unwrap()]);
+    By::Operator(issue::operator(&by, &key.public_key(), "ci", &scope, NOW, [9; 16]).unwrap())
+}
+
+#[test]
+fn an_operator_for_a_namespace_ends_only_certificates_that_lie_within_it() {
+    let mesh = Mesh::new(1);
+    let node = mesh.node_key(5);
+    let grant = |services: &[&str], roles: Vec<Role>| {
+        let services = services.iter().map(|one| one.parse().unwrap()).collect();
+        Grant::new("node-5".parse().unwrap(), services, roles, None).unwrap()
+    };
+    let within = grant(&["shop/web", "shop/api"], vec![]);
+    let wider = [
+        grant(&["*/*"], vec![]),
+        grant(&["shop/*", "bank/vault"], vec![]),
+        grant(&["bank/*"], vec![]),
+        grant(&[], vec![]),
+        grant(&["shop/*"], vec![Role::Gateway]),
+    ];
+    let said = |namespace: &str| {
+        let by = shop(&mesh, Key(77), namespace);
+        let said = revocation(&mesh, Subject::Node, node.0, by).sign(&Key(77)).unwrap();
+        set(&mesh, &[said])
+    };
+    let set_of = said("shop");
+    assert!(set_of.ends(&node, &within) && set_of.ends(&node, &grant(&["shop/*"], vec![])));
+    for grant in &wider {
+        assert!(!set_of.ends(&node, grant), "{grant:?}");
+    }
+    assert!(set_of.names(&node) && !set_of.is_revoked(&node));
+    assert_eq!(judge(&mesh, &set_of, 5, true), Err(Revoked::Node), "the mesh's nodes have shop/*");
+    assert_eq!(judge(&mesh, &said("bank"), 5, true), Ok(()));
+    // The host of an issuer is of the whole mesh, whatever its grant says.
+    let by = shop(&mesh, Key(77), "shop");
+    let host = revocation(&mesh, Subject::Node, mesh.node_key(0).0, by).sign(&Key(77)).unwrap();
+    assert_eq!(judge(&mesh, &set(&mesh, &[host]), 6, false), Ok(()), "its issuer goes on");
+}
+
+#[test]
+fn one_operator_fills_neither_the_roots_room_nor_anothers() {
+    let mesh = Mesh::new(1);
+    let stranger = |n: u64| mesh.node_key(10_000 + n).0;
+    let verified = |one: Statement| one.verify(&mesh.roots, &Keyed).unwrap();
+    let many = u64::try_from(limits::REVOCATIONS_PER_OPERATOR).unwrap();
+    let many = (0..many).map(|n| verified(by_operator(&mesh, Subject::Node, stranger(n))));
+    let mut set = Revocations::default();
+    assert_eq!(set.restore(many.collect(), &mesh.roots), vec![]);
+    let (held, root) = (set.len(), set.root());
+    let more = by_operator(&mesh, Subject::Node, mesh.node_key(5).0);
+    let refused = set.insert(verified(more), &mesh.roots).unwrap_err();
+    let limit = limits::REVOCATIONS_PER_OPERATOR;
+    assert_eq!(refused, RevocationError::SignerFull { limit });
+    assert_eq!((set.len(), set.root()), (held, root), "what is refused leaves nothing");
+
+    let other = By::Operator(other_operator(&mesh));
+    let other = revocation(&mesh, Subject::Node, mesh.node_key(6).0, other).sign(&Key(78)).unwrap();
+    assert_eq!(set.insert(verified(other), &mesh.roots), Ok(true));
+    let operator = mesh.operator_key().public_key();
+    let end = by_root(&mesh, Subject::Operator, operator, vec![]);
+    assert_eq!(set.insert(verified(end), &mesh.roots), Ok(true), "the root has room of its own");
+    assert!(set.is_revoked(&mesh.node_key(6)) && !set.is_revoked(&NodeKey(stranger(0))));
+}
+
+fn other_operator(mesh: &Mesh) -> Vec<u8> {
+    let root = mesh.root_key();
+    let by = Authority::new(&mesh.mesh, &mesh.root, &root).unwrap();
+    issue::operator(&by, &Key(78).public_key(), "bob", &Scope::All, NOW, [8; 16]).unwrap()
+}
+
+#[test]
+fn what_the_roots_say_is_restored_before_what_operators_say() {
+    let mesh = Mesh::new(1);
+    let operator = mesh.operator_key().public_key();
+    let verified = |one: Statement| one.verify(&mesh.roots, &Keyed).unwrap();
+    let stranger = |n: u64| mesh.node_key(10_000 + n).0;
+    let count = u64::try_from(limits::REVOCATIONS_PER_OPERATOR).unwrap() + 5;
+    let mut disk: Vec<_> =
+        (0..count).map(|n| verified(by_operator(&mesh, Subject::Node, stranger(n)))).collect();
+    disk.push(verified(by_root(&mesh, Subject::Operator, operator, vec![])));
+    disk.push(verified(by_root(&mesh, Subject::Node, mesh.node_key(5).0, vec![])));
+    let mut set = Revocations::default();
+    assert_eq!(set.restore(disk, &mesh.roots).len(), 5);
+    assert!(set.is_revoked(&mesh.node_key(5)) && set.ended(Subject::Operator, &operator));
+    assert_eq!(set.len(), limits::REVOCATIONS_PER_OPERATOR + 2);
 }
 
 #[test]

@@ -2,11 +2,16 @@
 //!
 //! Never: depends on the order in which statements were heard.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     certificate::{Roots, VerifiedChain, VerifiedIssuer},
     crypto::PublicKey,
+    grant::Grant,
+    operator::Scope,
     revocation::{RevocationError, Statement, Subject, VerifiedStatement, work_of_root},
 };
 use crate::{
@@ -35,10 +40,21 @@ pub enum Revoked {
 /// All that was said about keys that ended: a grow-only set, and what follows from it.
 #[derive(Clone, Debug, Default)]
 pub struct Revocations {
-    statements: BTreeMap<Hash, VerifiedStatement>,
-    effect: BTreeMap<(Subject, PublicKey), Works>,
+    statements: BTreeMap<Hash, Arc<VerifiedStatement>>,
+    /// How many each signer has, and whether as an operator.
+    signers: BTreeMap<(PublicKey, bool), usize>,
+    effect: Arc<Effect>,
     /// Told with every probe. None where nothing was ever put in.
     root: Option<Hash>,
+}
+
+/// What follows from the whole set.
+#[derive(Clone, Debug, Default)]
+struct Effect {
+    ended: BTreeMap<(Subject, PublicKey), Works>,
+    /// Node keys that operators for some namespaces ended: of each only the certificates whose
+    /// whole grant lies within one of these scopes.
+    within: BTreeMap<PublicKey, Vec<Scope>>,
 }
 
 /// What stays valid of a revoked key's works. Of two revocations of one key both must list it.
@@ -55,6 +71,8 @@ impl Eq for Revocations {}
 impl Revocations {
     /// Adds a statement; `roots` gives the order of the roots. Says whether anything is new.
     ///
+    /// It has no effect, and takes no room, where its signer has as many as one may have.
+    ///
     /// Of two forms of one statement that differ in the signature only, the lower stays, so that
     /// the set does not depend on the order of hearing.
     pub fn insert(
@@ -62,28 +80,43 @@ impl Revocations {
         statement: VerifiedStatement,
         roots: &Roots,
     ) -> Result<bool, RevocationError> {
-        let new = self.add(statement)?;
+        let new = self.add(Arc::new(statement))?;
         if new {
-            self.effect = self.compute(roots);
+            self.effect = Arc::new(self.compute(roots));
             self.root = Some(self.hash());
         }
         Ok(new)
+    }
+
+    /// Adds many at once, which costs little more than adding one: a root's first, so that no
+    /// operator's take their room. Gives what was refused.
+    pub fn restore(
+        &mut self,
+        mut statements: Vec<VerifiedStatement>,
+        roots: &Roots,
+    ) -> Vec<RevocationError> {
+        statements.sort_by_key(VerifiedStatement::by_operator);
+        let refused = statements.into_iter().filter_map(|one| self.add(Arc::new(one)).err());
+        let refused = refused.collect();
+        self.effect = Arc::new(self.compute(roots));
+        self.root = Some(self.hash());
+        refused
     }
 
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self, roots: &Roots) -> Result<bool, RevocationError> {
         let mut new = false;
         for statement in other.statements.values() {
-            new |= self.add(statement.clone())?;
+            new |= self.add(Arc::clone(statement))?;
         }
         if new {
-            self.effect = self.compute(roots);
+            self.effect = Arc::new(self.compute(roots));
             self.root = Some(self.hash());
         }
         Ok(new)
     }
 
-    fn add(&mut self, statement: VerifiedStatement) -> Result<bool, RevocationError> {
+    fn add(&mut self, statement: Arc<VerifiedStatement>) -> Result<bool, RevocationError> {
         let id = statement.statement.id();
         if let Some(held) = self.statements.get_mut(&id) {
             if statement.statement < held.statement {
@@ -91,27 +124,71 @@ impl Revocations {
             }
             return Ok(false);
         }
-        if self.statements.len() >= limits::REVOCATIONS_MAX {
-            return Err(RevocationError::Full);
-        }
+        let operator = statement.by_operator();
+        self.room(&statement.signer, operator, 0)?;
+        let count = self.signers.entry((statement.signer, operator)).or_default();
+        *count = count.saturating_add(1);
         self.statements.insert(id, statement);
         Ok(true)
     }
 
-    /// Whether the key of a node was revoked.
+    /// Whether a further statement of that signer may be held, `waiting` of its own being on their
+    /// way to the disk. Each operator has a share, and the
+    /// roots have room that no operator takes. What an operator signed that has ended counts for
+    /// no other.
+    pub fn room(
+        &self,
+        signer: &PublicKey,
+        operator: bool,
+        waiting: usize,
+    ) -> Result<(), RevocationError> {
+        let held = self.signers.get(&(*signer, operator)).copied().unwrap_or_default();
+        let held = held.saturating_add(waiting);
+        if operator && held >= limits::REVOCATIONS_PER_OPERATOR {
+            return Err(RevocationError::SignerFull { limit: limits::REVOCATIONS_PER_OPERATOR });
+        }
+        let counts = |(key, by_operator): &(PublicKey, bool)| {
+            *by_operator == operator && !(operator && self.ended(Subject::Operator, key))
+        };
+        let all = self.signers.iter().filter(|(of, _)| counts(of)).map(|(_, count)| *count);
+        let limit = match operator {
+            true => limits::REVOCATIONS_BY_OPERATORS,
+            false => limits::REVOCATIONS_BY_ROOTS,
+        };
+        if all.sum::<usize>().saturating_add(waiting) >= limit {
+            Err(RevocationError::Full { limit })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the key of a node was revoked, whatever its certificate says. An operator for some
+    /// namespaces ends certificates only: see [`Self::judge`].
     pub fn is_revoked(&self, key: &NodeKey) -> bool {
         self.ended(Subject::Node, &key.0)
     }
 
+    /// Whether somebody revoked the key of a node, for all or some of its certificates.
+    pub fn names(&self, key: &NodeKey) -> bool {
+        self.is_revoked(key) || self.effect.within.contains_key(&key.0)
+    }
+
+    /// Whether a certificate of that key with that grant was revoked.
+    pub fn ends(&self, key: &NodeKey, grant: &Grant) -> bool {
+        let scopes = self.effect.within.get(&key.0);
+        self.is_revoked(key)
+            || scopes.is_some_and(|all| all.iter().any(|one| one.covers_grant(grant)))
+    }
+
     /// Whether a key of that kind was revoked.
     pub fn ended(&self, subject: Subject, key: &PublicKey) -> bool {
-        self.effect.contains_key(&(subject, *key))
+        self.effect.ended.contains_key(&(subject, *key))
     }
 
     /// Whether `work` of a key of that kind stays valid: it does when the key was not revoked,
     /// or when every revocation of it lists the work.
     pub fn stands(&self, subject: Subject, key: &PublicKey, work: &Hash) -> bool {
-        self.effect.get(&(subject, *key)).is_none_or(|works| works.contains(work))
+        self.effect.ended.get(&(subject, *key)).is_none_or(|works| works.contains(work))
     }
 
     /// Judges a verified chain. `known` is whether a record or chain of this node's key was
@@ -120,7 +197,7 @@ impl Revocations {
         if self.is_empty() {
             return Ok(());
         }
-        if self.is_revoked(&chain.key) {
+        if self.ends(&chain.key, &chain.grant) {
             return Err(Revoked::Node);
         }
         if !self.stands(Subject::Root, &chain.root, &work_of_root(&chain.issuer)) {
@@ -188,31 +265,18 @@ impl Revocations {
     /// What is in effect. One pass from the newest root to the oldest, since only a later root
     /// ends an earlier one: a root's voids count for itself and for earlier roots, so the thief
     /// of an old root cannot undo its end. Then operators, whom only roots end.
-    fn compute(&self, roots: &Roots) -> BTreeMap<(Subject, PublicKey), Works> {
-        let mut effect = BTreeMap::new();
+    fn compute(&self, roots: &Roots) -> Effect {
+        let mut effect = Effect::default();
         let mut voided = BTreeSet::new();
         for root in roots.order.iter().rev() {
             self.voids_by(root, &effect, &mut voided);
-            self.revoke_by(root, true, &voided, &mut effect);
+            self.revoke_by_root(root, &voided, &mut effect);
         }
-        let operators: BTreeSet<PublicKey> = self
-            .statements
-            .values()
-            .filter(|verified| verified.by_operator())
-            .map(|verified| verified.signer)
-            .collect();
-        for operator in &operators {
-            self.revoke_by(operator, false, &voided, &mut effect);
-        }
+        self.revoke_by_operators(&voided, &mut effect);
         effect
     }
 
-    fn voids_by(
-        &self,
-        root: &PublicKey,
-        effect: &BTreeMap<(Subject, PublicKey), Works>,
-        voided: &mut BTreeSet<Hash>,
-    ) {
+    fn voids_by(&self, root: &PublicKey, effect: &Effect, voided: &mut BTreeSet<Hash>) {
         for (id, verified) in &self.statements {
             if let Statement::Void(void, _) = &verified.statement
                 && void.by == *root
@@ -223,38 +287,45 @@ impl Revocations {
         }
     }
 
-    fn revoke_by(
-        &self,
-        signer: &PublicKey,
-        root: bool,
-        voided: &BTreeSet<Hash>,
-        effect: &mut BTreeMap<(Subject, PublicKey), Works>,
-    ) {
-        let kind = if root { Subject::Root } else { Subject::Operator };
+    fn revoke_by_root(&self, root: &PublicKey, voided: &BTreeSet<Hash>, effect: &mut Effect) {
         for (id, verified) in &self.statements {
-            let Statement::Revocation(revocation, _) = &verified.statement else {
-                continue;
-            };
-            let counts = verified.signer == *signer
-                && verified.by_operator() != root
+            if verified.signer == *root
+                && !verified.by_operator()
                 && !voided.contains(id)
-                && listed(effect, kind, signer, id);
-            if counts {
-                let works: Works = revocation.works.iter().copied().collect();
-                effect
-                    .entry((revocation.subject, revocation.key))
-                    .and_modify(|both| both.retain(|work| works.contains(work)))
-                    .or_insert(works);
+                && listed(effect, Subject::Root, root, id)
+            {
+                effect.end(verified);
+            }
+        }
+    }
+
+    /// In one pass: no operator ends another.
+    fn revoke_by_operators(&self, voided: &BTreeSet<Hash>, effect: &mut Effect) {
+        for (id, verified) in &self.statements {
+            if verified.by_operator()
+                && !voided.contains(id)
+                && listed(effect, Subject::Operator, &verified.signer, id)
+            {
+                effect.end(verified);
             }
         }
     }
 }
 
-fn listed(
-    effect: &BTreeMap<(Subject, PublicKey), Works>,
-    kind: Subject,
-    signer: &PublicKey,
-    id: &Hash,
-) -> bool {
-    effect.get(&(kind, *signer)).is_none_or(|works| works.contains(id))
+impl Effect {
+    fn end(&mut self, verified: &VerifiedStatement) {
+        let Statement::Revocation(revocation, _) = &verified.statement else { return };
+        if verified.scope != Scope::All {
+            return self.within.entry(revocation.key).or_default().push(verified.scope.clone());
+        }
+        let works: Works = revocation.works.iter().copied().collect();
+        self.ended
+            .entry((revocation.subject, revocation.key))
+            .and_modify(|both| both.retain(|work| works.contains(work)))
+            .or_insert(works);
+    }
+}
+
+fn listed(effect: &Effect, kind: Subject, signer: &PublicKey, id: &Hash) -> bool {
+    effect.ended.get(&(kind, *signer)).is_none_or(|works| works.contains(id))
 }
