@@ -10,6 +10,7 @@ mod open;
 mod writer;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +24,8 @@ use skein_protocol::{
     clock::Wall,
     engine::{PersistId, Write},
     limits,
-    record::{Bundle, node::TokenUses},
+    name::NodeKey,
+    record::{Bundle, header::Header, node::TokenUses},
     wire::codec,
 };
 
@@ -65,6 +67,14 @@ pub struct Remembered {
     pub anchored: bool,
     /// What was wrong with the file, if something was, and what was done about it.
     pub alarm: Option<String>,
+}
+
+impl Remembered {
+    /// The nodes whose records stood there, this one among them.
+    pub fn origins(&self) -> BTreeSet<NodeKey> {
+        let origin = |bundle: &Arc<Bundle>| Some(Header::split(&bundle.record).ok()?.header.origin);
+        self.peers.iter().filter_map(origin).collect()
+    }
 }
 
 /// Why there is no state.

@@ -10,7 +10,7 @@ use crate::{
     name::{Hash, Locality, NodeKey, NodeName, ServiceName, ShortId},
     policy::Policy,
     record::node::{Address, Instance, InstanceId, ServicePort},
-    trust::PublicKey,
+    trust::{Grant, PublicKey},
 };
 
 /// Whether a node lives, as far as this agent knows.
@@ -129,6 +129,8 @@ pub struct NodeView {
     pub short: ShortId,
     /// The name in its grant.
     pub name: NodeName,
+    /// What its newest certificate allows.
+    pub grant: Arc<Grant>,
     /// Where it is.
     pub locality: Locality,
     /// Where its agent is dialled.

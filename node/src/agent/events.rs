@@ -1,6 +1,10 @@
 //! Events: what the engine, gossip and the proxy tell becomes log lines, metrics and problems.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use skein_protocol::{
     clock::Wall,
@@ -283,14 +287,16 @@ pub(super) async fn watch_gossip(gossip: Gossip, problems: Problems) {
 /// Keys that have ended: every handshake is judged by them, and open data links are cut. So are
 /// those that lead to a process or a node that is no more.
 pub(super) async fn revoked(
-    credentials: Arc<Credentials>,
+    (credentials, on_disk): (Arc<Credentials>, BTreeSet<NodeKey>),
     mut revocations: watch::Receiver<Arc<Revocations>>,
     data: DataLinks,
     mut view: watch::Receiver<Arc<View>>,
 ) {
     loop {
         let ended = Arc::clone(&revocations.borrow_and_update());
-        let known: Vec<NodeKey> = view.borrow_and_update().nodes.keys().copied().collect();
+        // Whom this agent has believed: now, or by what stood on its disk when it started.
+        let mut known = on_disk.clone();
+        known.extend(view.borrow_and_update().nodes.keys());
         if let Some(held) = credentials.trust() {
             credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
         }

@@ -17,7 +17,7 @@ use skein_protocol::{
         node::{HeldIssuer, TokenUses},
     },
     trust::{
-        ChainClass, PublicKey, Revocations, RootChain, Roots, VerifiedChain,
+        ChainClass, PublicKey, Revocations, Revoked, RootChain, Roots, VerifiedChain,
         join::{PeerAddress, Refusal, RefusalCode},
         token::Token,
         verify_chain,
@@ -62,11 +62,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Reads them. A host without a certificate joins first, if it has a token and a seed.
-    pub(crate) async fn load(
-        settings: &Settings,
-        token: Option<&str>,
-        control: &Handle,
-    ) -> Result<Self> {
+    pub(crate) async fn load(settings: &Settings, token: Option<&str>) -> Result<Self> {
         let files = Files::new(settings.dir.clone());
         if !settings.files.chain.exists() && !files.is_member() {
             let said = token.map(str::to_owned);
@@ -87,18 +83,25 @@ impl Keys {
         let issuer = IssuingHost::open(&files)?.map(Arc::new);
         let pair = file::read_key_with(&settings.files.key, || settings.secret())?;
         let own = OwnChain { chain, verified };
-        let mut keys = Self { key: pair.to_pkcs8()?, files, roots, chain: root_chain, own, issuer };
-        if keys.own.verified.class == ChainClass::Expired {
-            keys.renew_expired(settings, control).await?;
-        }
-        Ok(keys)
+        Ok(Self { key: pair.to_pkcs8()?, files, roots, chain: root_chain, own, issuer })
     }
 
-    /// A host that slept past its certificate's end proves its key and gets a new one.
-    async fn renew_expired(&mut self, settings: &Settings, control: &Handle) -> Result<()> {
+    /// A host that slept past its certificate's end proves its key and gets a new one, from an
+    /// issuer that has not ended as far as this host's disk tells.
+    pub(crate) async fn renew_if_expired(
+        &mut self,
+        settings: &Settings,
+        control: &Handle,
+        revocations: &Revocations,
+    ) -> Result<()> {
+        if self.own.verified.class != ChainClass::Expired {
+            return Ok(());
+        }
         tracing::warn!("this node's certificate has ended: renewing it before anything else");
-        let credentials = self.credentials(Revocations::default())?;
-        if let Some(issuer) = &self.issuer {
+        let credentials = self.credentials(revocations.clone(), BTreeSet::new())?;
+        let may_issue =
+            |issuer: &&Arc<IssuingHost>| revocations.may_issue(issuer.verified()).is_ok();
+        if let Some(issuer) = self.issuer.as_ref().filter(may_issue) {
             identity::client::renew_own(&self.files, &credentials, issuer, wall())?;
         } else {
             let from = SocketAddr::new(settings.mesh.ip(), 0);
@@ -131,10 +134,13 @@ impl Keys {
         Ok(())
     }
 
-    /// What this agent shows and trusts.
-    pub(crate) fn credentials(&self, revocations: Revocations) -> Result<Arc<Credentials>> {
+    /// What this agent shows and trusts. `known` are the nodes that its disk holds records of.
+    pub(crate) fn credentials(
+        &self,
+        revocations: Revocations,
+        known: BTreeSet<NodeKey>,
+    ) -> Result<Arc<Credentials>> {
         let key = KeyPair::from_pkcs8(&self.key)?;
-        let known = BTreeSet::new();
         let trust = trust(&self.roots, &revocations, known.into_iter());
         Ok(Credentials::member(key, self.own.chain.clone(), trust, wall())?)
     }
@@ -358,13 +364,16 @@ pub(super) async fn keep_fresh(
 ) {
     let mut roots = agent.roots.subscribe();
     let mut held = agent.issuer.subscribe();
+    let mut revocations = agent.revocations.clone();
     let mut rooted_at = None;
     loop {
+        revocations.borrow_and_update();
         agent.problems.set("issuer", renew_issuer(&agent));
         let issuers = live_issuers(&agent.view());
         let due = agent.credentials.own().is_some_and(|own| {
             wall() >= identity::renew_at(own.verified.not_before, own.verified.not_after)
                 || under_an_old_root(&agent, &own.verified, &mut rooted_at)
+                || issuer_is_suspended(&agent, &own.verified)
         });
         if due {
             let renewed = renew(&agent, &endpoint).await;
@@ -380,8 +389,15 @@ pub(super) async fn keep_fresh(
             () = issuer_under_newest(&agent), if wants_newest(&agent) => {}
             Ok(()) = roots.changed() => {}
             Ok(()) = held.changed() => {}
+            Ok(()) = revocations.changed() => {}
         }
     }
+}
+
+/// Whether the host of this node's issuer was revoked: this node keeps working where it is known,
+/// and moves to another issuer before the root decides about that one.
+fn issuer_is_suspended(agent: &Agent, own: &VerifiedChain) -> bool {
+    agent.revocations.borrow().judge(own, false) == Err(Revoked::Suspended)
 }
 
 /// Between two attempts to get a certificate under the newest root, should one not lead there.
@@ -416,7 +432,7 @@ fn issues_under(view: &View, root: Option<PublicKey>) -> bool {
 }
 
 fn issues_under_root(node: &NodeView, root: Option<PublicKey>) -> bool {
-    node.liveness == Liveness::Alive && node.issuer && Some(node.root) == root
+    node.liveness == Liveness::Alive && may_issue(node) && Some(node.root) == root
 }
 
 /// Whether this host waits for an issuer under the newest root: it is under an older one, has no
@@ -482,11 +498,16 @@ impl Agent {
     }
 }
 
+/// Whether a node says that it holds an issuer, and was not revoked.
+fn may_issue(node: &NodeView) -> bool {
+    node.issuer && node.certified
+}
+
 fn live_issuers(view: &View) -> BTreeSet<NodeKey> {
     let issuers = view
         .nodes
         .values()
-        .filter(|node| node.issuer && node.liveness == Liveness::Alive && node.key != view.me);
+        .filter(|node| may_issue(node) && node.liveness == Liveness::Alive && node.key != view.me);
     issuers.map(|node| node.key).collect()
 }
 
@@ -519,12 +540,15 @@ fn keep_peers(agent: &Agent) {
 }
 
 async fn renew(agent: &Agent, endpoint: &Endpoint) -> Result<()> {
-    if let Some(issuer) = agent.issuer() {
+    let revocations = Arc::clone(&agent.revocations.borrow());
+    let may_issue = |issuer: &Arc<IssuingHost>| revocations.may_issue(issuer.verified()).is_ok();
+    if let Some(issuer) = agent.issuer().filter(may_issue) {
         identity::client::renew_own(&agent.files, &agent.credentials, &issuer, wall())?;
     } else {
         let view = agent.view();
         let mut others: Vec<_> = view.nodes.values().filter(|node| node.key != agent.me).collect();
         // When this host's certificate has ended, nobody answers its probes: the dead may live.
+        others.retain(|node| node.certified);
         others.sort_by_key(|node| (node.liveness, !node.issuer));
         // Of the addresses the first that answers is asked, and passes it on to any issuer: one
         // under the newest root is asked itself.

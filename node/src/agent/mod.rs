@@ -189,7 +189,7 @@ impl Running {
         if first.plan.mesh.debug && options.log_level.is_none() {
             log.set("debug")?;
         }
-        let keys = Keys::load(&settings, options.token.as_deref(), control).await?;
+        let mut keys = Keys::load(&settings, options.token.as_deref()).await?;
         let (disk, remembered) = Disk::open(&options.dir, wall())?;
         let disk = Arc::new(disk);
         let problems = Problems::default();
@@ -197,7 +197,9 @@ impl Running {
         let revocations = revocations(&remembered, &keys.roots, &problems);
         let policies = policies(&remembered, (&keys.roots, &revocations), &problems);
         let anchor = if remembered.anchored { Anchor::Held } else { keys.files.read_policy() };
-        let credentials = keys.credentials(revocations.clone())?;
+        keys.renew_if_expired(&settings, control, &revocations).await?;
+        let on_disk = remembered.origins();
+        let credentials = keys.credentials(revocations.clone(), on_disk.clone())?;
         let grant = keys.own.verified.grant.clone();
         let locality = settings.locality(&grant)?;
         let (socket, control_too) = (socket.clone(), control.clone());
@@ -375,7 +377,7 @@ impl Running {
         control.spawn(events::mesh_events(Arc::clone(&agent), shown.events));
         control.spawn(events::gossip_events(Arc::clone(&agent), gossip_told));
         main.spawn(events::revoked(
-            Arc::clone(&credentials),
+            (Arc::clone(&credentials), on_disk),
             shown.revocations.clone(),
             data.clone(),
             shown.view.clone(),
@@ -450,14 +452,25 @@ impl Running {
 /// The revocations on disk. One that no longer verifies is said, and not taken.
 fn revocations(remembered: &Remembered, roots: &Roots, problems: &Problems) -> Revocations {
     let mut revocations = Revocations::default();
+    let (mut statements, mut errors) = (Vec::new(), Vec::new());
     for bytes in &remembered.revocations {
-        let taken = Statement::decode(bytes)
+        let verified = Statement::decode(bytes)
             .map_err(|error| error.to_string())
-            .and_then(|said| said.verify(roots, &Ed25519).map_err(|error| error.to_string()))
-            .and_then(|said| revocations.insert(said, roots).map_err(|error| error.to_string()));
-        if let Err(error) = taken {
-            problems.set("revocation", Some(format!("a revocation on disk is not taken: {error}")));
+            .and_then(|said| said.verify(roots, &Ed25519).map_err(|error| error.to_string()));
+        match verified {
+            Ok(statement) => statements.push(statement),
+            Err(error) => errors.push(error),
         }
+    }
+    let refused = revocations.restore(statements, roots);
+    errors.extend(refused.iter().map(ToString::to_string));
+    if let Some(error) = errors.first() {
+        let others = match errors.len() {
+            1 => String::new(),
+            all => format!(" ({} further ones neither)", all - 1),
+        };
+        let text = format!("a revocation on disk is not taken: {error}{others}");
+        problems.set("revocation", Some(text));
     }
     revocations
 }

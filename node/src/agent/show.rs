@@ -286,9 +286,10 @@ impl Agent {
         self.issuer.borrow().clone()
     }
 
-    /// Whether a node's key has ended.
+    /// Whether a node is out of the mesh: its key was revoked, or what its certificate stands on.
     pub(super) fn is_revoked(&self, node: &NodeKey) -> bool {
-        self.revocations.borrow().is_revoked(node)
+        let certified = self.view.borrow().nodes.get(node).is_none_or(|node| node.certified);
+        !certified || self.revocations.borrow().is_revoked(node)
     }
 
     pub(super) fn show_services(&self) -> Vec<ServiceSummary> {

@@ -13,7 +13,7 @@ use skein_protocol::{
     limits,
     name::{NodeKey, NodeName},
     trust::{
-        Chain, ChainError, Grant, Roots, Signer, VerifiedChain,
+        Chain, ChainError, Grant, Revoked, Roots, Signer, VerifiedChain,
         admit::{Alpn, CloseCode},
         certificate::mesh_name,
         join::{
@@ -83,6 +83,9 @@ pub enum JoinError {
     /// Its certificate.
     #[error("the certificate that came: {0}")]
     Certificate(#[from] ChainError),
+    /// Its issuer, or what that one stands on, has ended as far as is known here.
+    #[error("the certificate that came: {0}")]
+    Unfit(#[from] Revoked),
     /// A file of this host.
     #[error(transparent)]
     File(#[from] FileError),
@@ -275,10 +278,30 @@ pub async fn renew(
     addresses: &[SocketAddr],
     now: Wall,
 ) -> Result<VerifiedChain, RenewError> {
+    let mut rest = addresses.to_vec();
+    loop {
+        let link = dial(endpoint, &rest, Alpn::Renew, Expect::Member).await;
+        let link = link.map_err(clock_of)?;
+        let address = link.remote;
+        match renew_at_peer(files, endpoint, link, now).await {
+            // Another may hold an issuer that this one lacks, or know what this one does not.
+            Err(error) if rest.len() > 1 && rest.contains(&address) => {
+                tracing::info!(%address, %error, "not renewed here: asking the next");
+                rest.retain(|other| *other != address);
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn renew_at_peer(
+    files: &Files,
+    endpoint: &Endpoint,
+    link: Link,
+    now: Wall,
+) -> Result<VerifiedChain, RenewError> {
     let credentials = endpoint.credentials();
     let trust = credentials.trust().ok_or(ChainError::UnknownRoot)?;
-    let link = dial(endpoint, addresses, Alpn::Renew, Expect::Member).await;
-    let link = link.map_err(clock_of)?;
     let nonce = random()?;
     let request = |_: &Exporter| Ok(RenewRequest { nonce });
     let reply = ask(&link, credentials, Alpn::Renew, &Expect::Member, request).await?;
@@ -287,6 +310,8 @@ pub async fn renew(
     let meant = |roots: &Roots| roots.mesh == trust.roots.mesh;
     let (roots, _) = signed.verify(&credentials.key(), &nonce, meant, &Ed25519)?;
     let (chain, verified) = own_chain(&signed, &roots, now)?;
+    // The one that works stays rather than one that others refuse.
+    trust.revocations.judge(&verified, false)?;
     install(files, credentials, chain, &signed, roots, now)?;
     Ok(verified)
 }

@@ -116,13 +116,14 @@ pub fn check_join(
         let text = format!("the token's issuer: {revoked}; make a token on another host");
         Refusal::new(RefusalCode::Revoked, text)
     })?;
-    if revocations.is_revoked(&request.node) {
+    check_name(&request.node, &request.name, situation)?;
+    let grant = token.body.grant(request.name.clone());
+    let grant = grant.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+    if revocations.ends(&request.node, &grant) {
         let text = "this key was revoked: remove node.key and join with a new one";
         return Err(Refusal::new(RefusalCode::Revoked, text));
     }
-    check_name(&request.node, &request.name, situation)?;
-    let grant = token.body.grant(request.name.clone());
-    grant.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))
+    Ok(grant)
 }
 
 fn refused_token(error: &TokenError, now: Wall) -> Refusal {

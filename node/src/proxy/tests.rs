@@ -77,6 +77,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             key,
             short: key.short(),
             name: format!("n{number}").parse().unwrap(),
+            grant: Arc::new(Grant::new("n".parse().unwrap(), vec![], vec![], None).unwrap()),
             locality: "z".parse().unwrap(),
             addresses: Vec::new(),
             liveness: Liveness::Alive,

@@ -234,6 +234,7 @@ fn node_view(
         key: *key,
         short: key.short(),
         name: content.host.name.clone(),
+        grant: Arc::new(record.chain().grant.clone()),
         locality: content.host.locality.clone(),
         addresses: content.addresses.0.clone(),
         liveness,

@@ -307,6 +307,11 @@ impl VerifiedStatement {
         &self.statement
     }
 
+    /// How far its signer's word goes.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// Who signed it, and whether as an operator.
     pub fn signer(&self) -> (PublicKey, bool) {
         (self.signer, self.by_operator())

@@ -12,7 +12,7 @@ use skein_protocol::{
     policy::Content,
     trust::{
         PublicKey,
-        revocation::{By, Revocation, Statement, Subject, work_of_root},
+        revocation::{By, Revocation, Statement, Subject, VerifiedStatement, work_of_root},
     },
     view::{Liveness, NodeView, Use},
 };
@@ -29,6 +29,8 @@ use crate::{
     keys::Ed25519,
 };
 
+/// What an operator for some namespaces is told.
+const FOR_ALL: &str = "sign it as an operator for all: --as FILE, or with the root's key";
 /// How long writing a revocation may take.
 const TAKEN: Duration = Duration::from_secs(5);
 
@@ -199,9 +201,17 @@ impl Agent {
             Statement::Void(void, _) => void.revocation.to_string(),
         };
         let id = statement.id();
-        statement.clone().verify(&self.roots(), &Ed25519).map_err(|error| {
-            ApiError::new(ApiErrorKind::Denied, format!("the revocation is not taken: {error}"))
-        })?;
+        let denied = |why: &dyn std::fmt::Display| {
+            ApiError::new(ApiErrorKind::Denied, format!("the revocation is not taken: {why}"))
+        };
+        let verified =
+            statement.clone().verify(&self.roots(), &Ed25519).map_err(|error| denied(&error))?;
+        self.within_scope(&verified).map_err(|why| denied(&why).fix(FOR_ALL))?;
+        let (signer, operator) = verified.signer();
+        if !self.revocations.borrow().contains(&id) {
+            let room = self.revocations.borrow().room(&signer, operator, 0);
+            room.map_err(|error| denied(&error))?;
+        }
         let before = self.view().revocation_root;
         let known = self.revocations.borrow().contains(&id);
         self.driver.input(Input::Revoke(Box::new(statement))).await;
@@ -223,6 +233,27 @@ impl Agent {
             )
         });
         Ok(RevokeReport { key, visible, unheard, warning: warning.unwrap_or_default() })
+    }
+
+    /// An operator for some namespaces ends no certificate that allows anything beyond them: every
+    /// agent would hold the statement, and let the node go on.
+    fn within_scope(&self, statement: &VerifiedStatement) -> Result<(), String> {
+        let Statement::Revocation(revocation, _) = statement.statement() else { return Ok(()) };
+        let view = self.view();
+        let Some(node) = view.nodes.get(&NodeKey(revocation.key)) else { return Ok(()) };
+        let scope = statement.scope();
+        if revocation.subject != Subject::Node || scope.covers_grant(&node.grant) {
+            return Ok(());
+        }
+        let services: Vec<String> = node.grant.services.iter().map(ToString::to_string).collect();
+        let allowed = match services.as_slice() {
+            [] => "calls from the whole mesh's side".to_owned(),
+            some => some.join(", "),
+        };
+        Err(format!(
+            "its operator may revoke for {scope} only, and the certificate of {} allows {allowed}",
+            node.name
+        ))
     }
 
     /// Waits until the view has another root of what has ended than that.

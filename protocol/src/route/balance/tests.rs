@@ -11,6 +11,7 @@ use crate::{
     name::{Hash, Locality, NodeKey},
     record::node::{Health, Instance, InstanceId, Protocol, ServicePort},
     route::{Subset, Tried, Tuning},
+    trust::Grant,
     view::{Liveness, NodeView},
 };
 
@@ -23,6 +24,7 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             key,
             short: key.short(),
             name: format!("n{number}").parse().unwrap(),
+            grant: Arc::new(Grant::new("n".parse().unwrap(), vec![], vec![], None).unwrap()),
             locality: zone.parse().unwrap(),
             addresses: Vec::new(),
             liveness: Liveness::Alive,
