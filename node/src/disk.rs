@@ -43,8 +43,12 @@ const POLICIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("polici
 
 const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("token_uses");
 
+/// When it was last, how often carried, how often refused.
+const EDGES: TableDefinition<'_, &[u8], (u64, u64, u64)> = TableDefinition::new("edges");
+
 const BOOT: &str = "boot";
 const RESERVED: &str = "reserved";
+const CALLS_KNOWN_SINCE: &str = "calls_known_since";
 /// When it was tried last whether the disk can be written again.
 const TRIED: &str = "tried";
 /// 1 once this disk has held the mesh's policy.
@@ -65,6 +69,10 @@ pub struct Remembered {
     pub policies: Vec<Vec<u8>>,
     /// Whether it has held the mesh's policy.
     pub anchored: bool,
+    /// Who called what here.
+    pub edges: Vec<KeptEdge>,
+    /// Since when that is all of it; `None` where that was never said.
+    pub calls_known_since: Option<Wall>,
     /// What was wrong with the file, if something was, and what was done about it.
     pub alarm: Option<String>,
 }
@@ -75,6 +83,19 @@ impl Remembered {
         let origin = |bundle: &Arc<Bundle>| Some(Header::split(&bundle.record).ok()?.header.origin);
         self.peers.iter().filter_map(origin).collect()
     }
+}
+
+/// Who called what at this host, as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptEdge {
+    /// The call, as bytes.
+    pub key: Vec<u8>,
+    /// When it was last.
+    pub last: Wall,
+    /// How often it was carried.
+    pub calls: u64,
+    /// How often it was refused.
+    pub denied: u64,
 }
 
 /// Why there is no state.
@@ -291,13 +312,15 @@ impl Disk {
         let held = self.database();
         let Some(database) = held.as_ref() else { return Ok(Remembered::default()) };
         let transaction = database.begin_write()?;
-        let (boot, reserved, anchored) = {
+        let (boot, reserved, anchored, since) = {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let last = numbers.get(BOOT)?.map_or(0, |value| value.value());
             let boot = last.saturating_add(1).max(wall.0);
             numbers.insert(BOOT, boot)?;
             let reserved = numbers.get(RESERVED)?.map_or(0, |value| value.value());
-            (boot, reserved, numbers.get(ANCHORED)?.is_some_and(|value| value.value() == 1))
+            let anchored = numbers.get(ANCHORED)?.is_some_and(|value| value.value() == 1);
+            let since = numbers.get(CALLS_KNOWN_SINCE)?.map(|value| Wall(value.value()));
+            (boot, reserved, anchored, since)
         };
         transaction.commit()?;
         let read = database.begin_read()?;
@@ -319,7 +342,17 @@ impl Disk {
         for entry in read.open_table(POLICIES)?.iter()? {
             policies.push(entry?.1.value().to_vec());
         }
-        Ok(Remembered { boot, reserved, peers, revocations, policies, anchored, alarm })
+        Ok(Remembered {
+            boot,
+            reserved,
+            peers,
+            revocations,
+            policies,
+            anchored,
+            edges: edges_of(&read)?,
+            calls_known_since: since,
+            alarm,
+        })
     }
 
     /// The virtual addresses that this host has given, by service.
@@ -359,6 +392,33 @@ impl Disk {
             for service in services.clone() {
                 table.remove(service)?;
             }
+            Ok(())
+        })
+    }
+
+    /// Who called what here.
+    pub fn edges(&self) -> Result<Vec<KeptEdge>, StateError> {
+        self.read(edges_of)
+    }
+
+    /// Keeps who called what here, and some of it no longer.
+    pub fn keep_edges(&self, kept: &[KeptEdge], forgotten: &[Vec<u8>]) -> Result<(), StateError> {
+        self.change(|write| {
+            let mut table = write.open_table(EDGES)?;
+            for key in forgotten {
+                table.remove(key.as_slice())?;
+            }
+            for edge in kept {
+                table.insert(edge.key.as_slice(), (edge.last.0, edge.calls, edge.denied))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// From then on every call here is kept.
+    pub fn know_calls_since(&self, since: Wall) -> Result<(), StateError> {
+        self.change(|write| {
+            write.open_table(NUMBERS)?.insert(CALLS_KNOWN_SINCE, since.0)?;
             Ok(())
         })
     }
@@ -441,6 +501,16 @@ impl Disk {
     }
 }
 
+fn edges_of(read: &ReadTransaction) -> Result<Vec<KeptEdge>, redb::Error> {
+    let mut edges = Vec::new();
+    for entry in read.open_table(EDGES)?.iter()? {
+        let (key, value) = entry?;
+        let (last, calls, denied) = value.value();
+        edges.push(KeptEdge { key: key.value().to_vec(), last: Wall(last), calls, denied });
+    }
+    Ok(edges)
+}
+
 fn make_tables(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(NUMBERS)?;
@@ -449,6 +519,7 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
     transaction.open_table(POLICIES)?;
     transaction.open_table(ADDRESSES)?;
     transaction.open_table(TOKENS)?;
+    transaction.open_table(EDGES)?;
     transaction.commit()?;
     Ok(())
 }

@@ -117,6 +117,8 @@ const _: () = assert!(POLICIES_PER_FRAME * 32 + 128 <= FRAME_BYTES);
 
 /// Who called what at one host: at about 120 bytes an edge 500 KiB.
 pub const EDGES_MAX: usize = 4096;
+/// One of them as it is kept on disk: four names of at most 130 bytes and a few numbers.
+pub const EDGE_BYTES: usize = 1024;
 /// A question to a peer.
 pub const ASK_BYTES: usize = 256;
 /// Its answer: 4,096 edges at most 280 bytes each.

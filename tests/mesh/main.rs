@@ -18,6 +18,7 @@ mod harness;
 mod hostile;
 mod http;
 mod kill;
+mod lasts;
 mod mission;
 mod policy;
 mod pressure;

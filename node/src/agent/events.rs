@@ -350,6 +350,30 @@ pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver
     }
 }
 
+/// Edges that are new are on disk a second later, how often and when each was called a minute later.
+pub(super) async fn keep_edges(agent: Arc<Agent>, mut stopped: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for second in 1u64.. {
+        tokio::select! {
+            biased;
+            () = crate::stop::stopped(&mut stopped) => return,
+            _ = tick.tick() => {}
+        }
+        keep_edges_now(&agent, second.is_multiple_of(60)).await;
+    }
+}
+
+/// Has edges written. A disk that cannot be written gets them when it can.
+pub(super) async fn keep_edges_now(agent: &Arc<Agent>, all: bool) {
+    if agent.disk.trouble().is_some() {
+        return;
+    }
+    let agent = Arc::clone(agent);
+    // What failed is written the next time, and said by the disk itself.
+    let _ = tokio::task::spawn_blocking(move || agent.edges.keep(&agent.disk, all)).await;
+}
+
 /// Whether a connection whose peer proved itself by `chain` has lost its ground: by the newest
 /// certificate that the peer has shown, since who renews shows it in its record, not on connections
 /// that are open.

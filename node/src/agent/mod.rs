@@ -25,6 +25,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use skein_protocol::{
+    clock::Wall,
     engine::{Anchor, Start},
     limits,
     name::NodeKey,
@@ -197,6 +198,7 @@ impl Running {
         let revocations = revocations(&remembered, &keys.roots, &problems);
         let policies = policies(&remembered, (&keys.roots, &revocations), &problems);
         let anchor = if remembered.anchored { Anchor::Held } else { keys.files.read_policy() };
+        let calls_known_since = calls_known_since(&disk, &remembered, &anchor);
         keys.renew_if_expired(&settings, control, &revocations).await?;
         let on_disk = remembered.origins();
         let credentials = keys.credentials(revocations.clone(), on_disk.clone())?;
@@ -269,8 +271,9 @@ impl Running {
             local::serve(&identity, remembered.boot, (&phase, on_probation), (&first, &users));
         let (serves, served) = watch::channel(Arc::new(serves));
         let (policy, view) = (shown.policy.clone(), shown.view.clone());
-        let rules = Arc::new(policy::Rules::new(policy, view, Arc::clone(&metrics), clock));
-        let edges = rules.edges();
+        let edges = Arc::new(policy::Edges::new(clock, &remembered.edges, calls_known_since));
+        let (all, of_rules) = (Arc::clone(&metrics), Arc::clone(&edges));
+        let rules = Arc::new(policy::Rules::new(policy, view, all, of_rules));
         let (traffic_policy, host_rules) = watch::channel(local::traffic_policy(&first.plan));
         let behaviour = policy::Behaviour::new(shown.policy.clone(), host_rules);
         let (certificates, certificates_told) = watch::channel(None);
@@ -386,6 +389,7 @@ impl Running {
         main.spawn(events::put_out(Arc::clone(&agent), shown.put_out));
         main.spawn(gateway::follow(Arc::clone(&agent), certificates, Agent::gateway_folder));
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
+        main.spawn(events::keep_edges(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
         control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone()));
         main.spawn(identity::keep_fresh(Arc::clone(&agent), endpoint.clone(), stopped.clone()));
@@ -439,14 +443,31 @@ impl Running {
                 endpoint.wait_idle().await;
             }
         };
-        // The last frames and closes leave.
-        let _ = tokio::time::timeout(FAREWELL, idle).await;
+        // The last frames and closes leave, and who called last is kept.
+        let kept = events::keep_edges_now(&self.agent, true);
+        let _ = tokio::time::timeout(FAREWELL, async { tokio::join!(idle, kept) }).await;
         if let Some(redirect) = self.redirect.take() {
             redirect.ended().await;
         }
         tracing::info!("agent ends");
         Ok(())
     }
+}
+
+/// Since when all calls here are known, and kept from now on. `None`: since this host is in the mesh.
+/// Who was just let in has served nothing yet; a disk that does not say so has lost what it knew.
+fn calls_known_since(disk: &Disk, remembered: &Remembered, anchor: &Anchor) -> Option<Wall> {
+    const FROM_THE_START: Wall = Wall(0);
+    let since = remembered.calls_known_since.unwrap_or_else(|| match anchor {
+        Anchor::Listed(_) => FROM_THE_START,
+        Anchor::Held | Anchor::Lacks => wall(),
+    });
+    if remembered.calls_known_since.is_none()
+        && let Err(error) = disk.know_calls_since(since)
+    {
+        tracing::warn!(%error, "since when calls are known is not kept");
+    }
+    (since != FROM_THE_START).then_some(since)
 }
 
 /// The revocations on disk. One that no longer verifies is said, and not taken.

@@ -243,8 +243,14 @@ impl SignArgs {
                 return Err(CliError::failed(text).fix("look at it, then say --expect anew"));
             }
         }
-        if prepared.cuts.is_empty() || self.cut {
+        if self.cut || prepared.cuts.is_empty() && prepared.unknown.is_empty() {
             return Ok(());
+        }
+        if prepared.cuts.is_empty() {
+            let who: Vec<String> = prepared.unknown.iter().map(|line| clean(line)).collect();
+            let text = format!("{}: this may cut calls that are not known here", who.join("; "));
+            return Err(CliError::failed(format!("{text}; nothing was changed"))
+                .fix("wait until they are known (a day), or say --cut"));
         }
         console.say(&prepared.cuts.text(true));
         let count = words::count(prepared.cuts.len(), "edge", "edges");

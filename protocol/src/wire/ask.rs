@@ -28,6 +28,8 @@ pub enum Ask {
     Edges,
     /// Which record of that node do you go by?
     Record(NodeKey),
+    /// For how long are all calls at your host known?
+    CallsKnown,
 }
 
 /// An answer.
@@ -39,6 +41,8 @@ pub enum Answer {
     Edges(Vec<Edge>),
     /// The record's sequence; 0 for none.
     Record(u64),
+    /// For so many seconds; `None`: for as long as the host is in the mesh.
+    CallsKnown(Option<u32>),
 }
 
 /// Somebody called something at the answering host.

@@ -52,6 +52,10 @@ fn answer(agent: &Agent, question: Ask) -> Answer {
             })
         }
         Ask::Edges => Answer::Edges(agent.edges.all()),
+        Ask::CallsKnown => {
+            let seconds = |of: std::time::Duration| u32::try_from(of.as_secs()).unwrap_or(u32::MAX);
+            Answer::CallsKnown(agent.edges.known_for().map(seconds))
+        }
         Ask::Record(node) => {
             Answer::Record(agent.view().nodes.get(&node).map_or(0, |node| node.sequence))
         }

@@ -11,6 +11,7 @@ pub(super) mod roots;
 mod routes;
 pub(super) mod show;
 pub(super) mod sign;
+mod unknown;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -32,7 +33,6 @@ use tokio::sync::watch;
 
 pub(crate) use self::edges::Edges;
 use crate::{
-    clock::Clock,
     link::mux::BoxFuture,
     proxy::{Authorise, Behave, PeerIdentity, Requested, Traffic},
     telemetry::metrics::Metrics,
@@ -51,14 +51,9 @@ impl Rules {
         policy: watch::Receiver<Arc<Policy>>,
         view: watch::Receiver<Arc<View>>,
         metrics: Arc<Metrics>,
-        clock: Clock,
+        edges: Arc<Edges>,
     ) -> Self {
-        Self { policy, view, edges: Arc::new(Edges::new(clock)), metrics }
-    }
-
-    /// Who called what here.
-    pub(super) fn edges(&self) -> Arc<Edges> {
-        Arc::clone(&self.edges)
+        Self { policy, view, edges, metrics }
     }
 
     fn decide(

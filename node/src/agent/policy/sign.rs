@@ -68,7 +68,11 @@ impl Agent {
             true => self.cuts(&AccessRules::compile(&next)).await,
             false => (Vec::new(), Vec::new()),
         };
-        Ok(Prepared { mesh, drafts, cuts, local, silent })
+        let unknown = match drafts.iter().any(|draft| draft.result != "unchanged") {
+            true => self.unknown_calls(&AccessRules::compile(&next)).await,
+            false => Vec::new(),
+        };
+        Ok(Prepared { mesh, drafts, cuts, local, silent, unknown })
     }
 
     /// The operator of that certificate, if one is given.

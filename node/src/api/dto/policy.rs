@@ -31,6 +31,8 @@ pub struct Prepared {
     pub local: u32,
     /// Peers that did not say who calls them.
     pub silent: Vec<String>,
+    /// Where calls that would be cut may be served and are not known, and why.
+    pub unknown: Vec<String>,
 }
 
 /// One document to be signed.
