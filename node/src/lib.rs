@@ -14,6 +14,7 @@ pub mod identity;
 pub mod keys;
 pub mod link;
 pub mod proxy;
+mod shares;
 pub mod stop;
 pub mod telemetry;
 pub mod workload;

@@ -576,6 +576,18 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Streams that one peer may have open to us; one more is refused with `overload`. A peer that
 /// fills them holds 1,024 times two first buffers, 8 MiB.
 pub const STREAMS_PER_PEER: usize = 1024;
+/// Data links of one peer that it dialled: the one in use and one that it dials anew. A further one
+/// replaces the oldest.
+pub const DATA_LINKS_PER_PEER: usize = 2;
+/// Streams of one peer that have not said yet what they are, each for a few seconds.
+pub const STREAMS_OPENING: usize = 256;
+/// The same of all peers.
+pub const STREAMS_OPENING_MAX: usize = 2048;
+/// Questions of one peer that are answered at one time: each answer may wait to be read, and 4 of
+/// 1.25 MiB are 5 MiB.
+pub const ASKS_PER_PEER: usize = 4;
+/// The same of all peers, 80 MiB.
+pub const ASKS_MAX: usize = 64;
 /// Streams of all peers; one more is refused with `overload`. 8,192 idle ones are 64 MiB.
 pub const STREAMS_MAX: usize = 8192;
 /// Connections of this host's applications; one more is accepted and reset, and logged.
@@ -642,6 +654,22 @@ const _: () = assert!(STREAMS_PER_PEER < STREAMS_MAX);
 
 /// A join or a renewal lasts at most this long: two round trips, two writes to disk, with room.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that join or renew at one time: each costs a few signatures and up to
+/// [`JOIN_TIMEOUT`], and none of it on the engine's thread.
+pub const JOINS_AT_ONCE: usize = 32;
+/// Of those from one network, /24 or /56: half.
+pub const JOINS_PER_PREFIX: usize = 16;
+/// How many of one network come at once before they are paced: a rack of new hosts.
+pub const JOIN_BURST: u32 = 64;
+/// Joins and renewals that one agent copies to an issuer at one time, or an issuer is sent by
+/// copying agents: they use streams of links that carry calls.
+pub const RELAYS_AT_ONCE: usize = 8;
+/// Of those that an issuer is sent, by one agent.
+pub const RELAYS_PER_PEER: usize = 4;
+/// Connections of one member that have not sent their Hello: one of each role, twice.
+pub const GREETING_PER_PEER: usize = 4;
+/// The same of all members: each of a full agent's links at once.
+pub const GREETING_AT_ONCE: usize = 512;
 /// Streams that one joining connection may use: a request, and the same through an issuer.
 pub const JOIN_STREAMS: usize = 4;
 /// Bytes copied each way between a joiner and an issuer: a message and its handshake.

@@ -47,19 +47,19 @@ use tokio::{
 
 const HERE: u16 = 9080;
 const PORT: u16 = 8080;
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// The last host's key in the hand of this test; its own agent has ended.
-struct Rogue {
+pub(crate) struct Rogue {
     endpoint: Endpoint,
-    key: NodeKey,
+    pub(crate) key: NodeKey,
     boot: u64,
 }
 
 /// A link to one victim, its Hello read.
-struct Held {
-    link: Link,
-    stream: StreamPair,
+pub(crate) struct Held {
+    pub(crate) link: Link,
+    pub(crate) stream: StreamPair,
     theirs: Hello,
 }
 
@@ -71,12 +71,12 @@ impl Rogue {
         Self { endpoint, key: credentials.key(), boot: wall().0 + 1_000_000 }
     }
 
-    async fn dial(&self, to: SocketAddr, role: Role) -> Link {
+    pub(crate) async fn dial(&self, to: SocketAddr, role: Role) -> Link {
         let dial = Dial { addresses: vec![to], expect: Expect::Member, alpn: Alpn::Mesh, role };
         self.endpoint.dial(dial).await.expect("an admitted peer is let in")
     }
 
-    fn hello(&self, role: LinkRole) -> Hello {
+    pub(crate) fn hello(&self, role: LinkRole) -> Hello {
         let trust = self.endpoint.credentials().trust().expect("a mesh");
         let speaks = match role {
             LinkRole::Control => Speaks::Bundle(None),
@@ -97,7 +97,7 @@ impl Rogue {
     }
 
     /// A link on which both have said Hello.
-    async fn meet(&mut self, to: SocketAddr, role: LinkRole) -> Held {
+    pub(crate) async fn meet(&mut self, to: SocketAddr, role: LinkRole) -> Held {
         self.boot += 1;
         let quic = match role {
             LinkRole::Control => Role::Control,
@@ -123,7 +123,7 @@ impl Rogue {
     }
 }
 
-async fn write(stream: &mut StreamPair, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn write(stream: &mut StreamPair, bytes: &[u8]) -> std::io::Result<()> {
     stream.0.write_all(&u32::try_from(bytes.len()).unwrap().to_le_bytes()).await?;
     stream.0.write_all(bytes).await?;
     stream.0.flush().await
@@ -324,7 +324,7 @@ async fn metric(host: &Host, words: &[&str]) -> f64 {
 }
 
 /// Resident memory of an agent.
-fn resident_kib(host: &mut Host) -> u64 {
+pub(crate) fn resident_kib(host: &mut Host) -> u64 {
     let id = host.agent().id().expect("it runs");
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -332,15 +332,15 @@ fn resident_kib(host: &mut Host) -> u64 {
 }
 
 /// A mesh of which the last host's agent has ended; the first calls a service on the second.
-struct Scene {
-    mesh: Mesh,
-    here: SocketAddr,
-    rogue: Rogue,
+pub(crate) struct Scene {
+    pub(crate) mesh: Mesh,
+    pub(crate) here: SocketAddr,
+    pub(crate) rogue: Rogue,
     _server: Server,
 }
 
 impl Scene {
-    async fn new(count: usize) -> Self {
+    pub(crate) async fn new(count: usize) -> Self {
         let mut mesh = Mesh::start(count).await;
         let server = Server::start(mesh[1].ip, Conduct::Echo).await;
         mesh[1].manifest("echo.yaml", &registry("echo", PORT, server.address));
@@ -357,16 +357,16 @@ impl Scene {
         Self { mesh, here, rogue, _server: server }
     }
 
-    fn victims(&self) -> usize {
+    pub(crate) fn victims(&self) -> usize {
         self.mesh.hosts.len() - 1
     }
 
-    fn address(&self, n: usize) -> SocketAddr {
+    pub(crate) fn address(&self, n: usize) -> SocketAddr {
         self.mesh.mesh_address(n).parse().unwrap()
     }
 
     /// All others live, know each other, and hold the service for passing.
-    async fn nobody_is_hurt(&mut self) {
+    pub(crate) async fn nobody_is_hurt(&mut self) {
         let victims = self.victims();
         for host in &mut self.mesh.hosts[..victims] {
             assert!(host.agent().ended().is_none(), "{} died", host.name);

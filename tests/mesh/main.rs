@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod budgets;
 mod capture;
 mod carry;
 mod crash;

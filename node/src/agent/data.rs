@@ -11,6 +11,7 @@ use std::{
 use futures_util::FutureExt;
 use skein_protocol::{
     clock::Tick,
+    limits,
     name::{Hash, Label, MeshId, NodeKey},
     store::Head,
     trust::{CloseCode, VerifiedChain, admit::Alpn},
@@ -37,6 +38,7 @@ use crate::{
         mux::{BoxFuture, Mux, StreamPair},
     },
     proxy::{DialError, Dialer, PeerIdentity},
+    shares::Shares,
 };
 
 /// An open data link as people see it.
@@ -105,6 +107,10 @@ struct Inner {
     slots: std::sync::Mutex<BTreeMap<NodeKey, Arc<Slot<DataLink>>>>,
     open: watch::Sender<Arc<BTreeMap<u64, DataLink>>>,
     numbers: std::sync::atomic::AtomicU64,
+    /// Streams of peers that have not said what they are.
+    opening: Shares<NodeKey>,
+    /// Questions that are being answered.
+    asks: Shares<NodeKey>,
     agent: std::sync::OnceLock<Weak<Agent>>,
 }
 
@@ -141,6 +147,8 @@ impl DataLinks {
             slots: std::sync::Mutex::default(),
             open: watch::channel(Arc::default()).0,
             numbers: std::sync::atomic::AtomicU64::new(0),
+            opening: Shares::new(limits::STREAMS_OPENING, limits::STREAMS_OPENING_MAX),
+            asks: Shares::new(limits::ASKS_PER_PEER, limits::ASKS_MAX),
             agent: std::sync::OnceLock::new(),
         }))
     }
@@ -198,8 +206,33 @@ impl DataLinks {
             return link.mux.close_with(CloseCode::WrongProtocol);
         }
         if control.write(&self.hello()).await.is_ok() {
+            self.make_room(link.identity.key);
             self.register(link, control, hello.boot).await;
         }
+    }
+
+    /// A peer that dials again and again keeps its newest links.
+    fn make_room(&self, peer: NodeKey) {
+        let of_peer = |link: &DataLink| link.chain.key == peer && !link.dialled;
+        // In the order in which they came.
+        let held: Vec<DataLink> = self.open().into_iter().filter(of_peer).collect();
+        let over = (held.len() + 1).saturating_sub(limits::DATA_LINKS_PER_PEER);
+        for link in held.into_iter().take(over) {
+            link.mux.close(CloseCode::Duplicate.number(), CloseCode::Duplicate.text());
+        }
+    }
+
+    /// Whether what a peer has proved still stands: by the chain of the connection, or by a newer
+    /// one that it has shown.
+    fn stands(&self, chain: &VerifiedChain) -> bool {
+        let trust = self.0.endpoint.credentials().trust();
+        trust.is_some_and(|trust| trust.judge(chain).is_ok())
+            || self.0.view.borrow().nodes.get(&chain.key).is_some_and(|node| node.certified)
+    }
+
+    /// Closes the links whose peer was revoked, or what it stands on.
+    pub(crate) fn cut_revoked(&self) {
+        self.cut(CloseCode::Revoked, |chain| !self.stands(chain));
     }
 
     async fn link(&self, node: NodeKey) -> Result<Arc<dyn Mux>, DialError> {
@@ -297,6 +330,15 @@ impl DataLinks {
         self.0.open.send_modify(|open| {
             Arc::make_mut(open).insert(number, entry);
         });
+        // Only now: what was revoked before this is seen here, and what is revoked after it is cut
+        // among the open ones.
+        if !self.stands(&data.chain) {
+            self.0.open.send_modify(|open| {
+                Arc::make_mut(open).remove(&number);
+            });
+            data.mux.close(CloseCode::Revoked.number(), CloseCode::Revoked.text());
+            return None;
+        }
         let (links, served) = (self.clone(), data.clone());
         self.0.runtime.spawn(async move {
             links.serve(&served).await;
@@ -311,23 +353,35 @@ impl DataLinks {
 
     async fn serve(&self, link: &DataLink) {
         let Some(agent) = self.0.agent.get().and_then(Weak::upgrade) else { return };
-        let identity = PeerIdentity { key: link.chain.key, grant: link.chain.grant.clone() };
+        let key = link.chain.key;
+        let identity = PeerIdentity { key, grant: link.chain.grant.clone() };
         let peer = agent.proxy.peer(identity);
         while let Ok((mut send, mut receive)) = link.mux.accept().await {
-            let (agent, peer) = (Arc::clone(&agent), peer.clone());
+            // Before anything is read: a stream that says nothing costs a share as well.
+            let Some(opening) = self.0.opening.take(key) else {
+                send.reset(kind::TOO_MANY);
+                receive.stop(kind::TOO_MANY);
+                continue;
+            };
+            let (agent, peer, asks) = (Arc::clone(&agent), peer.clone(), self.0.asks.clone());
             self.0.runtime.spawn(async move {
                 let byte = timeout(KIND_TIMEOUT, receive.read_u8()).await;
+                drop(opening);
                 match byte.ok().and_then(Result::ok).and_then(StreamKind::from_byte) {
                     Some(kind @ (StreamKind::Tcp | StreamKind::Http)) => {
                         let pair: StreamPair = (send, receive);
                         agent.proxy.serve_stream(&peer, kind, pair).await;
                     }
                     Some(StreamKind::Relay) => {
-                        identity::serve_relayed(&agent, (send, receive)).await
+                        identity::serve_relayed(&agent, key, (send, receive)).await;
                     }
-                    Some(StreamKind::Ask) => {
-                        policy::ask::serve(&agent, (send, receive)).await;
-                    }
+                    Some(StreamKind::Ask) => match asks.take(key) {
+                        Some(_share) => policy::ask::serve(&agent, (send, receive)).await,
+                        None => {
+                            send.reset(kind::TOO_MANY);
+                            receive.stop(kind::TOO_MANY);
+                        }
+                    },
                     Some(StreamKind::Ping) => {
                         let _ = send.shutdown().await;
                     }

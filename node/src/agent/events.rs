@@ -301,11 +301,7 @@ pub(super) async fn revoked(
             credentials.set_trust(trust(&held.roots, &ended, known.into_iter()));
         }
         let now = Arc::clone(&view.borrow());
-        // By the newest certificate that the peer has shown.
-        let renewed = |key: &NodeKey| now.nodes.get(key).is_some_and(|node| node.certified);
-        data.cut(CloseCode::Revoked, |chain| {
-            ended.judge(chain, true).is_err() && !renewed(&chain.key)
-        });
+        data.cut_revoked();
         data.forget_earlier_boots(&now);
         data.leave_dead(&now);
         tokio::select! {
@@ -343,6 +339,7 @@ pub(super) async fn every_second(agent: Arc<Agent>, mut stopped: watch::Receiver
         figures(&agent);
         look_at_disk(&agent);
         let (now, view) = (wall(), agent.view());
+        agent.data.cut_revoked();
         agent.data.cut(CloseCode::Expired, |chain| is_over(chain, &view, now));
         for link in agent.links.borrow().values().filter(|link| is_over(&link.chain, &view, now)) {
             link.mux.close(CloseCode::Expired.number(), CloseCode::Expired.text());

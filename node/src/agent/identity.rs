@@ -35,8 +35,8 @@ use super::{
 use crate::{
     clock::wall,
     disk::Disk,
-    identity::{self, Desk, Files, IssuingHost, Member, Situation, desk},
-    keys::{Credentials, Ed25519, KeyPair, file},
+    identity::{self, Desk, Files, IssuingHost, Member, Relay, Situation, desk},
+    keys::{Credentials, Ed25519, KeyPair, Trust, file},
     link::{
         Endpoint, Link,
         mux::{BoxFuture, StreamPair},
@@ -268,6 +268,12 @@ impl Desk for AgentDesk {
         self.0.issuer().filter(|_| self.0.disk.trouble().is_none())
     }
 
+    fn trust(&self) -> Arc<Trust> {
+        self.0.credentials.trust().unwrap_or_else(|| {
+            Arc::new(trust(&self.0.roots(), &Revocations::default(), std::iter::empty()))
+        })
+    }
+
     fn situation(&self) -> Situation {
         let agent = &self.0;
         let view = agent.view();
@@ -285,12 +291,9 @@ impl Desk for AgentDesk {
                 Some(PeerAddress { node: node.key, address })
             })
             .take(limits::JOIN_PEERS);
-        let trust = agent.credentials.trust().unwrap_or_else(|| {
-            Arc::new(trust(&agent.roots(), &Revocations::default(), std::iter::empty()))
-        });
         Situation {
             now: wall(),
-            trust,
+            trust: self.trust(),
             members: members.collect(),
             policy: agent.listed_policy(),
             peers: peers.collect(),
@@ -312,9 +315,13 @@ impl Desk for AgentDesk {
         })
     }
 
-    fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>> {
+    fn relay(&self) -> BoxFuture<'_, Result<Relay, Refusal>> {
         Box::pin(async move {
             let refused = |text: String| Refusal::new(RefusalCode::NoIssuer, text);
+            let Some(share) = self.0.strangers.relay() else {
+                let text = "as many others join through this host as may at once: try again";
+                return Err(refused(text.to_owned()));
+            };
             let view = self.0.view();
             let issuers = view.nodes.values().filter(|node| {
                 node.issuer && node.key != self.0.me && node.liveness == Liveness::Alive
@@ -324,7 +331,7 @@ impl Desk for AgentDesk {
                     continue;
                 };
                 if let Ok(pair) = mux.open().await {
-                    return Ok(pair);
+                    return Ok(Relay { pair, _share: Box::new(share) });
                 }
             }
             if self.0.issuer().is_some()
@@ -337,16 +344,18 @@ impl Desk for AgentDesk {
     }
 }
 
-pub(super) async fn serve_join(agent: &Arc<Agent>, link: Link) {
-    identity::serve(link, &AgentDesk(Arc::clone(agent))).await;
-}
-
-pub(super) async fn serve_renewal(agent: &Arc<Agent>, link: Link) {
+/// A connection that joins or renews.
+pub(super) async fn serve_stranger(agent: &Arc<Agent>, link: Link) {
     identity::serve(link, &AgentDesk(Arc::clone(agent))).await;
 }
 
 /// A relayed join or renewal that came over a member's data link.
-pub(super) async fn serve_relayed(agent: &Arc<Agent>, pair: StreamPair) {
+pub(super) async fn serve_relayed(agent: &Arc<Agent>, by: NodeKey, pair: StreamPair) {
+    let Some(_share) = agent.strangers.relayed(by) else {
+        let (mut send, mut receive) = pair;
+        send.reset(identity::NO_ISSUER);
+        return receive.stop(identity::NO_ISSUER);
+    };
     let desk = AgentDesk(Arc::clone(agent));
     if let Err(error) = identity::serve_relayed(pair, &agent.credentials, &desk).await {
         tracing::debug!(%error, "a relayed join or renewal ended");

@@ -20,6 +20,7 @@ mod policy;
 mod seeds;
 mod settings;
 mod show;
+mod strangers;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -48,6 +49,7 @@ use self::{
     local::{Base, Phase},
     settings::Settings,
     show::Agent,
+    strangers::Strangers,
 };
 use crate::{
     api::{
@@ -64,6 +66,7 @@ use crate::{
     keys::{Ed25519, Trust, file},
     link::{Endpoint, Link, Runtimes},
     proxy::{Inherited, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
+    shares::Share,
     telemetry::{access::AccessLog, log, metrics::Metrics},
     workload::{Workload, WorkloadConfig},
 };
@@ -358,6 +361,7 @@ impl Running {
             disk: Arc::clone(&disk),
             leave,
             mesh_address,
+            strangers: Strangers::default(),
         });
         data.serve_with(&agent);
         agent.problems.set("mesh name", agent.other_mesh_name());
@@ -391,7 +395,7 @@ impl Running {
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         main.spawn(events::keep_edges(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
-        control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone()));
+        control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone(), main.clone()));
         main.spawn(identity::keep_fresh(Arc::clone(&agent), endpoint.clone(), stopped.clone()));
         agent.serve_api(&options.dir, &stopped).await?;
         let drain = agent.settings.drain;
@@ -525,21 +529,36 @@ fn policies(
 }
 
 /// Takes connections of peers and gives each to the part that it is for.
-async fn accept(agent: Arc<Agent>, endpoint: Endpoint, control: Handle) {
+async fn accept(agent: Arc<Agent>, endpoint: Endpoint, control: Handle, data: Handle) {
     let mut acceptor = endpoint.acceptor();
     while let Some(link) = acceptor.next().await {
-        let agent = Arc::clone(&agent);
-        control.spawn(async move { welcome(&agent, link).await });
+        let of = Arc::clone(&agent);
+        if link.alpn == Alpn::Mesh {
+            match agent.strangers.greeting(link.identity.key) {
+                Some(share) => drop(control.spawn(async move { welcome(&of, link, share).await })),
+                None => link.mux.close_with(CloseCode::Full),
+            }
+            continue;
+        }
+        // Nothing that a stranger costs is done on the engine's thread.
+        match agent.strangers.join(link.remote, agent.clock.now().tick) {
+            Some(share) => drop(data.spawn(async move {
+                identity::serve_stranger(&of, link).await;
+                drop(share);
+            })),
+            None => {
+                tracing::debug!(peer = %link.remote, "too many join at once: refused");
+                link.mux.close_with(CloseCode::Full);
+            }
+        }
     }
 }
 
-async fn welcome(agent: &Arc<Agent>, link: Link) {
-    match link.alpn {
-        Alpn::Mesh => {}
-        Alpn::Join => return identity::serve_join(agent, link).await,
-        Alpn::Renew => return identity::serve_renewal(agent, link).await,
-    }
-    match driver::first_hello(&*link.mux).await {
+/// `greeting` is given back when the peer has said who it is.
+async fn welcome(agent: &Arc<Agent>, link: Link, greeting: Share<NodeKey>) {
+    let hello = driver::first_hello(&*link.mux).await;
+    drop(greeting);
+    match hello {
         Ok((control, hello)) if hello.role == LinkRole::Control => {
             let begun = Some(Box::new((control, hello)));
             agent.driver.tell(Command::Link(Box::new(link), begun)).await;

@@ -28,6 +28,7 @@ use super::{
     local::Phase,
     policy::Edges,
     settings::Settings,
+    strangers::Strangers,
 };
 use crate::{
     api::{
@@ -91,6 +92,8 @@ pub(crate) struct Agent {
     pub(crate) disk: Arc<Disk>,
     pub(crate) leave: mpsc::Sender<()>,
     pub(crate) mesh_address: SocketAddr,
+    /// What those may cost that have proved little.
+    pub(crate) strangers: Strangers,
 }
 
 /// What is said of a host whose disk cannot be written.

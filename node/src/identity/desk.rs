@@ -91,35 +91,39 @@ fn used_up(at_most: u32) -> Refusal {
     Refusal::new(RefusalCode::UsedUp, text)
 }
 
-/// Checks a request to join, all but the token's uses. Gives the grant to certify.
-pub fn check_join(
+/// Checks what a request to join proves by itself: the token, and that who asks has its secret.
+pub fn check_proof(
     request: &JoinRequest,
     peer: &NodeKey,
     exporter: &Exporter,
-    situation: &Situation,
-) -> Result<Grant, Refusal> {
-    let token = &request.token;
+    (trust, now): (&Trust, Wall),
+) -> Result<(), Refusal> {
     if request.node != *peer {
         let text = "the request is for another key than the connection's";
         return Err(Refusal::new(RefusalCode::Malformed, text));
     }
-    let issuer = token
-        .verify(&situation.trust.roots, situation.now, &Ed25519)
-        .map_err(|error| refused_token(&error, situation.now))?;
+    let issuer = request
+        .token
+        .verify(&trust.roots, now, &Ed25519)
+        .map_err(|error| refused_token(&error, now))?;
     if !request.holds(exporter, &Ed25519) {
         let text = "the request is not signed with the token's secret on this connection: make \
                     sure that all of the token was copied";
         return Err(Refusal::new(RefusalCode::WrongToken, text));
     }
-    let revocations = &situation.trust.revocations;
-    revocations.may_issue(&issuer).map_err(|revoked| {
+    trust.revocations.may_issue(&issuer).map_err(|revoked| {
         let text = format!("the token's issuer: {revoked}; make a token on another host");
         Refusal::new(RefusalCode::Revoked, text)
-    })?;
+    })
+}
+
+/// Checks what a request to join would be granted against what is known of the mesh. Gives the
+/// grant to certify. The token's uses are not looked at.
+pub fn check_grant(request: &JoinRequest, situation: &Situation) -> Result<Grant, Refusal> {
     check_name(&request.node, &request.name, situation)?;
-    let grant = token.body.grant(request.name.clone());
+    let grant = request.token.body.grant(request.name.clone());
     let grant = grant.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
-    if revocations.ends(&request.node, &grant) {
+    if situation.trust.revocations.ends(&request.node, &grant) {
         let text = "this key was revoked: remove node.key and join with a new one";
         return Err(Refusal::new(RefusalCode::Revoked, text));
     }

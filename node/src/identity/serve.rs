@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     keys::{
-        Credentials, Identity, tls,
+        Credentials, Identity, Trust, tls,
         verify::{classify, wall},
     },
     link::{
@@ -46,14 +46,24 @@ use crate::{
 pub trait Desk: Send + Sync {
     /// The issuer on this host, if there is one.
     fn issuer(&self) -> Option<Arc<IssuingHost>>;
-    /// What is known now.
+    /// What is trusted now: enough to tell a proof from noise, and cheap.
+    fn trust(&self) -> Arc<Trust>;
+    /// What is known now, with all members.
     fn situation(&self) -> Situation;
     /// Takes a use of a token and writes it to disk, before it answers. Gives how often the
     /// token was used before ([`desk::take_use`]).
     fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>>;
     /// A stream to the agent of an issuer, its kind byte not written yet. Refuses when too many
     /// are open, or none is reached.
-    fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>>;
+    fn relay(&self) -> BoxFuture<'_, Result<Relay, Refusal>>;
+}
+
+/// A stream to the agent of an issuer.
+pub struct Relay {
+    /// Its halves.
+    pub pair: StreamPair,
+    /// What bounds the number of them, given back with the stream.
+    pub _share: Box<dyn Send>,
 }
 
 /// Serves a connection of `skein-join/1` or `skein-renew/1` to its end, at most
@@ -96,7 +106,7 @@ async fn serve_stream(link: &Link, pair: StreamPair, desk: &dyn Desk) -> io::Res
 /// stream with [`NO_ISSUER`].
 async fn copy_to_issuer(from: StreamPair, desk: &dyn Desk) -> io::Result<()> {
     let (mut send, mut recv) = from;
-    let Ok((mut to_issuer, mut from_issuer)) = desk.relay().await else {
+    let Ok(Relay { pair: (mut to_issuer, mut from_issuer), _share }) = desk.relay().await else {
         send.reset(NO_ISSUER);
         recv.stop(NO_ISSUER);
         return Ok(());
@@ -192,8 +202,10 @@ async fn join(
 ) -> Result<Reply, Refusal> {
     let issuer = desk.issuer().ok_or_else(no_issuer)?;
     let request = JoinRequest::decode(bytes).map_err(|_| malformed())?;
+    // Who holds no token costs no more than two signature checks.
+    desk::check_proof(&request, &peer.key, exporter, (&desk.trust(), crate::clock::wall()))?;
     let situation = desk.situation();
-    let grant = desk::check_join(&request, &peer.key, exporter, &situation)?;
+    let grant = desk::check_grant(&request, &situation)?;
     let body = &request.token.body;
     let used = desk.take_use(body.id, body.uses).await?;
     Ok(desk::grant_join(&issuer, &request, &grant, used, &situation))

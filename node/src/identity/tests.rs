@@ -40,7 +40,7 @@ use crate::{
     },
     link::{
         Acceptor, Dial, Endpoint, Link, Role,
-        mux::{BoxFuture, Mux, StreamPair},
+        mux::{BoxFuture, Mux},
     },
 };
 
@@ -99,6 +99,10 @@ impl Desk for TestDesk {
         self.issuer.clone()
     }
 
+    fn trust(&self) -> Arc<Trust> {
+        self.trust.clone()
+    }
+
     fn situation(&self) -> Situation {
         Situation {
             now: now(),
@@ -114,11 +118,12 @@ impl Desk for TestDesk {
         Box::pin(async { taken })
     }
 
-    fn relay(&self) -> BoxFuture<'_, Result<StreamPair, Refusal>> {
+    fn relay(&self) -> BoxFuture<'_, Result<Relay, Refusal>> {
         Box::pin(async {
             let refused = || Refusal::new(RefusalCode::NoIssuer, "none");
             let link = self.through.as_ref().ok_or_else(refused)?;
-            link.mux.open().await.map_err(|_| refused())
+            let pair = link.mux.open().await.map_err(|_| refused())?;
+            Ok(Relay { pair, _share: Box::new(()) })
         })
     }
 }
@@ -648,11 +653,13 @@ fn a_request_for_another_key_than_the_connections_is_refused() {
             .unwrap();
     let situation = desk.situation();
     let other = KeyPair::generate().unwrap().node_key();
-    let refusal = desk::check_join(&request, &other, &[2; 32], &situation).unwrap_err();
+    let trust = (&*situation.trust, situation.now);
+    let refusal = desk::check_proof(&request, &other, &[2; 32], trust).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Malformed);
-    let refusal = desk::check_join(&request, &key, &[3; 32], &situation).unwrap_err();
+    let refusal = desk::check_proof(&request, &key, &[3; 32], trust).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::WrongToken, "copied from another connection");
-    let grant = desk::check_join(&request, &key, &[2; 32], &situation).unwrap();
+    desk::check_proof(&request, &key, &[2; 32], trust).unwrap();
+    let grant = desk::check_grant(&request, &situation).unwrap();
     assert_eq!(grant.services, token.proof.body.services);
     let issuer = desk.issuer.as_ref().unwrap();
     let reply = desk::grant_join(issuer, &request, &grant, 0, &situation);

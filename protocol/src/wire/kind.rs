@@ -20,6 +20,8 @@ pub enum StreamKind {
 
 /// The code with which a stream of an unknown kind is reset.
 pub const UNKNOWN_KIND: u32 = 1;
+/// The code with which a stream is reset when its peer has as many of that kind open as it may.
+pub const TOO_MANY: u32 = 4;
 
 impl StreamKind {
     /// The kind of that byte.
