@@ -181,5 +181,6 @@ pub fn instance(service: &str, weight: u32) -> Result<Instance> {
         tags: Vec::new(),
         meta: Vec::new(),
         target: "127.0.0.1:8080".to_owned(),
+        set_aside: None,
     })
 }

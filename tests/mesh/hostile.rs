@@ -456,6 +456,7 @@ fn record(scene: &Scene, service: &str, weight: u32) -> NodeRecord {
         tags: Vec::new(),
         meta: Vec::new(),
         target: "127.0.0.1:1".to_owned(),
+        set_aside: None,
     };
     let host = RecordHost {
         boot: scene.rogue.boot + 100,

@@ -112,3 +112,115 @@ async fn a_host_that_forgot_who_called_it_keeps_a_rule_from_closing_what_it_may_
     let said = apply(&mesh[0], &open).await;
     assert_eq!(said.code(), 0, "{said:?}");
 }
+
+/// The status and the reason of checkout's only endpoint, as a host sees it.
+async fn endpoint(host: &Host) -> Result<(String, String), String> {
+    let service = host.try_json(&["service", "shop/checkout"]).await?;
+    let one = &service["endpoints"][0];
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("status"), text("note")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_and_its_reason_last_over_a_restart_and_are_seen_everywhere() {
+    let (mut mesh, _server) = stand().await;
+    let on = ["maintenance", "on", "shop/checkout", "--reason", "kernel update"];
+    let said = mesh[0].cli(&on).await;
+    assert!(said.out.contains("set aside here (kernel update): shop/checkout"), "{said:?}");
+    restart(&mut mesh[0]).await;
+    let wanted = ("maintenance".to_owned(), "kernel update".to_owned());
+    for host in [0, 1] {
+        until(SOON, "the reason is seen", async || match endpoint(&mesh[host]).await? {
+            found if found == wanted => Ok(()),
+            found => Err(format!("{found:?}")),
+        })
+        .await;
+    }
+    let table = mesh[1].cli(&["service", "shop/checkout"]).await.out;
+    assert!(table.contains("maintenance: kernel update"), "{table}");
+    let status = mesh[0].json(&["status"]).await["problems"].to_string();
+    assert!(status.contains("shop/checkout is in maintenance (kernel update)"), "{status}");
+    let registry = ["describe", "ServiceRegistry", "shop/checkout"];
+    let described = mesh[0].cli(&registry).await.out;
+    assert!(described.contains("maintenance: kernel update"), "{described}");
+    let said = mesh[0].cli(&["maintenance", "off", "shop/checkout"]).await;
+    assert!(said.out.contains("in use again here"), "{said:?}");
+    carried(&mut mesh[1]).await;
+    // A drain of the whole host as well.
+    mesh[0].cli(&["drain", "--wait", "0s", "--reason", "to be replaced"]).await;
+    restart(&mut mesh[0]).await;
+    let status = mesh[0].json(&["status"]).await;
+    assert_eq!(status["node"]["state"], "draining", "{status}");
+    assert!(status["problems"].to_string().contains("to be replaced"), "{status}");
+    let said = mesh[0].cli(&["drain", "--undo"]).await;
+    assert!(said.out.contains("takes calls again"), "{said:?}");
+    carried(&mut mesh[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_left_comes_back_only_when_it_is_told_to() {
+    let mut mesh = Mesh::start(2).await;
+    mesh[1].cli(&["leave"]).await;
+    mesh[1].agent().wait(SOON).await;
+    // What a supervisor does: start it again.
+    mesh[1].launch(&[]);
+    let ended = mesh[1].agent().wait(SOON).await;
+    assert_eq!(ended.code(), Some(5), "{}", mesh[1].log());
+    assert!(mesh[1].log().contains("has left its mesh"), "{}", mesh[1].log());
+    let unit = include_str!("../../configs/systemd/skein.service");
+    assert!(unit.contains("RestartPreventExitStatus=5"), "the unit keeps to it");
+    let seed = mesh.mesh_address(0);
+    let said = mesh[1].cli(&["join", &seed]).await;
+    assert!(said.out.contains("is back"), "{said:?}");
+    mesh[1].start(&[]).await;
+    mesh.all_alive(2, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_the_next_start_needs_and_that_are_gone_are_told_at_once() {
+    let mesh = Mesh::start(1).await;
+    let files = async || {
+        let status = mesh[0].try_json(&["status"]).await?;
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let of = problems.iter().filter(|one| one["kind"] == "files");
+        Ok::<_, String>(of.map(|one| one["text"].to_string()).collect::<Vec<_>>().join("\n"))
+    };
+    assert_eq!(files().await, Ok(String::new()));
+    let chain = mesh[0].dir.join("node.pem");
+    let whole = std::fs::read(&chain).expect("the certificate");
+    std::fs::remove_file(&chain).expect("the certificate to lose");
+    std::fs::remove_file(mesh[0].dir.join("node.key")).expect("the key to lose");
+    until(SOON, "both are told", async || {
+        let told = files().await?;
+        let both = told.contains("node.pem is gone") && told.contains("node.key is gone");
+        both.then_some(()).ok_or(told)
+    })
+    .await;
+    std::fs::write(&chain, whole).expect("the certificate back");
+    until(SOON, "the certificate is back", async || {
+        let told = files().await?;
+        (!told.contains("node.pem")).then_some(()).ok_or(told)
+    })
+    .await;
+}
+
+/// A damaged page of the state file ends no agent: it is put aside and told, the host waits for the
+/// mesh's policy and serves again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_file_is_put_aside_and_the_host_is_back() {
+    let (mut mesh, _server) = stand().await;
+    for (round, noise) in [0u8, 0xa5, 0xff].into_iter().enumerate() {
+        mesh[0].stop(Duration::from_secs(20)).await;
+        let state = mesh[0].dir.join("state.redb");
+        let mut bytes = std::fs::read(&state).expect("the state");
+        let used = bytes.iter().rposition(|byte| *byte != 0).expect("a state that is not empty");
+        let (from, to) = (used / 3 / 4096 * 4096, used);
+        bytes[from..to].iter_mut().for_each(|byte| *byte ^= noise | 1);
+        std::fs::write(&state, bytes).expect("a damaged state");
+        mesh[0].start(&[]).await;
+        let told = mesh[0].json(&["status"]).await["problems"].to_string();
+        assert!(told.contains("was put aside as"), "round {round}: {told}");
+        carried(&mut mesh[1]).await;
+    }
+    assert!(!mesh[0].log().contains("panicked"), "{}", mesh[0].log());
+}

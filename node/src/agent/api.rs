@@ -7,7 +7,7 @@ use skein_protocol::{
     limits,
     manifest::{self, DocumentId, Kind},
     name::{Label, NodeKey, ServiceName},
-    record::node::{Health, InstanceId, NodeState},
+    record::node::{Health, InstanceId, NodeState, SHOWN_BYTES},
     trust::Grant,
     view::Liveness,
     wire::ask::{Answer, Ask},
@@ -32,7 +32,7 @@ use crate::{
     identity::{IssuerError, TokenScope},
     keys::pem,
     proxy::Bind,
-    workload::{self, ChangeError, Hold, Outcome, Owned, Owner, TtlReport},
+    workload::{self, ChangeError, Held, Hold, Outcome, Owned, Owner, TtlReport},
 };
 
 /// How often it is asked whether all agents show what was changed.
@@ -355,6 +355,17 @@ pub(crate) fn admitted(
     })
 }
 
+/// A person's reason, as records carry it.
+fn shown_reason(text: &str) -> Result<String, ApiError> {
+    if text.len() > SHOWN_BYTES || text.chars().any(char::is_control) {
+        return Err(invalid(format!(
+            "a reason is one line of at most {SHOWN_BYTES} bytes: this one has {}",
+            text.len()
+        )));
+    }
+    Ok(text.to_owned())
+}
+
 /// The issuer here, while this host can write what it issues.
 fn issuing(agent: &Agent) -> Result<Arc<crate::identity::IssuingHost>, ApiError> {
     let issuer = agent.issuer().ok_or_else(|| no_issuer(agent))?;
@@ -479,6 +490,7 @@ impl AgentApi for Agent {
                 InstanceStatus {
                     id: planned.id.to_string(),
                     status: found.map_or(Health::Critical, |f| f.health).word().to_owned(),
+                    note: found.and_then(|f| f.set_aside.clone()).unwrap_or_default(),
                     checks: checks
                         .map(|(name, state)| CheckStatus {
                             kind: name.to_string(),
@@ -592,15 +604,23 @@ impl AgentApi for Agent {
         Box::pin(async move {
             let only = self.service_names(request.service.as_deref())?;
             let services = self.served(only.as_ref())?;
-            let hold = (!request.undo).then_some(Hold::Draining);
-            self.workload.hold(only.clone(), hold).await;
+            let reason = shown_reason(&request.reason)?;
+            let held = (!request.undo).then_some(Held { hold: Hold::Draining, reason });
+            self.workload.hold(only.clone(), held).await;
             if only.is_none() {
                 let state = if request.undo { NodeState::Up } else { NodeState::Draining };
                 self.phase.send_modify(|phase| phase.state = state);
             }
-            let visible = self.visible(Duration::from_millis(request.wait_ms)).await;
-            let connections = u64::try_from(self.proxy.live().inbound).unwrap_or(u64::MAX);
-            Ok(DrainReport { services, connections, visible })
+            let wait = Duration::from_millis(request.wait_ms);
+            let asked = tokio::time::Instant::now();
+            let visible = self.visible(wait).await;
+            let live = || self.proxy.live().inbound;
+            // Of one service it is not known which connections are its own.
+            while only.is_none() && !request.undo && live() > 0 && asked.elapsed() < wait {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let connections = u64::try_from(live()).unwrap_or(u64::MAX);
+            Ok(DrainReport { services, connections, visible, undone: request.undo })
         })
     }
 
@@ -608,8 +628,11 @@ impl AgentApi for Agent {
         Box::pin(async move {
             let only = self.service_names(request.service.as_deref())?;
             let services = self.served(only.as_ref())?;
-            self.workload.hold(only, request.on.then_some(Hold::Maintenance)).await;
-            Ok(MaintenanceReport { services, visible: self.visible(Duration::ZERO).await })
+            let reason = shown_reason(&request.reason)?;
+            let held = request.on.then_some(Held { hold: Hold::Maintenance, reason });
+            self.workload.hold(only, held).await;
+            let visible = self.visible(Duration::ZERO).await;
+            Ok(MaintenanceReport { services, visible, on: request.on, reason: request.reason })
         })
     }
 
@@ -620,11 +643,23 @@ impl AgentApi for Agent {
                     "`--purge` is not part of this version: leave, then remove the directory",
                 ));
             }
+            let files = self.files.clone();
+            let mark = tokio::task::spawn_blocking(move || files.leave());
+            let marked = match tokio::time::timeout(Duration::from_secs(2), mark).await {
+                Ok(Ok(Ok(()))) => Ok(()),
+                Ok(Ok(Err(error))) => Err(error.to_string()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the disk does not answer".to_owned()),
+            };
             self.phase.send_modify(|phase| phase.state = NodeState::Left);
             let visible = self.visible(Duration::from_secs(2)).await;
             // The agent ends once this was answered.
             let _ = self.leave.try_send(());
-            Ok(LeaveReport { visible, purged: Vec::new() })
+            let warning = marked
+                .err()
+                .map(|why| format!("{why}: the next start of the agent brings this host back"));
+            let warning = warning.unwrap_or_default();
+            Ok(LeaveReport { visible, purged: Vec::new(), warning })
         })
     }
 

@@ -19,7 +19,13 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{data::DataLinks, show::Agent, trust};
+use super::{
+    data::DataLinks,
+    identity::keep_peers,
+    kept::{Kept, Named},
+    show::Agent,
+    trust,
+};
 use crate::{
     clock::wall,
     driver::Command,
@@ -357,7 +363,45 @@ pub(super) async fn keep_edges(agent: Arc<Agent>, mut stopped: watch::Receiver<b
             () = crate::stop::stopped(&mut stopped) => return,
             _ = tick.tick() => {}
         }
-        keep_edges_now(&agent, second.is_multiple_of(60)).await;
+        let minute = second.is_multiple_of(60);
+        keep_edges_now(&agent, minute).await;
+        if minute {
+            keep_peers(&agent);
+        }
+    }
+}
+
+/// Says what of the files that the next start needs is not as it should be.
+pub(super) async fn watch_files(agent: Arc<Agent>, mut stopped: watch::Receiver<bool>) {
+    let named = |agent: &Agent| {
+        let files = &agent.settings.files;
+        let named = Named {
+            key: &files.key,
+            chain: &files.chain,
+            roots: &files.roots,
+            sealed: agent.settings.has_secret(),
+        };
+        Kept::new(&agent.files, &named, agent.issuer().is_some())
+    };
+    let mut kept = named(&agent);
+    let mut issuer = agent.issuer.subscribe();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = crate::stop::stopped(&mut stopped) => return,
+            Ok(()) = issuer.changed() => kept = named(&agent),
+            _ = tick.tick() => {}
+        }
+        // Reading may wait for a disk that does not answer; nothing else waits for this.
+        let looked = tokio::task::spawn_blocking(move || {
+            let lines = kept.look();
+            (kept, lines)
+        });
+        let Ok((back, lines)) = looked.await else { return };
+        kept = back;
+        agent.problems.set_all("files", lines);
     }
 }
 

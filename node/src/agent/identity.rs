@@ -530,7 +530,7 @@ async fn issuer_back(agent: &Agent, before: BTreeSet<NodeKey>) {
 }
 
 /// Writes down where members are, for a start at which this host's certificate has ended.
-fn keep_peers(agent: &Agent) {
+pub(super) fn keep_peers(agent: &Agent) {
     let view = agent.view();
     let mut members: Vec<_> = view
         .nodes

@@ -13,6 +13,7 @@ mod data;
 mod events;
 mod gateway;
 mod identity;
+mod kept;
 pub mod local;
 pub(crate) mod offline;
 mod open_files;
@@ -22,7 +23,11 @@ mod settings;
 mod show;
 mod strangers;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use skein_protocol::{
@@ -63,12 +68,13 @@ use crate::{
     disk::{Disk, Remembered},
     driver::{self, Command, Driver, DriverConfig},
     gossip::{Gossip, GossipConfig, GossipPorts},
+    identity::Files,
     keys::{Ed25519, Trust, file},
     link::{Endpoint, Link, Runtimes},
     proxy::{Inherited, Parts, PeerIdentity, Proxy, Timeouts, virtual_address::VirtualAddresses},
     shares::Share,
     telemetry::{access::AccessLog, log, metrics::Metrics},
-    workload::{Workload, WorkloadConfig},
+    workload::{Hold, Workload, WorkloadConfig},
 };
 
 /// This agent's version.
@@ -85,6 +91,12 @@ pub fn run(options: AgentOptions) -> Result<()> {
     let log = log::init(options.log_level.as_deref().unwrap_or("info"))?;
     file::make_agent_directory(&options.dir)?;
     let _lock = lock(&options.dir)?;
+    let files = Files::new(options.dir.clone());
+    if options.rejoin {
+        files.come_back()?;
+    } else if files.has_left() {
+        return Err(HasLeft(options.dir).into());
+    }
     if let Some(few) = open_files::raise() {
         tracing::warn!("{few}");
     }
@@ -102,6 +114,14 @@ pub fn run(options: AgentOptions) -> Result<()> {
     socket.end();
     result
 }
+
+/// This host has left its mesh: it does not come back by a restart.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this host has left its mesh, and its agent does not start again by itself: run `skein join \
+     ADDRESS` to come back with the key that lies in {}, or start it with --rejoin", .0.display()
+)]
+pub struct HasLeft(PathBuf);
 
 /// One agent for a directory: a second one must not write the same state.
 fn lock(directory: &Path) -> Result<std::fs::File> {
@@ -220,7 +240,10 @@ impl Running {
         };
         let tokens = Tokens::open(Arc::clone(&disk))?;
         let phase = Phase {
-            state: NodeState::Up,
+            state: match first.holds.get(&None) {
+                Some(held) if held.hold == Hold::Draining => NodeState::Draining,
+                _ => NodeState::Up,
+            },
             gossip_generation: remembered.boot,
             tokens: tokens.all(),
             issuer: identity::held(keys.issuer.as_deref()),
@@ -394,6 +417,7 @@ impl Running {
         main.spawn(gateway::follow(Arc::clone(&agent), certificates, Agent::gateway_folder));
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         main.spawn(events::keep_edges(Arc::clone(&agent), stopped.clone()));
+        main.spawn(events::watch_files(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
         control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone(), main.clone()));
         main.spawn(identity::keep_fresh(Arc::clone(&agent), endpoint.clone(), stopped.clone()));
@@ -440,6 +464,8 @@ impl Running {
             _ = interrupt.recv() => {}
             () = self.agent.say_left() => {}
         }
+        // A start whose state is lost finds the mesh by them: nobody dials who left in order.
+        identity::keep_peers(&self.agent);
         self.stop.send_replace(true);
         let idle = async {
             for endpoint in &self.endpoints {

@@ -46,7 +46,7 @@ use crate::{
     keys::Credentials,
     proxy::{Bind, Listening, Proxy, virtual_address::VirtualAddresses},
     telemetry::{log::LogHandle, metrics::Metrics},
-    workload::{CheckState, Severity, Snapshot, WorkloadHandle},
+    workload::{CheckState, Hold, Severity, Snapshot, WorkloadHandle},
 };
 
 /// All parts of a running agent that the API needs.
@@ -196,6 +196,7 @@ impl Agent {
             all.push(problem("listener", "error", format!("{}: {}", found.listener, found.what)));
         }
         all.extend(ill_instances(&self.workload.snapshot.borrow()));
+        all.extend(set_aside(&self.workload.snapshot.borrow()));
         let policy = Arc::clone(&self.policy.borrow());
         for (key, heads) in policy.conflicts() {
             let text = format!(
@@ -492,6 +493,29 @@ fn ill_instances(snapshot: &Snapshot) -> Vec<Problem> {
     ill.collect()
 }
 
+/// What a person set aside here and may have forgotten.
+fn set_aside(snapshot: &Snapshot) -> Vec<Problem> {
+    let aside = snapshot.holds.iter().map(|(service, held)| {
+        let what = service.as_ref().map_or_else(|| "this host".to_owned(), ToString::to_string);
+        let (word, why) = match held.hold {
+            Hold::Maintenance => ("is in maintenance", "skein maintenance off"),
+            Hold::Draining => ("takes no new calls: it was drained", "skein drain --undo"),
+        };
+        let reason = match held.reason.as_str() {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        let only = service.as_ref().map(|one| format!(" {one}")).unwrap_or_default();
+        Problem {
+            kind: "set aside".to_owned(),
+            severity: "warning".to_owned(),
+            text: format!("{what} {word}{reason}"),
+            fix: format!("`{why}{only}` ends it"),
+        }
+    });
+    aside.collect()
+}
+
 /// A member that should be there and is not. One that left is not missed.
 fn missed(node: &NodeView) -> Option<Problem> {
     let name = &node.name;
@@ -586,5 +610,6 @@ fn endpoint_info(endpoint: &Endpoint, own: Option<Use>) -> EndpointInfo {
         tags: instance.tags.iter().map(ToString::to_string).collect(),
         version: instance.version.as_ref().map(ToString::to_string),
         reason: reason.map(|reason| reason.word().to_owned()),
+        note: instance.set_aside.clone().unwrap_or_default(),
     }
 }

@@ -119,6 +119,7 @@ pub(crate) fn service() -> ServiceDetail {
         tags: vec!["blue".into()],
         version: Some("2.3.1".into()),
         reason: None,
+        note: String::new(),
     };
     ServiceDetail {
         name: "checkout".into(),
@@ -329,16 +330,19 @@ impl AgentApi for FakeAgent {
             services: request.service.into_iter().collect(),
             connections: 0,
             visible: visible(),
+            undone: request.undo,
         })
     }
     fn maintenance(&self, request: MaintenanceRequest) -> Reply<'_, MaintenanceReport> {
         self.wrote(MaintenanceReport {
             services: request.service.into_iter().collect(),
             visible: visible(),
+            on: request.on,
+            reason: request.reason,
         })
     }
     fn leave(&self, _: LeaveRequest) -> Reply<'_, LeaveReport> {
-        self.wrote(LeaveReport { visible: visible(), purged: vec![] })
+        self.wrote(LeaveReport { visible: visible(), ..LeaveReport::default() })
     }
     fn token_create(&self, request: TokenRequest) -> Reply<'_, TokenCreated> {
         self.wrote(TokenCreated {

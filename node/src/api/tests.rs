@@ -104,7 +104,7 @@ fn a_write_needs_the_token_and_changes_nothing_without() {
     assert_eq!(status, 200);
     assert_eq!(
         serde_json::from_str::<Value>(&body).unwrap(),
-        json!({"services":["shop/checkout"],"connections":0,"visible":{"on":2,"of":2,"ms":80}})
+        json!({"services":["shop/checkout"],"connections":0,"undone":false,"visible":{"on":2,"of":2,"ms":80}})
     );
     assert_eq!(bench.agent.writes.load(Ordering::SeqCst), 1);
 }
@@ -202,7 +202,7 @@ fn the_json_of_members_and_services_is_the_contract() {
     assert_eq!(
         service["endpoints"][1],
         json!({
-            "id": "web-2/checkout/a", "node": "web-2", "zone": "eu-1/eu-1a",
+            "id": "web-2/checkout/a", "node": "web-2", "note": "", "zone": "eu-1/eu-1a",
             "address": "127.0.0.1", "port": 8080, "status": "critical", "weight": 10,
             "tags": ["blue"], "version": "2.3.1", "reason": "dead",
         })

@@ -13,6 +13,7 @@ use super::{
     hooks::{AgentOptions, Local},
     secret::{self, SecretSource},
 };
+use crate::agent::HasLeft;
 
 /// `skein agent`.
 #[derive(Args, Debug)]
@@ -33,6 +34,9 @@ pub(super) struct AgentArgs {
     /// else SKEIN_TOKEN
     #[arg(long, value_name = "@FILE|-")]
     token: Option<SecretSource>,
+    /// Start also where this host has left its mesh
+    #[arg(long)]
+    rejoin: bool,
     /// The log's filter: `info`, `debug`, `info,skein_node::proxy=debug`
     #[arg(long, value_name = "FILTER", env = "SKEIN_LOG")]
     log_level: Option<String>,
@@ -40,7 +44,7 @@ pub(super) struct AgentArgs {
 
 /// Runs until it is told to stop.
 pub(super) fn agent(local: &dyn Local, dir: &Path, args: &AgentArgs) -> Result<Exit, CliError> {
-    local.agent(AgentOptions {
+    let ended = local.agent(AgentOptions {
         dir: dir.to_owned(),
         files: args.files.clone(),
         bind: args.bind,
@@ -48,6 +52,11 @@ pub(super) fn agent(local: &dyn Local, dir: &Path, args: &AgentArgs) -> Result<E
         join: args.join.clone(),
         token: secret::token(args.token.as_ref())?,
         log_level: args.log_level.clone(),
+        rejoin: args.rejoin,
+    });
+    ended.map_err(|error| match error.downcast_ref::<HasLeft>() {
+        Some(_) => CliError { exit: Exit::Left, ..CliError::failed(error.to_string()) },
+        None => error.into(),
     })?;
     Ok(Exit::Done)
 }

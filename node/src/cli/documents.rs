@@ -573,7 +573,11 @@ impl Show for DocumentDetail {
             text += &format!("reason  {}\n", clean(reason));
         }
         for instance in &self.instances {
-            text += &format!("\ninstance {} {}\n", instance.id, instance.status);
+            let note = match instance.note.as_str() {
+                "" => String::new(),
+                note => format!(": {}", clean(note)),
+            };
+            text += &format!("\ninstance {} {}{note}\n", instance.id, instance.status);
             for c in &instance.checks {
                 text += &format!("  {} {}: {}\n", c.kind, c.status, clean(&c.output));
             }

@@ -17,6 +17,8 @@ pub enum Exit {
     Degraded,
     /// 4: `diff` and `--dry-run`: something would change.
     WouldChange,
+    /// 5: `agent`: this host has left its mesh.
+    Left,
 }
 
 impl Exit {
@@ -28,6 +30,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Degraded => 3,
             Self::WouldChange => 4,
+            Self::Left => 5,
         }
     }
 }

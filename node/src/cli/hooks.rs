@@ -114,6 +114,8 @@ pub struct JoinReport {
     pub files: Vec<PathBuf>,
     /// The agent's directory.
     pub dir: PathBuf,
+    /// Nothing was asked: this host had left the mesh, and is in it again.
+    pub returned: bool,
 }
 
 /// `skein key`.
@@ -147,6 +149,8 @@ pub struct AgentOptions {
     pub token: Option<String>,
     /// The log's filter, by flag or environment.
     pub log_level: Option<String>,
+    /// Start also where this host has left its mesh.
+    pub rejoin: bool,
 }
 
 impl std::fmt::Debug for AgentOptions {

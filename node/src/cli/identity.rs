@@ -293,6 +293,16 @@ impl Show for InitReport {
 
 impl Show for JoinReport {
     fn text(&self, _: bool) -> String {
+        if self.returned {
+            return format!(
+                "{} ({}) had left {} and is back, with the key that it had\n\n\
+                 start the agent here:\n  {}\n",
+                clean(&self.node_name),
+                self.node_id,
+                clean(&self.mesh),
+                start_line(&self.dir)
+            );
+        }
         let serves = match self.services.is_empty() {
             true => "it may call, not serve".to_owned(),
             false => format!("it may serve {}", self.services.join(", ")),

@@ -28,6 +28,9 @@ pub(super) struct DrainArgs {
     /// Take calls again
     #[arg(long)]
     undo: bool,
+    /// Why, for those who see it
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 /// On or off.
@@ -99,6 +102,7 @@ pub(super) fn drain(
         service: args.service.as_deref().map(service_path).transpose()?,
         wait_ms: u64::try_from(args.wait.as_millis()).unwrap_or(u64::MAX),
         undo: args.undo,
+        reason: args.reason.clone(),
     };
     let report: DrainReport = client.post("/v1/drain", &request)?;
     console.show(&report)?;
@@ -182,6 +186,9 @@ impl Show for DrainReport {
     fn text(&self, _: bool) -> String {
         let services = clean(&self.services.join(", "));
         let live = self.connections;
+        if self.undone {
+            return format!("takes calls again: {services}\n{}", visible(&self.visible));
+        }
         format!("draining {services}; {live} connections live\n{}", visible(&self.visible))
     }
     fn names(&self) -> Vec<String> {
@@ -192,7 +199,15 @@ impl Show for DrainReport {
 impl Show for MaintenanceReport {
     fn text(&self, _: bool) -> String {
         let services = clean(&self.services.join(", "));
-        format!("set aside here: {services}\n{}", visible(&self.visible))
+        let what = match (self.on, self.reason.as_str()) {
+            (false, _) => "in use again here, as checks say",
+            (true, "") => "set aside here",
+            (true, reason) => {
+                let why = clean(reason);
+                return format!("set aside here ({why}): {services}\n{}", visible(&self.visible));
+            }
+        };
+        format!("{what}: {services}\n{}", visible(&self.visible))
     }
     fn names(&self) -> Vec<String> {
         self.services.clone()
@@ -202,7 +217,11 @@ impl Show for MaintenanceReport {
 impl Show for LeaveReport {
     fn text(&self, _: bool) -> String {
         let deleted: String = self.purged.iter().map(|f| format!("deleted {f}\n")).collect();
-        format!("left the mesh; {}{deleted}", visible(&self.visible))
+        let warning = match self.warning.as_str() {
+            "" => String::new(),
+            why => format!("warning: {}\n", clean(why)),
+        };
+        format!("left the mesh; {}{deleted}{warning}", visible(&self.visible))
     }
     fn names(&self) -> Vec<String> {
         self.purged.clone()

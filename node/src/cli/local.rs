@@ -80,6 +80,13 @@ fn restore(dir: &std::path::Path, backup: &identity::backup::Verified) -> Result
     Ok(disk.restore(writes)?)
 }
 
+/// A host that had left its mesh is in it again, with what it had.
+fn returned(files: &Files, dir: PathBuf) -> Result<JoinReport> {
+    let (mesh, node_name) = files.membership(wall())?;
+    let node_id = file::read_key(&files.node_key())?.node_key().short().to_string();
+    Ok(JoinReport { mesh, node_id, node_name, returned: true, dir, ..JoinReport::default() })
+}
+
 impl Local for ThisHost {
     fn init(&self, options: InitOptions) -> Result<InitReport> {
         let files = Files::new(options.dir.clone());
@@ -137,6 +144,9 @@ impl Local for ThisHost {
 
     fn join(&self, options: JoinOptions) -> Result<JoinReport> {
         let files = Files::new(options.dir.clone());
+        if files.is_member() && files.come_back()? {
+            return returned(&files, options.dir);
+        }
         let text = options.token.as_deref().ok_or_else(|| {
             anyhow!("no token: say --token @FILE, --token - or SKEIN_TOKEN, as `init` printed it")
         })?;
@@ -164,6 +174,7 @@ impl Local for ThisHost {
             not_after: offline::rfc3339(joined.not_after),
             services: joined.grant.services.iter().map(ToString::to_string).collect(),
             issuer: joined.issuer,
+            returned: false,
             advertises,
             files: vec![files.roots(), files.node_key(), files.node_chain()],
             dir: options.dir,

@@ -1,7 +1,7 @@
 //! The command line: one file per group of verbs, all in the shape
 //! arguments -> one question -> one printed value -> exit code.
 //!
-//! Exit codes: 0 done, 1 failed, 2 usage, 3 degraded or partly done, 4 would change.
+//! Exit codes: 0 done, 1 failed, 2 usage, 3 degraded or partly done, 4 would change, 5 has left.
 //! What a verb needs of this host's keys and files is behind [`hooks::Local`].
 
 mod agent;
@@ -152,7 +152,7 @@ enum Verb {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 degraded or partly done, 4 would change.
+Exit codes: 0 done, 1 failed, 2 usage, 3 degraded or partly done, 4 would change, 5 has left.
 Secrets never stand in arguments: @FILE, -, or an environment variable.";
 
 /// Runs the program with this process's arguments.

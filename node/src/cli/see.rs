@@ -244,7 +244,13 @@ impl Show for ServiceDetail {
         let mut rows = Rows::new(&heading, "no endpoints known");
         for e in &self.endpoints {
             let (id, zone, status) = (e.id.clone(), e.zone.clone(), e.status.clone());
-            let (weight, reason) = (e.weight.to_string(), e.reason.clone().unwrap_or_default());
+            let reason = e.reason.clone().unwrap_or_default();
+            let reason = match (reason.as_str(), e.note.as_str()) {
+                (_, "") => reason,
+                ("", note) => note.to_owned(),
+                (reason, note) => format!("{reason}: {note}"),
+            };
+            let weight = e.weight.to_string();
             let version = e.version.clone().unwrap_or_default();
             match wide {
                 true => {

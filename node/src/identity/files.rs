@@ -93,6 +93,31 @@ impl Files {
         self.directory.join("policy-at-join")
     }
 
+    /// That this host has left its mesh, and comes back only when a person says so.
+    pub fn left(&self) -> PathBuf {
+        self.directory.join("left")
+    }
+
+    /// Whether this host has left its mesh.
+    pub fn has_left(&self) -> bool {
+        self.left().exists()
+    }
+
+    /// This host leaves its mesh: also over restarts of its agent.
+    pub fn leave(&self) -> Result<(), FileError> {
+        file::write(&self.left(), b"this host has left its mesh: skein join\n", file::PUBLIC)
+    }
+
+    /// This host is back. Whether it had left.
+    pub fn come_back(&self) -> Result<bool, FileError> {
+        let path = self.left();
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(FileError::Unwritable { path, error }),
+        }
+    }
+
     /// Whether this host has a certificate.
     pub fn is_member(&self) -> bool {
         self.node_chain().exists()

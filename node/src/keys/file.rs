@@ -166,8 +166,13 @@ fn chown(path: &Path, user: &str) -> String {
     format!("run `chown {user}: {}` as root", path.display())
 }
 
+/// Whether this user can read a file.
+pub fn readable(path: &Path) -> Result<(), FileError> {
+    File::open(path).map(drop).map_err(|error| reading(path, error))
+}
+
 /// A user as people know it.
-fn user_name(id: u32) -> String {
+pub fn user_name(id: u32) -> String {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let found = users.lines().find_map(|line| {
         let mut fields = line.split(':');

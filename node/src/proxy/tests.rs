@@ -103,6 +103,7 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             tags: Vec::new(),
             meta: Vec::new(),
             target: String::new(),
+            set_aside: None,
         }),
         usable,
     }

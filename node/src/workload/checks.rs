@@ -182,7 +182,7 @@ impl Checks {
                 })
                 .collect();
             let worst = checks.values().map(|state| state.health).max();
-            InstanceHealth { health: worst.unwrap_or(Health::Passing), checks }
+            InstanceHealth { health: worst.unwrap_or(Health::Passing), checks, set_aside: None }
         };
         plan.instances()
             .map(|(_, instance)| (instance.id.clone(), of(&instance.id, &instance.checks)))

@@ -10,8 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use skein_protocol::{limits, name::Hash};
+use skein_protocol::{
+    limits,
+    name::{Hash, ServiceName},
+};
 
+use super::handle::Held;
 use crate::keys::file;
 
 /// The places under the agent's directory.
@@ -32,6 +36,26 @@ impl Disk {
     /// The file of applied documents.
     pub(crate) fn applied_path(&self) -> PathBuf {
         self.dir.join("applied.yaml")
+    }
+
+    /// The file of what a person set aside.
+    pub(crate) fn holds_path(&self) -> PathBuf {
+        self.dir.join("set-aside.json")
+    }
+
+    /// What a person set aside, by service; empty where nothing ever was.
+    pub(crate) fn holds(&self) -> io::Result<Vec<(Option<ServiceName>, Held)>> {
+        match fs::read_to_string(self.holds_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+            Ok(text) => serde_json::from_str(&text).map_err(io::Error::other),
+        }
+    }
+
+    /// Writes what a person set aside.
+    pub(crate) fn write_holds(&self, holds: &[(Option<ServiceName>, Held)]) -> io::Result<()> {
+        let text = serde_json::to_string(holds).map_err(io::Error::other)?;
+        write(&self.holds_path(), &text)
     }
 
     fn last_good_dir(&self) -> PathBuf {

@@ -105,7 +105,8 @@ fn keep_good(
     let mut refused = Vec::new();
     for (candidate, choice) in candidates.iter().zip(chosen) {
         match (&choice.refusal, &candidate.fresh) {
-            (Some(refusal), _) if candidate.named => {
+            // Without a last good content there is nothing to go on with.
+            (Some(refusal), _) if candidate.named && choice.documents.is_empty() => {
                 refused.push((candidate.path.clone(), refusal.clone()));
             }
             (None, Ok((text, _))) => {
@@ -215,7 +216,7 @@ fn refused(candidate: &Candidate, choice: &Choice, refusal: &Refusal) -> Problem
     let kept = if choice.documents.is_empty() {
         "nothing of it holds"
     } else {
-        "its last good content holds"
+        "its last good content holds, also over a restart"
     };
     let why = match refusal {
         Refusal::Unreadable(why) => why.clone(),

@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{ChangeError, Outcome, Snapshot};
 
 /// A person's word that a service takes no new calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Hold {
     /// Set aside until the hold is lifted.
     Maintenance,
@@ -20,7 +21,21 @@ pub enum Hold {
     Draining,
 }
 
+/// The same as it is held, with the reason for people; empty where none was said.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Held {
+    /// How.
+    pub hold: Hold,
+    /// Why.
+    pub reason: String,
+}
+
 impl Hold {
+    /// The word of the command line.
+    pub fn word(self) -> &'static str {
+        self.health().word()
+    }
+
     pub(super) fn health(self) -> Health {
         match self {
             Self::Maintenance => Health::Maintenance,
@@ -57,7 +72,7 @@ pub(super) enum Command {
     },
     Hold {
         service: Option<ServiceName>,
-        hold: Option<Hold>,
+        held: Option<Held>,
         reply: oneshot::Sender<()>,
     },
     Reload(oneshot::Sender<()>),
@@ -101,10 +116,10 @@ impl WorkloadHandle {
         self.ask(command).await.ok_or(ChangeError::Stopped)?
     }
 
-    /// Holds calls off a service, or off all (`None`), until a hold of `None` lifts it. Does not
-    /// outlive the agent.
-    pub async fn hold(&self, service: Option<ServiceName>, hold: Option<Hold>) {
-        let command = |reply| Command::Hold { service, hold, reply };
+    /// Holds calls off a service, or off all (`None`), until a hold of `None` lifts it, over a restart
+    /// of the agent as well.
+    pub async fn hold(&self, service: Option<ServiceName>, held: Option<Held>) {
+        let command = |reply| Command::Hold { service, held, reply };
         self.ask(command).await;
     }
 

@@ -41,7 +41,7 @@ use self::{
 };
 pub use self::{
     documents::{Change, ChangeError, Outcome},
-    handle::{Hold, TtlReport, WorkloadHandle},
+    handle::{Held, Hold, TtlReport, WorkloadHandle},
     host::addresses,
     status::{CheckState, InstanceHealth, Owned, Owner, Problem, Severity, Snapshot},
 };
@@ -52,6 +52,9 @@ const COMMANDS: usize = 16;
 const SETTLE: Duration = Duration::from_millis(20);
 /// How often files are read though nothing woke us: file systems without notices, new addresses.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the word of a person waits for its write.
+const HOLDS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the workload needs to start.
 #[derive(Clone, Debug)]
@@ -91,7 +94,9 @@ pub struct Workload {
     assembly: Assembly,
     /// What disturbs the workload itself: watching, reading, its disk.
     troubles: Vec<Problem>,
-    holds: BTreeMap<Option<ServiceName>, Hold>,
+    holds: BTreeMap<Option<ServiceName>, Held>,
+    /// Whether the disk has them.
+    holds_kept: bool,
     checks: Checks,
     snapshot: watch::Sender<Arc<Snapshot>>,
 }
@@ -120,6 +125,7 @@ impl Workload {
         }));
         let inputs = inputs(&config);
         let applied = stored(&disk, &inputs, &mut troubles)?;
+        let holds = held(&disk, &mut troubles);
         let files = scan(&config.files).map_err(StartError::File)?;
         let assembly = assemble(files, &applied, &inputs, &disk);
         if !assembly.refused.is_empty() {
@@ -138,6 +144,7 @@ impl Workload {
             health: BTreeMap::new(),
             documents: Vec::new(),
             problems: Vec::new(),
+            holds: holds.clone(),
             mesh_base: None,
         }));
         let mut workload = Self {
@@ -146,7 +153,8 @@ impl Workload {
             applied,
             assembly,
             troubles,
-            holds: BTreeMap::new(),
+            holds,
+            holds_kept: true,
             checks,
             snapshot,
         };
@@ -181,7 +189,10 @@ impl Workload {
                     settle(&mut watch).await;
                     self.reread().await;
                 }
-                _ = look.tick() => self.reread().await,
+                _ = look.tick() => {
+                    self.keep_holds().await;
+                    self.reread().await;
+                }
             }
         }
     }
@@ -209,12 +220,15 @@ impl Workload {
             Command::Delete { id, dry_run, reply } => {
                 drop(reply.send(self.delete(&id, dry_run).await));
             }
-            Command::Hold { service, hold, reply } => {
-                match hold {
-                    Some(hold) => drop(self.holds.insert(service, hold)),
+            Command::Hold { service, held, reply } => {
+                match held {
+                    Some(held) => drop(self.holds.insert(service, held)),
                     None => drop(self.holds.remove(&service)),
                 }
+                self.holds_kept = false;
+                // It holds whether or not it can be kept.
                 self.publish();
+                self.keep_holds().await;
                 let _ = reply.send(());
             }
             Command::Reload(reply) => {
@@ -227,6 +241,32 @@ impl Workload {
                 drop(reply.send(told));
             }
         }
+    }
+
+    /// Writes what a person set aside, if the disk does not have it.
+    async fn keep_holds(&mut self) {
+        if self.holds_kept {
+            return;
+        }
+        let (disk, holds) = (self.disk.clone(), self.holds.clone().into_iter().collect::<Vec<_>>());
+        let written = tokio::task::spawn_blocking(move || disk.write_holds(&holds));
+        let failed = match timeout(HOLDS_PATIENCE, written).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(error))) => Some(error.to_string()),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the disk does not answer".to_owned()),
+        };
+        self.holds_kept = failed.is_none();
+        let file = self.disk.holds_path().display().to_string();
+        self.troubles.retain(|problem| problem.subject != file);
+        self.troubles.extend(failed.map(|why| {
+            let text = format!(
+                "what is set aside here holds, but a restart would not know of it: {why}; it is \
+                 written as soon as it can be"
+            );
+            Problem::new(&file, text)
+        }));
+        self.publish();
     }
 
     async fn apply(
@@ -308,7 +348,8 @@ impl Workload {
             let own = self.holds.get(&Some(registration.service.clone()));
             let hold = own.or_else(|| self.holds.get(&None));
             if let (Some(hold), Some(found)) = (hold, health.get_mut(&instance.id)) {
-                found.health = hold.health();
+                found.health = hold.hold.health();
+                found.set_aside = Some(hold.reason.clone()).filter(|reason| !reason.is_empty());
             }
         }
         let mut problems = self.troubles.clone();
@@ -317,6 +358,7 @@ impl Workload {
             let same = *last.plan == *plan
                 && last.health == health
                 && last.problems == problems
+                && last.holds == self.holds
                 && last.documents == self.assembly.documents;
             if !same {
                 *last = Arc::new(Snapshot {
@@ -325,6 +367,7 @@ impl Workload {
                     health,
                     documents: self.assembly.documents.clone(),
                     problems,
+                    holds: self.holds.clone(),
                     mesh_base: mesh_base(&self.assembly.documents, &self.config.dir),
                 });
             }
@@ -340,6 +383,20 @@ async fn settle(watch: &mut Watch) {
             return;
         }
     }
+}
+
+/// What a person set aside before the agent stopped.
+fn held(disk: &Disk, troubles: &mut Vec<Problem>) -> BTreeMap<Option<ServiceName>, Held> {
+    let holds = disk.holds().unwrap_or_else(|error| {
+        let file = disk.holds_path();
+        let text = format!(
+            "what was set aside here before is not known: {error}; set it aside again, which writes \
+             it anew"
+        );
+        troubles.push(Problem::new(file.display(), text));
+        Vec::new()
+    });
+    holds.into_iter().collect()
 }
 
 fn inputs(config: &WorkloadConfig) -> Inputs {

@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use skein_protocol::{
     manifest::{Document, DocumentId, Kind, Plan, kinds::CheckKind},
-    name::Label,
+    name::{Label, ServiceName},
     record::node::{Health, Instance, InstanceId},
 };
+
+use super::handle::Held;
 
 /// All that the workload tells the rest of the agent. A new one for every change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Snapshot {
     pub documents: Vec<Owned>,
     /// What is wrong, and what is only worth knowing.
     pub problems: Vec<Problem>,
+    /// What a person set aside: services, or all of this host (`None`).
+    pub holds: BTreeMap<Option<ServiceName>, Held>,
     /// The directory to which paths in the ServiceMesh document are relative.
     pub mesh_base: Option<PathBuf>,
 }
@@ -32,8 +36,10 @@ impl Snapshot {
             .plan
             .instances()
             .map(|(_, planned)| {
-                let health = self.health.get(&planned.id);
-                planned.instance(health.map_or(Health::Critical, |found| found.health))
+                let found = self.health.get(&planned.id);
+                let health = found.map_or(Health::Critical, |found| found.health);
+                let set_aside = found.and_then(|found| found.set_aside.clone());
+                Instance { set_aside, ..planned.instance(health) }
             })
             .collect();
         instances.sort_by(|one, other| one.id.cmp(&other.id));
@@ -75,6 +81,8 @@ pub struct InstanceHealth {
     pub health: Health,
     /// Its checks, by name.
     pub checks: BTreeMap<Label, CheckState>,
+    /// Why a person set it aside, if one did and said so.
+    pub set_aside: Option<String>,
 }
 
 /// What a check found when its status last changed.

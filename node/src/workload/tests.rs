@@ -331,13 +331,75 @@ async fn a_hold_outranks_checks_until_it_is_lifted() {
         let instances = bench.now().instances();
         instances.iter().map(|instance| instance.health).collect()
     };
-    bench.handle.hold(Some(web.clone()), Some(Hold::Maintenance)).await;
+    let held = |hold| Some(Held { hold, reason: String::new() });
+    bench.handle.hold(Some(web.clone()), held(Hold::Maintenance)).await;
     assert_eq!(healths(), [Health::Passing, Health::Maintenance]);
-    bench.handle.hold(None, Some(Hold::Draining)).await;
+    bench.handle.hold(None, held(Hold::Draining)).await;
     assert_eq!(healths(), [Health::Draining, Health::Maintenance]);
     bench.handle.hold(Some(web), None).await;
     bench.handle.hold(None, None).await;
     assert_eq!(healths(), [Health::Passing, Health::Passing]);
+}
+
+#[tokio::test]
+async fn what_a_person_set_aside_and_why_lasts_over_a_restart() {
+    let bench =
+        Bench::new(&[("a.yaml", &registry("web", PLAIN)), ("b.yaml", &registry("db", PLAIN))]);
+    let web: ServiceName = "shop/web".parse().unwrap();
+    let kernel = Held { hold: Hold::Maintenance, reason: "kernel update".to_owned() };
+    bench.handle.hold(Some(web.clone()), Some(kernel.clone())).await;
+    let bench = bench.restart().await;
+    let found: Vec<(Health, Option<String>)> =
+        bench.now().instances().into_iter().map(|one| (one.health, one.set_aside)).collect();
+    let aside = (Health::Maintenance, Some("kernel update".to_owned()));
+    assert_eq!(found, [(Health::Passing, None), aside]);
+    assert_eq!(bench.now().holds, BTreeMap::from([(Some(web.clone()), kernel)]));
+    bench.handle.hold(Some(web), None).await;
+    let drained = Held { hold: Hold::Draining, reason: String::new() };
+    bench.handle.hold(None, Some(drained.clone())).await;
+    let bench = bench.restart().await;
+    assert_eq!(bench.now().holds, BTreeMap::from([(None, drained)]));
+    assert!(bench.now().instances().iter().all(|one| one.health == Health::Draining));
+    bench.handle.hold(None, None).await;
+    let bench = bench.restart().await;
+    assert!(bench.now().instances().iter().all(|one| one.health == Health::Passing));
+}
+
+#[tokio::test]
+async fn what_is_set_aside_holds_though_it_cannot_be_kept_and_that_is_said_until_it_is() {
+    let bench = Bench::new(&[("a.yaml", &registry("web", PLAIN))]);
+    // A directory in its place: nobody can write the file, root neither.
+    let file = bench.dir.path().join("set-aside.json");
+    fs::create_dir_all(file.join("x")).unwrap();
+    let held = Held { hold: Hold::Maintenance, reason: String::new() };
+    bench.handle.hold(None, Some(held)).await;
+    assert_eq!(bench.now().instances()[0].health, Health::Maintenance);
+    let told = bench.now().problems[0].text.clone();
+    assert!(told.contains("a restart would not know of it"), "{told}");
+    fs::remove_dir_all(&file).unwrap();
+    bench.until(|snapshot| !snapshot.is_degraded()).await;
+    let bench = bench.restart().await;
+    assert_eq!(bench.now().instances()[0].health, Health::Maintenance);
+}
+
+#[tokio::test]
+async fn a_file_that_is_named_and_went_bad_does_not_keep_the_agent_from_starting() {
+    let bench = Bench::new(&[("a.yaml", &registry("web", PLAIN))]);
+    let named = bench.files.path().join("a.yaml");
+    let dir = tempfile::tempdir().unwrap();
+    let begin = || start(config(vec![named.clone()], dir.path()));
+    let (handle, task, stop) = begin().unwrap();
+    stop.send(true).unwrap();
+    task.await.unwrap();
+    assert_eq!(services(&handle.snapshot.borrow()), ["shop/web"]);
+    fs::write(&named, "nonsense: [").unwrap();
+    let (handle, ..) = begin().unwrap();
+    let snapshot = Arc::clone(&handle.snapshot.borrow());
+    assert_eq!(services(&snapshot), ["shop/web"]);
+    assert!(snapshot.problems[0].text.contains("also over a restart"), "{:?}", snapshot.problems);
+    // One that was never good has nothing to go on with.
+    let fresh = tempfile::tempdir().unwrap();
+    assert!(start(config(vec![named], fresh.path())).is_err());
 }
 
 #[tokio::test]

@@ -81,6 +81,7 @@ pub(super) fn instance(service: &str) -> Instance {
         tags: Vec::new(),
         meta: Vec::new(),
         target: "127.0.0.1:8080".to_owned(),
+        set_aside: None,
     }
 }
 

@@ -104,6 +104,7 @@ impl PlannedInstance {
             tags: self.tags.clone(),
             meta: self.meta.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             target: target.map(ToString::to_string).unwrap_or_default(),
+            set_aside: None,
         }
     }
 

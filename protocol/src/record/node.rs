@@ -148,6 +148,8 @@ pub struct Instance {
     pub meta: Vec<(String, String)>,
     /// Where the process listens on its host, for people: `127.0.0.1:8080`, `unix:/run/x.sock`.
     pub target: String,
+    /// Why a person set it aside, if one did and said so.
+    pub set_aside: Option<String>,
 }
 
 /// `document/endpoint` of the host that serves it.
@@ -233,7 +235,8 @@ fn shown(what: &'static str, text: &str, limit: usize) -> Result<(), Unfit> {
     }
 }
 
-const SHOWN_BYTES: usize = 256;
+/// A text that is only shown.
+pub const SHOWN_BYTES: usize = 256;
 
 impl NodeRecord {
     /// Checks what a signature cannot prove: counts, order and the length of texts.
@@ -259,6 +262,7 @@ impl Instance {
         at_most("tags", self.tags.len(), limits::PORTS_MAX)?;
         at_most("meta", self.meta.len(), limits::PORTS_MAX)?;
         shown("target", &self.target, SHOWN_BYTES)?;
+        shown("set_aside", self.set_aside.as_deref().unwrap_or_default(), SHOWN_BYTES)?;
         shown("image", self.image.as_deref().unwrap_or_default(), SHOWN_BYTES)?;
         for port in &self.ports {
             at_most("hosts", port.hosts.len(), limits::PORTS_MAX)?;

@@ -43,6 +43,7 @@ fn content() -> NodeRecord {
         tags: vec!["blue".parse().unwrap()],
         meta: vec![("team".to_owned(), "shop".to_owned())],
         target: "127.0.0.1:8080".to_owned(),
+        set_aside: None,
     };
     let address =
         Address { network: "default".parse().unwrap(), ip: [10, 0, 0, 1].into(), port: 7400 };

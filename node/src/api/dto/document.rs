@@ -46,6 +46,8 @@ pub struct InstanceStatus {
     pub id: String,
     /// `passing`, `warning`, `critical`, `maintenance` or `draining`.
     pub status: String,
+    /// Why a person set it aside; empty if nobody did or said why.
+    pub note: String,
     /// Its checks.
     pub checks: Vec<CheckStatus>,
 }

@@ -26,18 +26,22 @@ pub struct DrainRequest {
     pub wait_ms: u64,
     /// Take calls again instead.
     pub undo: bool,
+    /// Why, for those who see it.
+    pub reason: String,
 }
 
 /// What came of a drain.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DrainReport {
-    /// Services that take no new calls here.
+    /// Services that take no new calls here, or take them again.
     pub services: Vec<String>,
     /// Connections that are still live.
     pub connections: u64,
     /// How far the news got.
     pub visible: Visible,
+    /// Whether they take calls again.
+    pub undone: bool,
 }
 
 /// Set instances aside until told otherwise.
@@ -56,10 +60,14 @@ pub struct MaintenanceRequest {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MaintenanceReport {
-    /// Services set aside here now.
+    /// Services set aside here now, or in use again.
     pub services: Vec<String>,
     /// How far the news got.
     pub visible: Visible,
+    /// Whether they are set aside.
+    pub on: bool,
+    /// Why.
+    pub reason: String,
 }
 
 /// Drain, then out of the mesh.
@@ -78,6 +86,8 @@ pub struct LeaveReport {
     pub visible: Visible,
     /// Files that were deleted.
     pub purged: Vec<String>,
+    /// That it does not last, if so.
+    pub warning: String,
 }
 
 /// What a new join token allows.

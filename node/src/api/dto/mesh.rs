@@ -227,6 +227,8 @@ pub struct EndpointInfo {
     pub version: Option<String>,
     /// Why it is not used, or only as last choice; none when it is used.
     pub reason: Option<String>,
+    /// Why a person set it aside; empty if nobody did or said why.
+    pub note: String,
 }
 
 /// Where this host listens for a service.

@@ -50,6 +50,7 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             tags: Vec::new(),
             meta: Vec::new(),
             target: String::new(),
+            set_aside: None,
         }),
         usable,
     }
