@@ -508,9 +508,16 @@ pub const METRIC_SERVICES: usize = 512;
 /// Commands that wait for the driver: each is small or a frame, and a sender waits when it is
 /// full, so that a peer that floods slows itself.
 pub const DRIVER_QUEUE: usize = 1024;
-/// Frames that wait for one link's writer; a peer that lets it fill loses the link. A pull of
-/// 1 MiB and a flood of all nodes' records fit.
+/// Frames that wait for one link's writer; a peer that lets it fill loses the link.
 pub const LINK_QUEUE: usize = 8192;
+/// Bytes of them beyond which a peer loses the link: a whole set of revocations, 5 MB, fits.
+pub const LINK_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of them beyond which records, versions and heads are dropped: one answer to a pull fits,
+/// and the next exchange tells the rest to who has read it.
+pub const LINK_QUEUE_BULK: usize = 1280 * 1024;
+/// Bytes of records and versions that one peer is answered with at once, and from then on each
+/// second: all that 2,700 nodes say, then as fast as a good link carries it.
+pub const ANSWERED_BURST: usize = 4 * 1024 * 1024;
 /// chitchat messages from peers that wait.
 pub const GOSSIP_WAITING: usize = 256;
 

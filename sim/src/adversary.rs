@@ -12,7 +12,7 @@ use skein_protocol::{
     record::{Bundle, OwnChain, Verified, node::NodeRecord},
     store::Head,
     trust::{Chain, issue},
-    wire::frame::{Frame, HeadRange},
+    wire::frame::{Frame, HeadRange, ProbeFor},
 };
 
 use crate::{
@@ -47,11 +47,18 @@ pub enum Attack {
     Flood,
     /// Requests for the records of everybody, of those whose keys have ended too.
     AskAll,
+    /// Word that it hears of everybody, which nobody asked for.
+    Shield,
+    /// Heads of thousands of hosts that do not exist, to be asked for them and nothing else.
+    Invent,
+    /// Requests for one record, thousands of times.
+    Greed,
 }
 
 impl Attack {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
+    /// All of them. Plans draw the first [`Self::FIRST`] from the dice of their seed, the others
+    /// from dice of their own, so that a seed means what it meant.
+    pub const ALL: [Self; 15] = [
         Self::Forge,
         Self::Overreach,
         Self::Replay,
@@ -64,7 +71,12 @@ impl Attack {
         Self::LyingHeads,
         Self::Flood,
         Self::AskAll,
+        Self::Shield,
+        Self::Invent,
+        Self::Greed,
     ];
+    /// How many a plan draws from its seed's own dice.
+    pub const FIRST: usize = 12;
 }
 
 impl Attack {
@@ -83,6 +95,9 @@ impl Attack {
             Self::LyingHeads => "heads of what is not there",
             Self::AskAll => "requests for everything",
             Self::Flood => "the same frame a hundred times",
+            Self::Shield => "word of hosts that nobody asked about",
+            Self::Invent => "heads of thousands that are not",
+            Self::Greed => "one record asked for without end",
         }
     }
 }
@@ -95,6 +110,14 @@ pub fn keeps_back(me: &NodeKey, bytes: &[u8]) -> bool {
         Ok(Frame::Revocations(run)) => !run.statements.is_empty(),
         Ok(Frame::Heads(_) | Frame::Heard(_)) => true,
         _ => false,
+    }
+}
+
+/// What an adversary says at once when it is asked whether it hears of a node: that it does.
+pub fn shields(bytes: &[u8]) -> Option<Frame> {
+    match Frame::decode(bytes) {
+        Ok(Frame::ProbeFor(probe)) => Some(Frame::Heard(probe)),
+        _ => None,
     }
 }
 
@@ -174,6 +197,30 @@ pub fn attack(world: &mut World, who: usize, attack: Attack, rng: &mut StdRng) {
             heads.dedup_by_key(|(key, _)| *key);
             let range = HeadRange { from: NodeKey([0; 32]), to: NodeKey([0xff; 32]), heads };
             everywhere(world, who, &peers, &Frame::Heads(range));
+        }
+        Attack::Shield => {
+            for subject in 0..world.nodes.len() {
+                let probe = ProbeFor { id: rng.random(), subject: world.key(subject) };
+                everywhere(world, who, &peers, &Frame::Heard(probe));
+            }
+        }
+        Attack::Invent => {
+            for _ in 0..4 {
+                let heads = (0..limits::HEADS_PER_FRAME).map(|_| {
+                    let key = NodeKey(rng.random());
+                    (key, Head { sequence: 1, hash: skein_protocol::name::Hash(key.0) })
+                });
+                let mut heads: Vec<(NodeKey, Head)> = heads.collect();
+                heads.sort_by_key(|(key, _)| *key);
+                let range = HeadRange { from: NodeKey([0; 32]), to: NodeKey([0xff; 32]), heads };
+                everywhere(world, who, &peers, &Frame::Heads(range));
+            }
+        }
+        Attack::Greed => {
+            let frame = Frame::Pull(vec![world.key(victim); limits::PULLS_PER_FRAME]);
+            for _ in 0..20 {
+                everywhere(world, who, &peers, &frame);
+            }
         }
         Attack::Flood => {
             if let Some(bundle) = said(world, who, victim) {

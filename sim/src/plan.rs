@@ -262,6 +262,7 @@ impl Plan {
             draft.family(*family, &adversaries);
         }
         draft.edits(seed);
+        draft.further_attacks(seed, &adversaries);
         if on(Family::Crashes) {
             draft.end_for_good();
         }
@@ -394,6 +395,19 @@ impl Draft {
         self.rng.random_range(0..self.chaos)
     }
 
+    /// Attacks that came later, from dice of their own.
+    fn further_attacks(&mut self, seed: u64, adversaries: &BTreeSet<usize>) {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x6c61_7465);
+        for who in adversaries {
+            for _ in 0..rng.random_range(2..8) {
+                let at = rng.random_range(0..self.chaos);
+                let later = Attack::ALL.get(Attack::FIRST..).unwrap_or_default();
+                let attack = later.get(rng.random_range(0..later.len().max(1)));
+                self.put(at, Action::Attack(*who, attack.copied().unwrap_or(Attack::Shield)));
+            }
+        }
+    }
+
     fn put(&mut self, at: u64, action: Action) {
         self.schedule.push((at, action));
     }
@@ -465,7 +479,7 @@ impl Draft {
                 for who in adversaries {
                     for _ in 0..self.rng.random_range(3..25) {
                         let at = self.at();
-                        let pick = self.rng.random_range(0..Attack::ALL.len());
+                        let pick = self.rng.random_range(0..Attack::FIRST);
                         let attack = Attack::ALL.get(pick).copied().unwrap_or(Attack::Forge);
                         self.put(at, Action::Attack(*who, attack));
                     }

@@ -98,6 +98,11 @@ impl Run {
                 node.silent = true;
             }
         }
+        for shield in &plan.adversaries {
+            if let Some(node) = world.nodes.get_mut(*shield) {
+                node.shields = true;
+            }
+        }
         Ok(Self {
             world,
             done: Vec::new(),

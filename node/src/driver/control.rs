@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::queue::Inbox;
 use super::{Command, DriverHandle};
 use crate::{
     gossip::{self, Incoming, Outgoing, link_ends},
@@ -100,7 +101,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Carries frames until the link ends, then says so.
-    pub(super) async fn run(self, begun: Option<ControlLink>, queue: mpsc::Receiver<Bytes>) {
+    pub(super) async fn run(self, begun: Option<ControlLink>, queue: Inbox) {
         let opened = match begun {
             Some(control) => Ok(control),
             None => timeout(HELLO_TIMEOUT, ControlLink::open(&*self.mux))
@@ -117,7 +118,7 @@ impl Run {
         self.commands.tell(Command::Ended(self.number, code)).await;
     }
 
-    async fn carry(&self, control: ControlLink, queue: mpsc::Receiver<Bytes>) -> io::Error {
+    async fn carry(&self, control: ControlLink, queue: Inbox) -> io::Error {
         let ControlLink { send, receive } = control;
         let (outgoing, incoming) = link_ends();
         tokio::select! {
@@ -184,10 +185,10 @@ impl Run {
 /// sent before it, and the queues ahead may have dropped something.
 async fn write_all(
     mut send: Box<dyn SendHalf>,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: Inbox,
     mut outgoing: Outgoing,
 ) -> io::Error {
-    while let Some(queued) = queue.recv().await {
+    while let Some(queued) = queue.next().await {
         let frame = match queued.split_first() {
             Some((&frame::GOSSIP, message)) => match outgoing.encode(message) {
                 Ok(mut short) => {

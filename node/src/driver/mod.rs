@@ -6,6 +6,7 @@
 //!        run on a thread of their own.
 
 mod control;
+mod queue;
 mod verify;
 
 use std::{
@@ -35,7 +36,7 @@ use tokio::{
 };
 
 pub use self::control::{ControlLink, first_hello};
-use self::verify::Verifier;
+use self::{queue::Outbox, verify::Verifier};
 use crate::{
     clock::Clock,
     disk::{Disk, Writer, Written},
@@ -189,7 +190,7 @@ pub struct Driver {
 /// A control link and the way to its writer.
 struct Attached {
     view: LinkView,
-    frames: mpsc::Sender<Bytes>,
+    frames: Outbox,
 }
 
 /// Lines for people that wait to be written.
@@ -331,7 +332,7 @@ impl Driver {
         };
         let chain = Arc::new(verified.clone());
         let number = LinkId(self.numbers.fetch_add(1, Ordering::Relaxed));
-        let (frames, queue) = mpsc::channel(limits::LINK_QUEUE);
+        let (frames, queue) = queue::queue();
         let mux: Arc<dyn Mux> = link.mux.clone();
         let view = LinkView {
             peer: chain.key,
@@ -368,7 +369,7 @@ impl Driver {
         frame.push(skein_protocol::wire::frame::GOSSIP);
         frame.extend_from_slice(message);
         // Hints: a full queue loses them.
-        let _ = link.frames.try_send(frame.into());
+        let _ = link.frames.put(frame.into());
     }
 
     fn drain(&mut self) {
@@ -412,7 +413,7 @@ impl Driver {
 
     fn send(&mut self, link: LinkId, bytes: Bytes) {
         let Some(attached) = self.links.get(&link) else { return };
-        if attached.frames.try_send(bytes).is_err() {
+        if attached.frames.put(bytes).is_err() {
             // It does not read: better no link than one that is far behind.
             self.close(link, CloseCode::Timeout);
             self.handle(Input::Disconnected(link));

@@ -4,16 +4,21 @@
 //! parts in which it differs; then each asks for what it lacks. A few bytes for each part, and
 //! heads of what differs, in the place of all heads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use rand::RngExt;
 
 use super::{Engine, LinkId};
 use crate::{
-    clock::{Now, Tick},
+    clock::{Now, Tick, millis},
     limits,
     name::{Hash, NodeKey},
     planted::{Planted, planted},
+    record::Bundle,
     store::{Head, Standing, heads},
     wire::frame::{Frame, HeadRange, Parts},
 };
@@ -37,6 +42,32 @@ pub(super) struct Exchange {
     pub(super) revocations: Option<Tick>,
     /// The same of the policy roots.
     pub(super) policy: Option<Tick>,
+    answers: Answers,
+}
+
+/// Bytes that a peer may still be answered with. What is over is left to the next exchange.
+#[derive(Debug)]
+struct Answers {
+    left: usize,
+    at: Tick,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { left: limits::ANSWERED_BURST, at: Tick(0) }
+    }
+}
+
+impl Answers {
+    fn take(&mut self, now: Tick, bytes: usize) -> bool {
+        let passed = usize::try_from(millis(now.since(self.at))).unwrap_or(usize::MAX);
+        let back = passed.saturating_mul(limits::ANSWERED_BURST / 1000);
+        self.left = self.left.saturating_add(back).min(limits::ANSWERED_BURST);
+        self.at = now;
+        let taken = self.left.checked_sub(bytes);
+        self.left = taken.unwrap_or(self.left);
+        taken.is_some()
+    }
 }
 
 /// Something that was asked for may be asked for again, of another, after this.
@@ -64,6 +95,12 @@ impl Exchange {
 }
 
 impl Engine {
+    /// Whether a peer may be answered with so many bytes more.
+    pub(super) fn may_answer(&mut self, now: Now, link: LinkId, bytes: usize) -> bool {
+        let exchange = self.links.exchange(link);
+        exchange.is_some_and(|exchange| exchange.answers.take(now.tick, bytes))
+    }
+
     /// A peer said where it stands.
     pub(super) fn compare(&mut self, now: Now, link: LinkId, theirs: Hash) {
         let ours = self.store.root();
@@ -197,12 +234,11 @@ impl Engine {
     }
 
     pub(super) fn pull(&mut self, now: Now, link: LinkId, lacking: Vec<(NodeKey, u64)>) {
-        self.spread.pulling.retain(|_, (_, at)| now.tick.since(*at) < PULL_AGAIN);
+        let pulls = &mut self.spread.pulls;
+        pulls.forget(now.tick);
         let mut ask = Vec::new();
         for (origin, sequence) in lacking {
-            let asked = self.spread.pulling.get(&origin).is_some_and(|(s, _)| *s >= sequence);
-            if !asked && self.spread.pulling.len() < limits::NODES_MAX {
-                self.spread.pulling.insert(origin, (sequence, now.tick));
+            if pulls.ask(now.tick, link, origin, sequence) {
                 ask.push(origin);
             }
         }
@@ -211,9 +247,11 @@ impl Engine {
         }
     }
 
+    /// Each record once, however often it is asked for.
     pub(super) fn answer_pull(&mut self, now: Now, link: LinkId, origins: &[NodeKey]) {
         let mut bytes = 0usize;
         let mut frames = Vec::new();
+        let origins: BTreeSet<&NodeKey> = origins.iter().collect();
         for origin in origins {
             let told = match planted(Planted::PassEnded) {
                 true => self.store.body(origin),
@@ -222,11 +260,12 @@ impl Engine {
             let Some(record) = told else {
                 continue;
             };
-            bytes = bytes.saturating_add(record.bundle().bytes());
-            if bytes > PULL_BYTES {
+            let bundle = Arc::clone(record.bundle());
+            bytes = bytes.saturating_add(bundle.bytes());
+            if bytes > PULL_BYTES || !self.may_answer(now, link, bundle.bytes()) {
                 break;
             }
-            frames.push(Frame::Record(Box::new(record.bundle().as_ref().clone())));
+            frames.push(Frame::Record(Box::new(Bundle::clone(&bundle))));
         }
         if let Some(exchange) = self.links.exchange(link)
             && !frames.is_empty()
@@ -252,6 +291,78 @@ impl Engine {
         }
     }
 }
+
+/// What was asked for: of each origin at which sequence, of whom, when.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    of: BTreeMap<NodeKey, Pull>,
+    by_link: BTreeMap<LinkId, usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pull {
+    sequence: u64,
+    at: Tick,
+    link: LinkId,
+}
+
+impl Pulls {
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn is_asked(&self, origin: &NodeKey, sequence: u64) -> bool {
+        self.of.get(origin).is_some_and(|pull| pull.sequence <= sequence)
+    }
+
+    /// Whether it is to be asked for now, and notes so. A peer holds no more of the places than
+    /// are free, so that those who invent heads leave room for one that does not; and who claims a
+    /// higher sequence than another keeps nobody from asking that one.
+    pub(super) fn ask(&mut self, now: Tick, link: LinkId, origin: NodeKey, sequence: u64) -> bool {
+        let before = self.of.get(&origin).copied();
+        if before.is_some_and(|pull| {
+            pull.sequence == sequence || pull.link == link && pull.sequence > sequence
+        }) {
+            return false;
+        }
+        let held = self.by_link.get(&link).copied().unwrap_or_default();
+        let free = PULLS_MAX.saturating_sub(self.of.len());
+        if before.is_none() && held >= free {
+            return false;
+        }
+        self.remove(&origin);
+        self.of.insert(origin, Pull { sequence, at: now, link });
+        let held = self.by_link.entry(link).or_default();
+        *held = held.saturating_add(1);
+        true
+    }
+
+    /// It came, or need not come any more.
+    pub(super) fn remove(&mut self, origin: &NodeKey) {
+        let Some(pull) = self.of.remove(origin) else { return };
+        if let Some(held) = self.by_link.get_mut(&pull.link) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.by_link.remove(&pull.link);
+            }
+        }
+    }
+
+    /// What did not come in time may be asked of another.
+    fn forget(&mut self, now: Tick) {
+        let late = |pull: &Pull| now.since(pull.at) >= PULL_AGAIN;
+        let gone: Vec<NodeKey> =
+            self.of.iter().filter(|(_, pull)| late(pull)).map(|(origin, _)| *origin).collect();
+        for origin in gone {
+            self.remove(&origin);
+        }
+    }
+}
+
+/// With one peer all nodes can be under way; with three that invent heads a fourth gets a third as
+/// many.
+pub(super) const PULLS_MAX: usize = 2 * limits::NODES_MAX;
 
 pub(super) fn next_key(key: NodeKey) -> Option<NodeKey> {
     let mut bytes = key.0;

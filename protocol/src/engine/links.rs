@@ -73,6 +73,8 @@ pub(super) struct Links {
     try_at: Tick,
 }
 
+/// A peer of which no record is believed counts as needed for so long.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A Hello must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dials of both sides at once are those younger than this.
@@ -372,7 +374,10 @@ impl Engine {
     pub(super) fn links_in_time(&mut self, now: Now) {
         let mut close = Vec::new();
         for (id, link) in &mut self.links.links {
-            let needed = self.wanted.contains(&link.peer) || !self.members.contains_key(&link.peer);
+            // One that says nothing of itself is given the time to.
+            let new = now.tick.since(link.opened) <= RECORD_TIMEOUT;
+            let unknown = new && !self.members.contains_key(&link.peer);
+            let needed = unknown || self.wanted.contains(&link.peer);
             link.idle_since = if needed { None } else { link.idle_since.or(Some(now.tick)) };
             if link.boot.is_none() && now.tick.since(link.opened) > HELLO_TIMEOUT {
                 close.push((*id, CloseCode::Timeout));

@@ -31,8 +31,11 @@ pub(super) struct Member {
     /// When the last probe of this silence was sent, and how many were.
     probed: Option<Tick>,
     probes: u32,
-    /// Our own probes failed; others were asked, until then.
-    asked_until: Option<Tick>,
+    /// Our own probes failed: the question that others were asked.
+    asking: Option<Asking>,
+    /// How often it refuted this agent's word since this agent heard it, and until when it is not
+    /// doubted again.
+    refuted: (u32, Tick),
     /// Who says that it does not answer, for its present sequence.
     witnesses: BTreeMap<NodeKey, SignedWitness>,
     /// Since when it is what it is.
@@ -45,11 +48,31 @@ pub(super) struct Member {
     starts: (u32, Tick),
 }
 
+/// A question to others whether they hear of a node. An answer counts only for it.
+#[derive(Debug)]
+struct Asking {
+    id: u64,
+    until: Tick,
+    /// Who was asked and has not answered.
+    open: BTreeSet<LinkId>,
+    /// How many must have heard of the node: most of those who were asked, so that one liar
+    /// shields nobody.
+    wanted: usize,
+}
+
 impl Member {
     /// Whether it started so often of late that it may be gone again in a moment.
     pub(super) fn is_restarting(&self, now: Tick) -> bool {
         let (starts, last) = self.starts;
         starts >= limits::RESTARTS_MAX && now.since(last) < limits::RESTARTS_WITHIN
+    }
+
+    /// It lives, and this agent does not hear it: the next doubt waits, each time twice as long,
+    /// or a host that few reach would keep the mesh busy with deaths and refutations.
+    fn was_refuted(&mut self, now: Tick) {
+        let times = self.refuted.0.saturating_add(1).min(DOUBT_DOUBLINGS);
+        let pause = limits::PROBE_EVERY.saturating_mul(1 << times);
+        self.refuted = (times, now.after(pause));
     }
 
     fn started(&mut self, now: Tick, boot: u64) {
@@ -72,6 +95,8 @@ pub(super) struct Asked {
 
 /// Members are looked at for what is over, all of them, this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// After so many refutations in a row a doubt waits no longer than it does then: 16 s.
+const DOUBT_DOUBLINGS: u32 = 4;
 /// A single witness whom no second one joins is forgotten after this.
 const LONE_WITNESS: Duration = Duration::from_secs(5);
 
@@ -98,7 +123,8 @@ impl Engine {
             heard: now.tick,
             probed: None,
             probes: 0,
-            asked_until: None,
+            asking: None,
+            refuted: (0, Tick(0)),
             witnesses: BTreeMap::new(),
             since: now.tick,
             sequence,
@@ -106,6 +132,9 @@ impl Engine {
             pace: Pace::default(),
             starts: (0, now.tick),
         });
+        if sequence > member.sequence && member.witnesses.contains_key(&self.me) {
+            member.was_refuted(now.tick);
+        }
         member.sequence = sequence;
         member.started(now.tick, host.boot);
         member.witnesses.retain(|_, witness| witness.witness.sequence >= sequence);
@@ -124,7 +153,7 @@ impl Engine {
             member.heard = member.heard.max(now.tick);
             member.probes = 0;
             member.probed = None;
-            member.asked_until = None;
+            member.asking = None;
         }
         if fresh {
             self.event(Event::Joined(node));
@@ -136,7 +165,23 @@ impl Engine {
         }
     }
 
-    /// Word of a node itself, or of somebody who had it just now.
+    /// Somebody who was asked says that it hears of a node. It is only said, so it moves nothing:
+    /// of the doubts about that node this round's is not signed, if most say so.
+    pub(super) fn heard_by(&mut self, link: LinkId, probe: ProbeFor) {
+        let Some(member) = self.members.get_mut(&probe.subject) else { return };
+        let Some(asking) = member.asking.as_mut().filter(|asking| asking.id == probe.id) else {
+            return;
+        };
+        if !asking.open.remove(&link) {
+            return;
+        }
+        asking.wanted = asking.wanted.saturating_sub(1);
+        if asking.wanted == 0 {
+            member.asking = None;
+        }
+    }
+
+    /// Word of a node itself.
     pub(super) fn contact(&mut self, now: Now, node: NodeKey) {
         let Some(member) = self.members.get_mut(&node) else {
             return;
@@ -144,7 +189,8 @@ impl Engine {
         member.heard = now.tick;
         member.probed = None;
         member.probes = 0;
-        member.asked_until = None;
+        member.asking = None;
+        member.refuted = (0, Tick(0));
         // The word of others stays until a newer record of it makes it void: whoever comes to
         // speak to it tells it, and it signs again.
         member.witnesses.remove(&self.me);
@@ -248,7 +294,7 @@ impl Engine {
                 member.heard = now.tick;
                 member.probes = 0;
                 member.probed = None;
-                member.asked_until = None;
+                member.asking = None;
             }
         }
         self.event(Event::Late(late));
@@ -340,10 +386,10 @@ impl Engine {
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
-        if quiet || member.asked_until.is_some() || member.witnesses.contains_key(&self.me) {
+        let quiet = quiet || now.tick < member.refuted.1;
+        if quiet || member.asking.is_some() || member.witnesses.contains_key(&self.me) {
             return;
         }
-        member.asked_until = Some(now.tick.after(patience));
         if member.liveness == Liveness::Alive {
             self.set_liveness(now, node, Liveness::Suspect);
         }
@@ -356,8 +402,15 @@ impl Engine {
             .collect();
         helpers.sort();
         let id = self.rng.random();
-        for (_, link) in helpers.into_iter().take(limits::INDIRECT_PROBES) {
-            self.send(link, &Frame::ProbeFor(ProbeFor { id, subject: node }));
+        let open: BTreeSet<LinkId> =
+            helpers.into_iter().take(limits::INDIRECT_PROBES).map(|(_, link)| link).collect();
+        let frame = Frame::ProbeFor(ProbeFor { id, subject: node });
+        for link in &open {
+            self.send(*link, &frame);
+        }
+        let (wanted, until) = ((open.len() / 2).saturating_add(1), now.tick.after(patience));
+        if let Some(member) = self.members.get_mut(&node) {
+            member.asking = Some(Asking { id, until, open, wanted });
         }
     }
 
@@ -369,7 +422,10 @@ impl Engine {
             self.send(link, &Frame::Heard(probe));
             return;
         }
-        if self.spread.asked.len() >= limits::PROBES_ASKED {
+        let of_link = self.spread.asked.iter().filter(|asked| asked.link == link).count();
+        if self.spread.asked.len() >= limits::PROBES_ASKED
+            || of_link >= limits::PROBES_ASKED.saturating_sub(self.spread.asked.len())
+        {
             return;
         }
         self.spread.asked.push(Asked { link, probe, until: now.tick.after(limits::DIAL_TIMEOUT) });
@@ -383,10 +439,10 @@ impl Engine {
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
-        if member.asked_until.is_none_or(|until| now.tick < until) {
+        if member.asking.as_ref().is_none_or(|asking| now.tick < asking.until) {
             return;
         }
-        member.asked_until = None;
+        member.asking = None;
         let witness = Witness {
             mesh: self.mesh,
             subject: node,

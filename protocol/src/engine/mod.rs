@@ -209,7 +209,7 @@ impl Held {
             ("links", self.links, limits::CONTROL_PEERS_MAX),
             ("early", self.early, limits::EARLY_FRAMES),
             ("jobs", self.jobs, limits::VERIFY_IN_FLIGHT + limits::REVOCATIONS_MAX),
-            ("pulling", self.pulling, limits::NODES_MAX),
+            ("pulling", self.pulling, exchange::PULLS_MAX),
             ("asked", self.asked, limits::PROBES_ASKED),
             ("deaths", self.deaths, limits::NODES_MAX),
             ("owed", self.owed, limits::OWED_MAX),
@@ -687,7 +687,7 @@ impl Engine {
             links: self.links.len(),
             early: self.links.early(),
             jobs: self.spread.jobs(),
-            pulling: self.spread.pulling(),
+            pulling: self.spread.pulls.len(),
             asked: self.spread.asked.len(),
             deaths: self.deaths.len(),
             owed: self.disk.owed(),
@@ -779,9 +779,9 @@ impl Engine {
             Frame::Pull(origins) => self.answer_pull(now, link, &origins),
             Frame::Witness(witness) => self.witness_came(now, link, witness),
             Frame::ProbeFor(probe) => self.asked_to_probe(now, link, probe),
-            Frame::Heard(probe) => self.contact(now, probe.subject),
+            Frame::Heard(probe) => self.heard_by(link, probe),
             Frame::Policy(bundle) => self.policy_came(now, Some(link), Arc::new(*bundle)),
-            Frame::Policies(range) => self.policies_came(link, &range),
+            Frame::Policies(range) => self.policies_came(now, link, &range),
             Frame::Revocations(_) | Frame::Roots(_) | Frame::Unknown(_) | Frame::Hello(_) => {}
         }
     }

@@ -150,15 +150,17 @@ impl Engine {
     }
 
     /// A peer told what it holds within a range: it is sent what it lacks. It does the same.
-    pub(super) fn policies_came(&mut self, link: LinkId, range: &PolicyRange) {
+    pub(super) fn policies_came(&mut self, now: Now, link: LinkId, range: &PolicyRange) {
         let lacks = |version: &&Arc<VerifiedVersion>| {
             range.versions.binary_search(&version.version()).is_err()
         };
         let mut bytes = 0usize;
         let mut frames = Vec::new();
-        for version in self.policy.documents.between(range.from, range.to).filter(lacks) {
-            bytes = bytes.saturating_add(version.bundle().record.len());
-            if bytes > PUSH_BYTES {
+        let policy = Arc::clone(&self.policy);
+        for version in policy.documents.between(range.from, range.to).filter(lacks) {
+            let length = version.bundle().record.len();
+            bytes = bytes.saturating_add(length);
+            if bytes > PUSH_BYTES || !self.may_answer(now, link, length) {
                 break;
             }
             frames.push(Frame::Policy(Box::new(PolicyBundle::clone(version.bundle()))));

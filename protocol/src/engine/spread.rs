@@ -10,8 +10,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Blame, Engine, Event, Job, JobId, LinkId, Output, Subject, Write, exchange::TELL_AFTER,
-    liveness::Asked, own::Pace,
+    Blame, Engine, Event, Job, JobId, LinkId, Output, Subject, Write,
+    exchange::{Pulls, TELL_AFTER},
+    liveness::Asked,
+    own::Pace,
 };
 use crate::{
     clock::{Now, Tick},
@@ -37,8 +39,8 @@ pub(super) struct Spread {
     restored: VecDeque<Arc<Bundle>>,
     /// Whose they are.
     remembered: BTreeSet<NodeKey>,
-    /// What was asked for, and when.
-    pub(super) pulling: BTreeMap<NodeKey, (u64, Tick)>,
+    /// What was asked for.
+    pub(super) pulls: Pulls,
     /// Records that were asked for and came faster than they may be checked.
     waiting: VecDeque<(LinkId, Arc<Bundle>)>,
     waiting_bytes: usize,
@@ -114,13 +116,9 @@ impl Spread {
         self.jobs.len()
     }
 
-    pub(super) fn pulling(&self) -> usize {
-        self.pulling.len()
-    }
-
     /// Whether that was asked for.
     fn is_pulled(&self, origin: &NodeKey, sequence: u64) -> bool {
-        self.pulling.get(origin).is_some_and(|(asked, _)| *asked <= sequence)
+        self.pulls.is_asked(origin, sequence)
     }
 
     /// Keeps a record that was asked for until there is a budget to check it.
@@ -143,9 +141,12 @@ impl Spread {
         Some((link, bundle))
     }
 
-    /// Whether a further job of that link may be out.
+    /// Whether a further job of that link may be out: it has no more of the places than are free,
+    /// so that those who send much leave room for those who send little.
     fn has_budget(&self, link: Option<LinkId>) -> bool {
-        self.jobs.len() < limits::VERIFY_IN_FLIGHT && self.of_link(link) < limits::VERIFY_PER_PEER
+        let free = limits::VERIFY_IN_FLIGHT.saturating_sub(self.jobs.len());
+        let held = self.of_link(link);
+        free > 0 && held < limits::VERIFY_PER_PEER && held <= free
     }
 
     fn under_way(&self, origin: &NodeKey, head: Head) -> bool {
@@ -354,7 +355,7 @@ impl Engine {
             Stored::Known | Stored::Full => {}
         }
         if self.spread.is_pulled(&origin, sequence) {
-            self.spread.pulling.remove(&origin);
+            self.spread.pulls.remove(&origin);
         }
         self.touched(now, origin);
     }

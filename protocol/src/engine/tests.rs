@@ -1,13 +1,14 @@
 //! What one engine does to another, on the bench.
 
 use super::{
-    Blame, Event, Input, PersistId, Write,
+    Blame, Event, Input, LinkId, PersistId, Write,
     bench::{Bench, LINK, local},
 };
 use crate::{
     clock::millis,
     limits,
     membership::Witness,
+    name::NodeKey,
     record::{
         Bundle,
         header::{Header, SIGNATURE_DOMAIN},
@@ -393,4 +394,81 @@ fn a_host_that_restarts_still_knows_the_nodes_of_an_issuer_whose_host_was_revoke
     bench.connect();
     bench.run(500);
     assert_eq!(bench.sides[0].engine.ready_links().count(), 1);
+}
+
+/// Bytes of the frames that a side sent since `from`, by their kind.
+fn sent_since(bench: &Bench, side: usize, from: usize, kind: u8) -> usize {
+    let sent = bench.sides[side].sent.iter().skip(from);
+    sent.filter(|frame| frame.first() == Some(&kind)).map(Vec::len).sum()
+}
+
+const RECORD_KIND: u8 = 4;
+
+#[test]
+fn that_others_hear_of_a_node_counts_only_for_the_question_that_was_asked() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let subject = bench.key(1);
+    let shield = |bench: &mut Bench, id: u64| {
+        let probe = crate::wire::frame::ProbeFor { id, subject };
+        bench.sides[0].engine.heard_by(LinkId(77), probe);
+        bench.sides[0].engine.heard_by(LINK, probe);
+    };
+    bench.lost = true;
+    for n in 0..10_000 {
+        bench.run(1);
+        shield(&mut bench, n);
+    }
+    assert_eq!(liveness(&bench, 0), Some(Liveness::Dead), "nobody shields a host that is gone");
+    shield(&mut bench, 1);
+    assert_eq!(liveness(&bench, 0), Some(Liveness::Dead));
+}
+
+#[test]
+fn one_record_that_is_asked_for_over_and_over_is_told_within_a_budget() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.run(500);
+    let from = bench.sides[0].sent.len();
+    let own = bench.key(0);
+    for _ in 0..1_000 {
+        let pull = Frame::Pull(vec![own; limits::PULLS_PER_FRAME]).encode().unwrap();
+        bench.put(0, Input::Frame { link: LINK, bytes: pull.into() });
+    }
+    let told = sent_since(&bench, 0, from, RECORD_KIND);
+    let one = bench.sides[0].sent.iter().filter(|f| f.first() == Some(&RECORD_KIND)).map(Vec::len);
+    let one = one.max().unwrap();
+    assert!(told <= 1_000 * one, "once in each frame: {told}");
+    assert!(told <= limits::ANSWERED_BURST + one, "{told}");
+}
+
+#[test]
+fn heads_that_a_peer_invents_keep_nobody_from_being_asked() {
+    use super::exchange::{PULLS_MAX, Pulls};
+    use crate::clock::Tick;
+    let key = |n: usize| NodeKey(crate::name::Hash::of(&[&n.to_le_bytes()]).0);
+    let mut pulls = Pulls::default();
+    for liar in 1..=3 {
+        for n in 0..PULLS_MAX {
+            pulls.ask(
+                Tick(0),
+                LinkId(liar),
+                key(n + 1_000_000 * usize::try_from(liar).unwrap()),
+                1,
+            );
+        }
+    }
+    assert!(pulls.len() <= PULLS_MAX);
+    let honest = (0..limits::NODES_MAX).filter(|n| pulls.ask(Tick(0), LinkId(9), key(*n), 5));
+    assert!(honest.count() >= limits::NODES_MAX / 8);
+    // A higher claim of a liar does not keep what another has from being asked for.
+    let origin = key(77_777_777);
+    let mut pulls = Pulls::default();
+    assert!(pulls.ask(Tick(0), LinkId(1), origin, 1 << 40));
+    assert!(!pulls.ask(Tick(0), LinkId(1), origin, 7), "it is asked for already");
+    assert!(pulls.ask(Tick(0), LinkId(2), origin, 7));
+    assert!(!pulls.ask(Tick(0), LinkId(3), origin, 7) && pulls.is_asked(&origin, 7));
+    pulls.remove(&origin);
+    assert_eq!(pulls.len(), 0);
 }

@@ -204,6 +204,12 @@ pub enum Frame {
     Unknown(u8),
 }
 
+/// Whether an encoded frame tells something that the next exchange tells again where it is
+/// lacking: a record, a version of a document, heads.
+pub fn is_told_again(frame: &[u8]) -> bool {
+    matches!(frame.first(), Some(&(RECORD | HEADS | POLICY)))
+}
+
 const HELLO: u8 = 1;
 const PROBE: u8 = 2;
 const ANSWER: u8 = 3;

@@ -77,6 +77,14 @@ impl World {
         let Some(input) = self.input(number, what) else {
             return;
         };
+        if let Input::Frame { link, bytes } = &input
+            && self.nodes.get(number).is_some_and(|node| node.shields)
+            && let Some(said) = crate::adversary::shields(bytes)
+            && let Ok(said) = said.encode()
+        {
+            // In the place of what its engine would answer.
+            return self.send(number, *link, said.into());
+        }
         let now = self.clock(number);
         let engine = self.nodes.get_mut(number).and_then(|node| node.engine.as_mut());
         if let Some(engine) = engine {

@@ -40,6 +40,8 @@ pub struct Node {
     pub paused_until: u64,
     /// Whether its engine keeps back what others said: what a silent relay does.
     pub silent: bool,
+    /// Whether it says of everybody that it hears of them, whoever asks.
+    pub shields: bool,
     /// The record over which its checks break: a bug of its version.
     pub breaks_on: Option<Hash>,
     /// Whether it lost what it had written, so that it may say something twice in two ways.
@@ -82,6 +84,7 @@ impl Node {
             stalled: 0,
             paused_until: 0,
             silent: false,
+            shields: false,
             breaks_on: None,
             forgot: false,
             ended: None,
