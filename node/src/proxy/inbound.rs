@@ -159,7 +159,9 @@ impl Proxy {
         request: Option<&RequestHead>,
     ) -> Result<&'a LocalInstance, Refused> {
         let me = &local.me.grant.name;
-        if local.draining || self.guard.is_draining() {
+        // Its own callers are turned away by nobody else: while it runs it is their last resort.
+        let own = caller.key == local.me.key;
+        if !own && (local.draining || self.guard.is_draining()) {
             return refuse(Refusal::Draining, format!("{me} drains"));
         }
         if local.probation {

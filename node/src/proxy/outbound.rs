@@ -113,6 +113,9 @@ pub(super) struct Call<'a> {
     pub(super) answer_idle: Duration,
     /// Counted until an endpoint takes it.
     waits: Mutex<Option<Entered>>,
+    /// What it has tried, of whichever leg, and how often after something of it was sent.
+    tried: Tried,
+    retries: u32,
     /// The request; of bytes there is none.
     pub(super) outgoing: Option<&'a Outgoing>,
     pub(super) line: Connection,
@@ -124,6 +127,8 @@ enum Unled {
     Empty(NoRoute),
     /// One was tried, and it is over.
     Failed(Failed),
+    /// All that it has were tried, and another's may be: the next leg's.
+    Missed(Missed),
 }
 
 /// What a try left, while another is made.
@@ -131,6 +136,16 @@ enum Missed {
     Failed(Failed),
     /// An answer that says that it failed: better than none.
     Answer(Box<Taken>),
+}
+
+impl Missed {
+    /// Of what two legs left the answer; else what came last.
+    fn better(known: Option<Self>, last: Self) -> Self {
+        match (known, last) {
+            (Some(answer @ Self::Answer(_)), Self::Failed(_)) => answer,
+            (_, last) => last,
+        }
+    }
 }
 
 impl Proxy {
@@ -308,6 +323,8 @@ impl<'a> Call<'a> {
             deadline: None,
             answer_idle: limits::HTTP_IDLE,
             waits: Mutex::new(None),
+            tried: Tried::default(),
+            retries: 0,
             outgoing: None,
             line,
         }
@@ -430,15 +447,37 @@ impl<'a> Call<'a> {
         };
         let legs = self.proxy.meters.legs(&self.traffic, &asked);
         let mut nothing = None;
+        let mut missed: Option<Missed> = None;
         for leg in &legs {
             match self.lead(leg, request).await {
                 Ok(taken) => return Ok(taken),
-                Err(Unled::Failed(failed)) => return Err(failed),
+                Err(Unled::Failed(failed)) => match missed {
+                    Some(answer @ Missed::Answer(_)) => return self.last(answer),
+                    Some(Missed::Failed(_)) | None => return Err(failed),
+                },
+                Err(Unled::Missed(last)) => missed = Some(Missed::better(missed, last)),
                 Err(Unled::Empty(no_route)) => nothing = nothing.or(Some(no_route)),
             }
         }
+        if let Some(missed) = missed {
+            return self.last(missed);
+        }
         let unknown = || NoRoute::NoService(self.spec.service.clone());
         self.fall_back(nothing.unwrap_or_else(unknown)).await
+    }
+
+    /// What is left when no other endpoint may be tried.
+    fn last(&mut self, missed: Missed) -> Result<Taken, Failed> {
+        match missed {
+            Missed::Answer(taken) => {
+                self.line.detail = NO_OTHER.trim_start_matches("; ").to_owned();
+                Ok(*taken)
+            }
+            Missed::Failed(mut failed) => {
+                failed.detail += NO_OTHER;
+                Err(failed)
+            }
+        }
     }
 
     /// A copy of a request, to where a Mirror rule says.
@@ -453,7 +492,8 @@ impl<'a> Call<'a> {
         };
         let leg = asked.mirrored(rule);
         self.lead(&leg, None).await.map_err(|unled| match unled {
-            Unled::Failed(failed) => failed,
+            Unled::Failed(failed) | Unled::Missed(Missed::Failed(failed)) => failed,
+            Unled::Missed(Missed::Answer(_)) => Failed::new(CloseReason::Done, ""),
             Unled::Empty(no_route) => Failed::new(no_route.reason(), no_route.to_string()),
         })
     }
@@ -510,9 +550,12 @@ impl<'a> Call<'a> {
         let timeout = rules.timeouts.first(request).map(|rule| rule.does).unwrap_or_default();
         self.idle = timeout.idle.unwrap_or(self.proxy.parts.timeouts.idle);
         let rule = rules.retries.first(request).map(|rule| &rule.does);
-        let most = rule.map_or(limits::TRIES_MAX, |rule| {
-            usize::try_from(rule.attempts).unwrap_or(usize::MAX).saturating_add(1)
-        });
+        let most = match rule.map(|rule| usize::try_from(rule.attempts).unwrap_or(usize::MAX)) {
+            // Said outright: no other one.
+            Some(0) => 1,
+            Some(attempts) => attempts.saturating_add(1).max(limits::TRIES_MAX),
+            None => limits::TRIES_MAX,
+        };
         let going = Going {
             leg,
             service,
@@ -540,9 +583,17 @@ impl<'a> Call<'a> {
             }),
         };
         *self.pending() = None;
-        let mut taken = tried?;
-        taken.counts._entered.push(entered);
-        Ok(taken)
+        match tried {
+            Ok(mut taken) => {
+                taken.counts._entered.push(entered);
+                Ok(taken)
+            }
+            Err(Unled::Missed(Missed::Answer(mut taken))) => {
+                taken.counts._entered.push(entered);
+                Err(Unled::Missed(Missed::Answer(taken)))
+            }
+            Err(unled) => Err(unled),
+        }
     }
 
     /// One endpoint after another.
@@ -556,16 +607,17 @@ impl<'a> Call<'a> {
         let usual = RetryRule::default();
         let judged = rule.unwrap_or(&usual);
         self.proxy.meters.call(&leg.service);
-        let mut tried = Tried::default();
         let mut missed: Option<Missed> = None;
-        let mut retry = 0;
+        let mut tried = std::mem::take(&mut self.tried);
         loop {
             let before = missed.take();
             let chosen = self.choose(going, &tried);
             let (choice, in_flight) = match (chosen, before) {
                 (Ok(chosen), _) => chosen,
-                (Err(_), Some(Missed::Failed(failed))) => return Err(Unled::Failed(failed)),
-                (Err(_), Some(Missed::Answer(taken))) => return Ok(*taken),
+                (Err(_), Some(missed)) => {
+                    self.tried = tried;
+                    return Err(Unled::Missed(missed));
+                }
                 (Err(no_route), None) => return Err(Unled::Empty(no_route)),
             };
             let first = tried.endpoints.is_empty();
@@ -597,9 +649,10 @@ impl<'a> Call<'a> {
                 }
                 Err(Miss { failed, after: None, .. }) => return Err(Unled::Failed(failed)),
             };
-            let (worth, why) = self.worth_another((rule, judged), after, retry);
-            let budget = judged.budget;
-            let enough = tried.endpoints.len() >= most || !worth;
+            let unsent = is_unsent(after);
+            let (worth, why) = self.worth_another(judged, after);
+            let budget = if unsent { usual.budget } else { judged.budget };
+            let enough = (unsent && tried.endpoints.len() >= most) || !worth;
             let over = match enough {
                 true => Some(why),
                 false => (!self.proxy.meters.retry(&leg.service, budget))
@@ -614,35 +667,30 @@ impl<'a> Call<'a> {
                     }
                 };
             }
-            if rule.is_some() || after.is_none() || !pushback.is_zero() {
-                let backoff = self.proxy.meters.wait(&judged.backoff, retry);
-                tokio::time::sleep(backoff.max(pushback)).await;
+            if !unsent {
+                if rule.is_some() || after.is_none() || !pushback.is_zero() {
+                    let backoff = self.proxy.meters.wait(&judged.backoff, self.retries);
+                    tokio::time::sleep(backoff.max(pushback)).await;
+                }
+                self.retries = self.retries.saturating_add(1);
             }
-            retry = retry.saturating_add(1);
             missed = Some(left);
         }
     }
 
     /// Whether another endpoint may do what this one did not, and what to say where not. Before an
-    /// endpoint's `ok` nothing of a call has gone anywhere: without a rule another one is tried
-    /// as long as there is one. `after` is `None` for an answer that wants to be tried again.
-    fn worth_another(
-        &self,
-        (rule, judged): (Option<&RetryRule>, &RetryRule),
-        after: Option<RetryOn>,
-        retry: u32,
-    ) -> (bool, &'static str) {
-        let unsent = matches!(after, Some(RetryOn::Connect | RetryOn::Refused | RetryOn::Draining));
-        if unsent {
-            let after = after.unwrap_or(RetryOn::Connect);
-            return (rule.is_none_or(|rule| rule.on.contains(&after)), "");
+    /// endpoint's `ok` nothing of a call has gone anywhere: another one is tried whatever a rule
+    /// says of failures. `after` is `None` for an answer that wants to be tried again.
+    fn worth_another(&self, judged: &RetryRule, after: Option<RetryOn>) -> (bool, &'static str) {
+        if is_unsent(after) {
+            return (true, "");
         }
         let Some(outgoing) = self.outgoing else { return (false, "") };
         let wanted = after.is_none_or(|after| {
             judged.on.contains(&after)
                 || (judged.on.contains(&RetryOn::Idempotent) && outgoing.is_idempotent())
         });
-        if !wanted || retry >= judged.attempts {
+        if !wanted || self.retries >= judged.attempts {
             return (false, "");
         }
         if !outgoing.is_first() {
@@ -1055,6 +1103,14 @@ fn better(one: Result<Taken, Miss>, other: Result<Taken, Miss>) -> Result<Taken,
         (Ok(one), Err(_)) => Ok(one),
         (Err(_), Err(other)) => Err(other),
     }
+}
+
+/// Why a call that could be tried again is not.
+const NO_OTHER: &str = "; not tried again, since no other endpoint is left";
+
+/// Whether nothing of a call had gone to an endpoint when it failed.
+fn is_unsent(after: Option<RetryOn>) -> bool {
+    matches!(after, Some(RetryOn::Connect | RetryOn::Refused | RetryOn::Draining))
 }
 
 /// Another try goes to another node, where the whole agent is out.

@@ -99,10 +99,13 @@ pub(super) enum Rank {
     Good,
     LastChoice,
     Ejected,
+    /// On the calling host itself, which drains: as long as it runs it may as well answer.
+    LastResort,
 }
 
 impl Rank {
-    pub(super) const ALL: [Self; 3] = [Self::Good, Self::LastChoice, Self::Ejected];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Good, Self::LastChoice, Self::Ejected, Self::LastResort];
 }
 
 /// An endpoint that the call may go to.
@@ -173,6 +176,9 @@ impl<'a> Field<'a> {
             Use::Yes if weight > 0 => Some(Rank::Good),
             Use::Yes => None,
             Use::LastChoice(_) => (weight > 0).then_some(Rank::LastChoice),
+            Use::No(Reason::Draining) if endpoint.node.key == ask.me => {
+                (weight > 0).then_some(Rank::LastResort)
+            }
             Use::No(_) => None,
         };
         let key = endpoint.key();

@@ -404,7 +404,8 @@ impl Ending {
     }
 
     fn end(mut self, reason: CloseReason, detail: String) {
-        (self.line.reason, self.line.detail) = (reason, detail);
+        let known = std::mem::take(&mut self.line.detail);
+        (self.line.reason, self.line.detail) = (reason, both(detail, known));
     }
 }
 

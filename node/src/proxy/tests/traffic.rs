@@ -101,8 +101,40 @@ async fn a_retry_rule_says_how_often_and_after_what() {
     assert_eq!((line.reason, line.tries), (CloseReason::ConnectFailed, 1), "{line:?}");
     one.rules(&["destination: db, type: Retry, attempts: 3, on: [draining]"]);
     is_reset(all_of(one.call().await).await);
-    assert_eq!(one.line().await.tries, 1, "not after that");
+    let line = one.line().await;
+    assert_eq!(line.tries, 2, "nothing was sent: the other one is tried whatever `on` says");
+    assert!(line.detail.contains("no other endpoint is left"), "{}", line.detail);
     drop(three);
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_goes_elsewhere_whatever_a_retry_rule_is_on() {
+    let (mut one, _two, _three) = versions().await;
+    one.rules(&["destination: db, type: Retry, attempts: 1, on: [5xx, timeout]"]);
+    one.link(2, Link::Down);
+    assert_eq!(of(&answers(&mut one, 10).await, "three"), 10);
+    for refusal in [Refusal::ConnectFailed, Refusal::Draining, Refusal::Overload] {
+        one.answering(2, Reply::refused(refusal, "no"));
+        assert_eq!(of(&answers(&mut one, 10).await, "three"), 10, "{refusal:?}");
+    }
+}
+
+/// A subset of one instance has no second one: the other legs have.
+#[tokio::test]
+async fn a_split_whose_only_instance_is_out_is_tried_at_its_other_legs() {
+    let (mut one, _two, _three) = versions().await;
+    one.rules(&[
+        "destination: db, type: Split, \
+         target: [{subset: \"1\", weight: 90}, {subset: \"2\", weight: 10}]",
+        "destination: db, type: Retry, attempts: 2, on: [5xx]",
+    ]);
+    one.link(2, Link::Down);
+    assert_eq!(of(&answers(&mut one, 20).await, "three"), 20);
+    one.link(3, Link::Down);
+    is_reset(all_of(one.call().await).await);
+    let line = one.line().await;
+    assert_eq!((line.reason, line.tries), (CloseReason::Unreachable, 2), "{line:?}");
+    assert!(line.detail.contains("no other endpoint is left"), "{}", line.detail);
 }
 
 #[tokio::test]

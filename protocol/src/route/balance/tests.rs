@@ -77,6 +77,19 @@ fn even(count: u8) -> ServiceView {
     service(all.collect())
 }
 
+/// As long as an agent runs it answers its own callers, when nobody else does: a gateway that serves
+/// its own service loses no request to its restart.
+#[test]
+fn a_draining_instance_is_the_last_resort_of_its_own_host() {
+    let draining = |number| endpoint(number, 10, "r/z", Use::No(Reason::Draining));
+    let mut bench = Bench::new(1);
+    let alone = service(vec![draining(0), draining(1)]);
+    assert_eq!(bench.call(&alone, Outcome::Failed).0, 0, "the other's own host refuses");
+    let other = endpoint(2, 10, "r/z", Use::LastChoice(Reason::Suspect));
+    let both = service(vec![draining(0), draining(1), other]);
+    assert!((0..10).all(|_| bench.call(&both, Outcome::Failed).0 == 2));
+}
+
 struct Bench {
     balancer: Balancer,
     rng: StdRng,
