@@ -280,7 +280,8 @@ impl Desk for AgentDesk {
         let members = view.nodes.values().map(|node| Member {
             key: node.key,
             name: node.name.clone(),
-            live: matches!(node.liveness, Liveness::Alive | Liveness::Suspect),
+            holds: !agent.revocations.borrow().is_revoked(&node.key)
+                && wall() <= node.not_after.after(limits::EXPIRED_RENEWS),
         });
         let peers = view
             .nodes

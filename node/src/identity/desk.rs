@@ -34,8 +34,9 @@ pub struct Member {
     pub key: NodeKey,
     /// Its name.
     pub name: NodeName,
-    /// Whether it lives: a dead node's name may be given away.
-    pub live: bool,
+    /// Whether the name is its own: until its certificate is [`limits::EXPIRED_RENEWS`] over, or
+    /// its key is revoked. A host that is away for a while does not lose its name to another.
+    pub holds: bool,
 }
 
 /// What the desk knows when a request comes.
@@ -150,10 +151,11 @@ fn refused_token(error: &TokenError, now: Wall) -> Refusal {
 
 fn check_name(key: &NodeKey, name: &NodeName, situation: &Situation) -> Result<(), Refusal> {
     let others = || situation.members.iter().filter(|member| member.key != *key);
-    if let Some(other) = others().find(|member| member.live && member.name == *name) {
+    if let Some(other) = others().find(|member| member.holds && member.name == *name) {
         let text = format!(
-            "the name {name} is held by the live node {}: choose another with --name",
-            other.key.short()
+            "the name {name} is held by the node {id}: choose another with --name, or, if that \
+             node will not come back, end it with `skein revoke {id}` and join again",
+            id = other.key.short()
         );
         return Err(Refusal::new(RefusalCode::NameTaken, text));
     }
@@ -197,9 +199,8 @@ pub fn renew(
         let text = format!("{revoked}: join with a new key");
         return Reply::Refused(Refusal::new(RefusalCode::Revoked, text));
     }
-    if let Err(refusal) = check_name(&peer.key, &peer.grant.name, situation) {
-        return Reply::Refused(refusal);
-    }
+    // Its name was checked when it was given. A second holder, let in on the other side of a
+    // partition, must not make this one fall out.
     answer(issuer, &peer.key, nonce, &peer.grant, None, situation)
 }
 

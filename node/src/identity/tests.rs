@@ -421,11 +421,11 @@ async fn a_token_of_another_mesh_is_told_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_name_of_a_live_node_is_refused_and_one_of_a_dead_node_is_not() {
+async fn a_name_is_its_keys_until_that_gives_it_up() {
     let host = made();
     let token = token(&host, |_| {});
     let member =
-        |live| Member { key: KeyPair::generate().unwrap().node_key(), name: name("web"), live };
+        |holds| Member { key: KeyPair::generate().unwrap().node_key(), name: name("web"), holds };
     let mut taken = TestDesk::new(&host.files);
     taken.members = vec![member(true)];
     let (code, text) = refused(&host, taken, &token).await;

@@ -45,7 +45,13 @@ fn document(name: &str, spec: &str) -> PolicyBundle {
 fn may(bench: &Bench, source: &str, destination: &str) -> bool {
     let node: NodeName = "node-2".parse().unwrap();
     let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-    let who = Who { service: Some(&source), node: Some(&node), outside: false };
+    let who = Who {
+        service: Some(&source),
+        node: Some(&node),
+        outside: false,
+        twice: false,
+        could_be: &[],
+    };
     let what = What { service: &destination, port: 80, request: None };
     bench.sides[0].engine.policy().access.decide(&who, &what).allowed
 }

@@ -18,7 +18,7 @@ use crate::{
         DocumentId, Kind,
         kinds::{Access, AccessEffect, Called, Caller, Destination},
     },
-    name::{NodeName, ServiceName},
+    name::{NodeName, ServiceName, ServicePattern},
 };
 
 /// Who calls, as far as it was proven.
@@ -26,8 +26,13 @@ use crate::{
 pub struct Who<'a> {
     /// The service, if the calling host proved it and its grant covers it.
     pub service: Option<&'a ServiceName>,
-    /// The name in the calling node's grant; `None` while two live keys hold it.
+    /// The name in the calling node's grant.
     pub node: Option<&'a NodeName>,
+    /// Whether another live key holds that name: denies match both then, allows neither.
+    pub twice: bool,
+    /// What a caller that proved no service could have been, by its node's grant. A deny of one
+    /// of these matches it: else who is denied would leave out who it is.
+    pub could_be: &'a [ServicePattern],
     /// Whether it came in by a gateway.
     pub outside: bool,
 }
@@ -37,7 +42,10 @@ impl fmt::Display for Who<'_> {
         match (self.service, self.node) {
             (Some(service), _) => service.fmt(f)?,
             (None, Some(node)) => write!(f, "node {node}")?,
-            (None, None) => f.write_str("a node whose name two keys hold")?,
+            (None, None) => f.write_str("a node")?,
+        }
+        if self.twice && self.service.is_none() {
+            f.write_str(", whose name two keys hold,")?;
         }
         f.write_str(if self.outside { " from outside" } else { "" })
     }
@@ -280,26 +288,34 @@ impl Asked<'_> {
 
     /// Any head denies. One that needs a request to tell, and there is none, denies too.
     fn denies(&self) -> bool {
-        self.said(AccessEffect::Deny).any(|access| self.is_from(access) && self.is_to(access, true))
+        self.said(AccessEffect::Deny)
+            .any(|access| self.is_from(access, true) && self.is_to(access, true))
     }
 
     /// All heads allow. One that needs a request to tell, and there is none, does not.
     fn allows(&self) -> bool {
-        let matching = |access: &&Access| self.is_from(access) && self.is_to(access, false);
+        let matching = |access: &&Access| self.is_from(access, false) && self.is_to(access, false);
         self.said(AccessEffect::Allow).filter(matching).count() == self.rules.len()
     }
 
-    fn is_from(&self, access: &Access) -> bool {
+    fn is_from(&self, access: &Access, deny: bool) -> bool {
         let from = access.from.as_ref();
-        from.is_none_or(|list| list.iter().any(|caller| self.is_caller(caller)))
+        from.is_none_or(|list| list.iter().any(|caller| self.is_caller(caller, deny)))
     }
 
-    fn is_caller(&self, caller: &Caller) -> bool {
-        let service = |pattern: &crate::name::ServicePattern| {
-            self.who.service.is_some_and(|service| pattern.covers(service))
+    /// What is not known of the caller counts for a deny and for no allow.
+    fn is_caller(&self, caller: &Caller, deny: bool) -> bool {
+        let could_be = |pattern: &ServicePattern| {
+            let overlaps =
+                |granted: &ServicePattern| granted.contains(pattern) || pattern.contains(granted);
+            deny && self.who.could_be.iter().any(overlaps)
+        };
+        let service = |pattern: &ServicePattern| match self.who.service {
+            Some(service) => pattern.covers(service),
+            None => could_be(pattern),
         };
         let node = |pattern: &crate::manifest::kinds::NodePattern| {
-            self.who.node.is_some_and(|node| pattern.covers(node))
+            (deny || !self.who.twice) && self.who.node.is_some_and(|node| pattern.covers(node))
         };
         caller.service.as_ref().is_none_or(service)
             && caller.node.as_ref().is_none_or(node)

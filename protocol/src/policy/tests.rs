@@ -244,7 +244,13 @@ fn ask(rules: &AccessRules, source: Option<&str>, destination: &str) -> super::a
     let source: Option<ServiceName> = source.map(|text| text.parse().unwrap());
     let node: NodeName = "web-1".parse().unwrap();
     let destination: ServiceName = destination.parse().unwrap();
-    let who = Who { service: source.as_ref(), node: Some(&node), outside: false };
+    let who = Who {
+        service: source.as_ref(),
+        node: Some(&node),
+        outside: false,
+        twice: false,
+        could_be: &[],
+    };
     rules.decide(&who, &What { service: &destination, port: 80, request: None })
 }
 
@@ -252,6 +258,42 @@ fn ask(rules: &AccessRules, source: Option<&str>, destination: &str) -> super::a
 fn without_a_document_everything_is_allowed() {
     let decision = ask(&rules(&[]), None, "shop/checkout");
     assert!(decision.allowed && decision.because == Because::Open && decision.audit.is_none());
+}
+
+/// What a caller of that node gets at `shop/db`, where a document denies by node or by service.
+fn from_node(rule: &str, node: &str, twice: bool, could_be: &[&str]) -> bool {
+    let rules = rules(&[policy("db", rule)]);
+    let node: NodeName = node.parse().unwrap();
+    let destination: ServiceName = "shop/db".parse().unwrap();
+    let could_be: Vec<crate::name::ServicePattern> =
+        could_be.iter().map(|pattern| pattern.parse().unwrap()).collect();
+    let who = Who { service: None, node: Some(&node), outside: false, twice, could_be: &could_be };
+    rules.decide(&who, &What { service: &destination, port: 80, request: None }).allowed
+}
+
+#[test]
+fn of_a_name_that_two_hold_denies_match_both_and_allows_neither() {
+    let deny = "destination: db, action: deny, from: [{node: lab-3}]";
+    let allow = "destination: db, action: allow, from: [{node: \"bastion-*\"}]";
+    for twice in [false, true] {
+        assert!(!from_node(deny, "lab-3", twice, &[]), "{twice}");
+        assert!(from_node(deny, "lab-4", twice, &[]), "{twice}");
+    }
+    assert!(from_node(allow, "bastion-1", false, &[]));
+    assert!(!from_node(allow, "bastion-1", true, &[]));
+}
+
+#[test]
+fn a_deny_by_service_matches_a_node_that_may_be_that_service_and_says_nothing() {
+    let deny = "destination: db, action: deny, from: [{service: web}]";
+    for could_be in ["shop/web", "shop/*", "*/*"] {
+        assert!(!from_node(deny, "h", false, &[could_be]), "{could_be}");
+    }
+    assert!(from_node(deny, "h", false, &["shop/api", "lab/*"]));
+    assert!(from_node(deny, "h", false, &[]));
+    // It is no proof: an allow of that service takes no notice.
+    let allow = "destination: db, action: allow, from: [{service: web}]";
+    assert!(!from_node(allow, "h", false, &["shop/web"]));
 }
 
 #[test]
@@ -346,7 +388,7 @@ fn a_node_is_matched_by_the_name_in_its_grant_and_never_by_one_that_two_hold() {
         rules(&[policy("c", "destination: checkout, action: allow, from: [{node: \"web-*\"}]")]);
     assert!(ask(&rules, None, "shop/checkout").allowed);
     let destination: ServiceName = "shop/checkout".parse().unwrap();
-    let who = Who { service: None, node: None, outside: false };
+    let who = Who { service: None, node: None, outside: false, twice: false, could_be: &[] };
     let what = What { service: &destination, port: 80, request: None };
     assert!(!rules.decide(&who, &what).allowed);
 }

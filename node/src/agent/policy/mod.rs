@@ -20,12 +20,13 @@ use std::{
 
 use skein_protocol::{
     manifest::DocumentId,
-    name::{NodeName, ServiceName},
+    name::{NodeName, ServiceName, ServicePattern},
     policy::{
         Policy,
         access::{Because, Decision, What, Who},
         traffic::TrafficRules,
     },
+    trust::Role,
     view::{Liveness, View},
     wire::stream::{Source, StreamHead},
 };
@@ -114,13 +115,18 @@ impl Behave for Behaviour {
 fn who<'a>(caller: &'a PeerIdentity, head: &'a StreamHead, view: &View) -> Who<'a> {
     let name = &caller.grant.name;
     let twice = view.nodes.values().any(|node| {
-        node.name == *name && node.key != caller.key && node.liveness == Liveness::Alive
+        let lives = matches!(node.liveness, Liveness::Alive | Liveness::Suspect);
+        node.name == *name && node.key != caller.key && node.certified && lives
     });
     let service = match &head.source {
         Source::Service(service) => Some(service),
         Source::Node => None,
     };
-    Who { service, node: (!twice).then_some(name), outside: head.outside() }
+    // Only a gateway carries for others, who are none of its own services.
+    let carries = head.outside() && caller.grant.roles.contains(&Role::Gateway);
+    let could_be: &[ServicePattern] =
+        if service.is_some() || carries { &[] } else { &caller.grant.services };
+    Who { service, node: Some(name), outside: head.outside(), twice, could_be }
 }
 
 fn what<'a>(head: &'a StreamHead, request: Option<Requested<'a>>) -> What<'a> {
@@ -213,5 +219,5 @@ pub(crate) fn named<'a>(
     node: Option<&'a NodeName>,
     outside: bool,
 ) -> Who<'a> {
-    Who { service, node, outside }
+    Who { service, node, outside, twice: false, could_be: &[] }
 }
