@@ -564,6 +564,8 @@ pub const INCOMING_MAX: usize = 1024;
 pub const INCOMING_BUFFER: u64 = 64 * 1024;
 /// See [`INCOMING_BUFFER`].
 pub const INCOMING_BUFFERS: u64 = 8 * 1024 * 1024;
+/// Addresses of one seed's name that are tried.
+pub const SEED_ADDRESSES: usize = 64;
 /// Addresses that one dial tries: four advertised, four observed.
 pub const DIAL_ADDRESSES: usize = 8;
 /// The socket's buffers: 80 ms at 100 MB/s.

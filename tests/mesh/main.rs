@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod address;
 mod bad_input;
 mod budgets;
 mod capture;

@@ -53,6 +53,8 @@ pub struct Host {
     pub manifests: PathBuf,
     /// The network namespace that all its processes run in.
     pub namespace: Option<String>,
+    /// Whether its agent is started without `--bind`, so that it finds its address itself.
+    pub finds_address: bool,
     /// By how many days its clock is ahead: all its processes run with Debian's libfaketime.
     pub days_ahead: u32,
     agent: Option<Process>,
@@ -90,6 +92,7 @@ impl Host {
             manifests,
             namespace,
             days_ahead: 0,
+            finds_address: false,
             agent: None,
             address_lock: None,
         }
@@ -198,7 +201,11 @@ impl Host {
     pub fn launch_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) {
         let mut command = self.skein();
         let ip = self.ip.to_string();
-        command.args(["agent", "--bind", &ip, "-f"]).arg(&self.manifests);
+        command.arg("agent");
+        if !self.finds_address {
+            command.args(["--bind", &ip]);
+        }
+        command.arg("-f").arg(&self.manifests);
         command.args(arguments).env("RUST_BACKTRACE", "1").envs(variables.iter().copied());
         self.agent = Some(Process::start(command, &self.log_path()));
     }

@@ -58,9 +58,7 @@ impl Mesh {
     /// The same with further arguments of `init`.
     pub async fn form_with(&mut self, arguments: &[&str]) {
         let init = [&["init", "--mesh", "test", "--name", "a"], arguments].concat();
-        let said = self.hosts[0].cli(&init).await;
-        self.token = token_in(&said.out).expect("`skein init` prints a join token");
-        self.hosts[0].start(&[]).await;
+        self.init(&init).await;
         let seed = self.mesh_address(0);
         for host in &mut self.hosts[1..] {
             let token = [("SKEIN_TOKEN", self.token.as_str())];
@@ -69,6 +67,17 @@ impl Mesh {
             host.start(&[]).await;
         }
         self.all_alive(self.hosts.len(), Duration::from_secs(20)).await;
+    }
+
+    /// Makes the mesh on the first host and starts its agent, nothing more.
+    pub async fn form_first(&mut self) {
+        self.init(&["init", "--mesh", "test", "--name", "a"]).await;
+    }
+
+    async fn init(&mut self, init: &[&str]) {
+        let said = self.hosts[0].cli(init).await;
+        self.token = token_in(&said.out).expect("`skein init` prints a join token");
+        self.hosts[0].start(&[]).await;
     }
 
     /// `IP:port` at which the agent of host `n` is dialled.

@@ -129,6 +129,11 @@ impl Lab {
         run("ip", &["netns", "exec", &self.rooms[n].name, "nft", rules]);
     }
 
+    /// Runs `ip` in room `n`.
+    pub fn ip(&self, n: usize, arguments: &[&str]) {
+        ip(&[&["-n", self.rooms[n].name.as_str()], arguments].concat());
+    }
+
     /// Takes all walls down.
     pub fn heal(&self) {
         for n in 0..self.rooms.len() {

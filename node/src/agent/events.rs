@@ -432,7 +432,7 @@ fn figures(agent: &Agent) {
     }
     agent.metrics.set_links("control", agent.links.borrow().len());
     agent.metrics.set_links("data", agent.data.open().len());
-    agent.metrics.set_problems(agent.problems.all().len());
+    agent.metrics.set_problems(agent.count_problems());
     if let Some(own) = agent.credentials.own() {
         let left = own.verified.not_after.since(wall());
         agent.metrics.set_certificate_left(left.as_secs_f64());

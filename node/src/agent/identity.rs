@@ -109,7 +109,8 @@ impl Keys {
             let mut addresses: Vec<SocketAddr> =
                 self.files.read_peers().into_iter().map(|peer| peer.address).collect();
             for seed in &settings.seeds {
-                addresses.extend(seeds::resolve(seed).await);
+                // What does not resolve now may be another's address in a moment.
+                addresses.extend(seeds::resolve(seed).await.unwrap_or_default());
             }
             if addresses.is_empty() {
                 bail!(
@@ -206,7 +207,10 @@ async fn join_first(files: &Files, settings: &Settings, token: Option<&str>) -> 
     let token: Token = text.trim().parse().context("the join token does not read")?;
     let mut addresses = Vec::new();
     for seed in &settings.seeds {
-        addresses.extend(seeds::resolve(seed).await);
+        match seeds::resolve(seed).await {
+            Ok(found) => addresses.extend(found),
+            Err(why) => tracing::warn!(%seed, why, "the seed's name does not resolve"),
+        }
     }
     if addresses.is_empty() {
         bail!("there is a join token but no agent to join by: say one with --join ADDR");

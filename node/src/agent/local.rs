@@ -38,8 +38,6 @@ use crate::{
 pub struct Base {
     /// Who this host is. Its state and generation are put in.
     pub host: Host,
-    /// Where it is reached.
-    pub addresses: Vec<Address>,
 }
 
 /// What changes besides the documents.
@@ -47,6 +45,8 @@ pub struct Base {
 pub struct Phase {
     /// Up, draining or left.
     pub state: NodeState,
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
     /// The generation of the chitchat id.
     pub gossip_generation: u64,
     /// Uses of tokens that this host's issuer made.
@@ -80,7 +80,7 @@ pub fn say(base: &Base, phase: &Phase, snapshot: &Snapshot) -> Local {
     instances.retain(|instance| !unserved.contains(&instance.id));
     Local {
         host,
-        addresses: Addresses(base.addresses.clone()),
+        addresses: Addresses(phase.addresses.clone()),
         instances: Instances(instances),
         tokens: phase.tokens.clone(),
         issuer: phase.issuer.clone(),

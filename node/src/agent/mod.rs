@@ -5,6 +5,7 @@
 //! workload (files, checks) -> driver, proxy          gossip <-> driver
 //! ```
 
+mod addresses;
 mod api;
 mod capture;
 mod change;
@@ -42,7 +43,7 @@ use skein_protocol::{
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
 
@@ -105,14 +106,70 @@ pub fn run(options: AgentOptions) -> Result<()> {
     let control = SmallRuntime::start("skein-control")?;
     let socket = SmallRuntime::start("skein-socket")?;
     let handles = (&control.handle, &socket.handle);
-    let result = match runtime.block_on(Running::start(options, log, stop, handles)) {
-        Ok(running) => runtime.block_on(running.until_told()),
-        Err(error) => Err(error),
-    };
+    let result = runtime.block_on(async {
+        // Before anything else: no signal during a start ends an agent that would handle it later.
+        let mut signals = Signals::listen()?;
+        let started = tokio::select! {
+            biased;
+            () = signals.stop() => None,
+            started = Running::start(options, log, stop, handles) => Some(started?),
+        };
+        match started {
+            Some(running) => running.until_told(signals).await,
+            None => {
+                tracing::info!("told to stop before it had started");
+                Ok(())
+            }
+        }
+    });
     runtime.shutdown_timeout(FAREWELL);
     control.end();
     socket.end();
     result
+}
+
+/// The signals that an agent listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+    /// Programs that rotate logs send these to everybody.
+    user: [Signal; 2],
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            user: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
+        })
+    }
+
+    /// Waits until the agent is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for what stops the agent (`true`) or lets it read its files again.
+    async fn next(&mut self) -> bool {
+        let [one, two] = &mut self.user;
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.terminate.recv() => return true,
+                _ = self.interrupt.recv() => return true,
+                _ = self.reload.recv() => return false,
+                _ = one.recv() => tracing::info!("SIGUSR1 does nothing here"),
+                _ = two.recv() => tracing::info!("SIGUSR2 does nothing here"),
+            }
+        }
+    }
 }
 
 /// This host has left its mesh: it does not come back by a restart.
@@ -234,12 +291,10 @@ impl Running {
         let from = std::net::SocketAddr::new(settings.mesh.ip(), 0);
         let dialler = Endpoint::dialler(from, &credentials, control)?;
         let mesh_address = endpoint.address()?;
-        let base = Base {
-            host: settings.host(&grant, locality.clone(), remembered.boot)?,
-            addresses: settings.addresses(mesh_address),
-        };
+        let base = Base { host: settings.host(&grant, locality.clone(), remembered.boot)? };
         let tokens = Tokens::open(Arc::clone(&disk))?;
         let phase = Phase {
+            addresses: settings.addresses(mesh_address),
             state: match first.holds.get(&None) {
                 Some(held) if held.hold == Hold::Draining => NodeState::Draining,
                 _ => NodeState::Up,
@@ -418,6 +473,7 @@ impl Running {
         main.spawn(events::every_second(Arc::clone(&agent), stopped.clone()));
         main.spawn(events::keep_edges(Arc::clone(&agent), stopped.clone()));
         main.spawn(events::watch_files(Arc::clone(&agent), stopped.clone()));
+        main.spawn(addresses::follow(Arc::clone(&agent), stopped.clone()));
         control.spawn(seeds::run(Arc::clone(&agent), shown.met, stopped.clone()));
         control.spawn(accept(Arc::clone(&agent), endpoint.clone(), control.clone(), main.clone()));
         main.spawn(identity::keep_fresh(Arc::clone(&agent), endpoint.clone(), stopped.clone()));
@@ -437,31 +493,27 @@ impl Running {
     }
 
     /// Waits for a signal or for `skein leave`, drains, and ends.
-    async fn until_told(mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut reload = signal(SignalKind::hangup())?;
+    async fn until_told(mut self, mut signals: Signals) -> Result<()> {
         loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                stop = signals.next() => match stop {
+                    true => break,
+                    false => self.agent.workload.reload().await,
+                },
                 Some(()) = self.leave.recv() => break,
-                _ = reload.recv() => self.agent.workload.reload().await,
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("draining: no new calls, live ones may finish; a second signal stops now");
         tokio::select! {
             biased;
-            _ = terminate.recv() => tracing::warn!("told twice: stopping now"),
-            _ = interrupt.recv() => tracing::warn!("told twice: stopping now"),
+            () = signals.stop() => tracing::warn!("told twice: stopping now"),
             () = self.agent.drain_all(self.drain) => {}
         }
         tokio::select! {
             biased;
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.stop() => {}
             () = self.agent.say_left() => {}
         }
         // A start whose state is lost finds the mesh by them: nobody dials who left in order.

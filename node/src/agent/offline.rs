@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 pub(crate) use super::{
+    addresses::outward,
     api::{admitted, created, revoke_token, token_id, token_infos, token_scope, validate},
     seeds::resolve,
-    settings::{MESH_PORT, outward, seed},
+    settings::{MESH_PORT, seed},
 };
 pub(crate) use crate::clock::rfc3339;
 

@@ -12,7 +12,9 @@ use std::{
 };
 
 use rand::RngExt;
-use skein_protocol::{manifest::value::TargetAddress, name::NodeKey};
+use skein_protocol::{
+    limits, manifest::value::TargetAddress, name::NodeKey, record::node::Address,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::show::Agent;
@@ -40,8 +42,13 @@ pub(super) async fn run(
     let mut pause = FIRST;
     loop {
         let mut unmet = 0;
-        for address in due(&agent, &seeds, &joined).await {
-            if address == agent.mesh_address || answered.contains(&address) {
+        let (due, unresolved) = due(&agent, &seeds, &joined).await;
+        unmet += unresolved.len();
+        let own: Vec<SocketAddr> =
+            agent.phase.borrow().addresses.iter().map(Address::socket).collect();
+        for address in due {
+            let is_own = address == agent.mesh_address || own.contains(&address);
+            if is_own || answered.contains(&address) {
                 continue;
             }
             unmet += 1;
@@ -76,38 +83,49 @@ pub(super) async fn run(
             pause = pause.min(FIRST * 4);
         }
         pause = (pause * 2).min(LAST);
+        let named: Vec<String> = unresolved
+            .iter()
+            .map(|(seed, why)| format!("seed {seed} does not resolve: {why}"))
+            .collect();
+        let named = (!named.is_empty()).then(|| named.join("; "));
         let alone = agent.links.borrow().is_empty().then(|| failed.values().next().cloned());
-        agent.problems.set("seeds", alone.flatten().map(|why| format!("no seed answers: {why}")));
+        let silent = alone.flatten().map(|why| format!("no seed answers: {why}"));
+        agent.problems.set("seeds", named.or(silent));
     }
 }
 
-/// Whom to dial in this round.
+/// Whom to dial in this round, and which seeds have no address now, with the reason.
 async fn due(
     agent: &Agent,
     seeds: &[TargetAddress],
     joined: &[SocketAddr],
-) -> BTreeSet<SocketAddr> {
-    let mut due = BTreeSet::new();
+) -> (BTreeSet<SocketAddr>, BTreeMap<String, String>) {
+    let (mut due, mut unresolved) = (BTreeSet::new(), BTreeMap::new());
     for seed in seeds {
-        due.extend(resolve(seed).await);
+        match resolve(seed).await {
+            Ok(addresses) => due.extend(addresses),
+            Err(why) => drop(unresolved.insert(seed.to_string(), why)),
+        }
     }
     if agent.links.borrow().is_empty() {
         due.extend(joined);
     }
-    due
+    (due, unresolved)
 }
 
-pub(crate) async fn resolve(seed: &TargetAddress) -> Vec<SocketAddr> {
+/// All addresses of a seed, or why there is none.
+pub(crate) async fn resolve(seed: &TargetAddress) -> Result<Vec<SocketAddr>, String> {
     match seed {
-        TargetAddress::Ip(address) => vec![*address],
-        TargetAddress::Unix(_) => Vec::new(),
+        TargetAddress::Ip(address) => Ok(vec![*address]),
+        TargetAddress::Unix(_) => Err("a unix socket is no agent of another host".to_owned()),
         TargetAddress::Name(host, port) => {
-            let found =
-                tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), *port)));
-            match found.await {
-                Ok(Ok(addresses)) => addresses.take(4).collect(),
-                _ => Vec::new(),
-            }
+            let lookup = tokio::net::lookup_host((host.as_str(), *port));
+            let found = match tokio::time::timeout(LOOKUP, lookup).await {
+                Ok(found) => found.map_err(|error| error.to_string())?,
+                Err(_) => return Err(format!("no answer within {} s", LOOKUP.as_secs())),
+            };
+            let all: Vec<SocketAddr> = found.take(limits::SEED_ADDRESSES).collect();
+            if all.is_empty() { Err("it has no address".to_owned()) } else { Ok(all) }
         }
     }
 }

@@ -19,10 +19,8 @@ use skein_protocol::{
 
 use super::VERSION;
 use crate::{
-    cli::hooks::AgentOptions,
-    keys::Credentials,
-    proxy::virtual_address::VirtualRange,
-    workload::{self, Snapshot},
+    cli::hooks::AgentOptions, keys::Credentials, proxy::virtual_address::VirtualRange,
+    workload::Snapshot,
 };
 
 /// See the module.
@@ -155,12 +153,17 @@ impl Settings {
         })
     }
 
+    /// Whether this host's address is found, and followed, rather than told.
+    pub(crate) fn finds_address(&self) -> bool {
+        self.advertise.is_empty() && self.mesh.ip().is_unspecified()
+    }
+
     /// Where others dial this host.
     pub(crate) fn addresses(&self, bound: SocketAddr) -> Vec<Address> {
         if !self.advertise.is_empty() {
             return self.advertise.clone();
         }
-        let ip = if bound.ip().is_unspecified() { outward() } else { bound.ip() };
+        let ip = if bound.ip().is_unspecified() { super::addresses::outward() } else { bound.ip() };
         vec![Address { network: self.network.clone(), ip, port: bound.port() }]
     }
 
@@ -227,16 +230,6 @@ pub(crate) fn seed(text: &str) -> Result<TargetAddress> {
         bail!("`{text}`: write HOST or HOST:PORT, the address of any agent of the mesh");
     }
     Ok(TargetAddress::Name(host.to_owned(), port))
-}
-
-/// The address by which this host most likely is reached: a private or public one of its own.
-pub(crate) fn outward() -> IpAddr {
-    let all = workload::addresses().unwrap_or_default();
-    let fit = |ip: &&IpAddr| match ip {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        IpAddr::V6(_) => false,
-    };
-    all.iter().find(fit).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// The mesh port where none is said.

@@ -137,7 +137,7 @@ impl Agent {
         let count = |state| count(known().filter(|node| node.liveness == state).count());
         let alive = count(Liveness::Alive);
         let endpoints = view.services.values().map(|service| service.endpoints.len()).sum();
-        let issuers = known().filter(|node| node.issuer && usable(node)).count();
+        let issuers = self.live_issuers(&view);
         Status {
             mesh: mesh_name.to_owned(),
             zone: view.locality.to_string(),
@@ -171,6 +171,17 @@ impl Agent {
             version: super::VERSION.to_owned(),
             problems: self.show_problems(issuers),
         }
+    }
+
+    fn live_issuers(&self, view: &View) -> usize {
+        let known = view.nodes.values().filter(|node| !self.is_revoked(&node.key));
+        known.filter(|node| node.issuer && usable(node)).count()
+    }
+
+    /// How many problems `status` shows.
+    pub(super) fn count_problems(&self) -> usize {
+        let view = self.view();
+        self.show_problems(self.live_issuers(&view)).len()
     }
 
     fn show_problems(&self, issuers: usize) -> Vec<Problem> {

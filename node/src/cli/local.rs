@@ -157,13 +157,14 @@ impl Local for ThisHost {
         let seed = offline::seed(&options.address)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let joined = runtime.block_on(async {
-            let addresses = offline::resolve(&seed).await;
-            if addresses.is_empty() {
-                bail!("`{}` names no address: check the name and the DNS", options.address);
-            }
+            let addresses = offline::resolve(&seed).await.map_err(|why| {
+                anyhow!("`{}` does not resolve: {why}: check the name and the DNS", options.address)
+            })?;
             let any =
                 if addresses.iter().all(SocketAddr::is_ipv6) { "[::]:0" } else { "0.0.0.0:0" };
-            Ok(identity::join(&files, any.parse()?, &addresses, &token, &name, wall()).await?)
+            let from: SocketAddr = any.parse()?;
+            let joined = identity::join(&files, from, &addresses, &token, &name, wall()).await?;
+            anyhow::Ok(joined)
         })?;
         files.write_peers(&joined.peers)?;
         let advertises = options.advertise.clone().unwrap_or_else(offline::outward_address);

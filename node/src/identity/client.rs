@@ -357,8 +357,17 @@ async fn dial(
     alpn: Alpn,
     expect: Expect,
 ) -> Result<Link, DialError> {
-    let addresses = addresses.to_vec();
-    endpoint.dial(Dial { addresses, expect, alpn, role: Role::Control }).await
+    let mut failed = None;
+    // All addresses of a name in turn: the last may be the one that lives.
+    for some in addresses.chunks(limits::DIAL_ADDRESSES) {
+        let dial =
+            Dial { addresses: some.to_vec(), expect: expect.clone(), alpn, role: Role::Control };
+        match endpoint.dial(dial).await {
+            Ok(link) => return Ok(link),
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    Err(failed.unwrap_or(DialError::NoAddress))
 }
 
 /// A certificate of the mesh that is not valid now is most often this host's clock.

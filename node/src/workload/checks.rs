@@ -3,7 +3,7 @@
 //! Only transitions leave a task: an instance that stays as it is costs nobody anything. A plan
 //! that changes leaves alone the tasks whose check and target are the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use skein_protocol::{
     manifest::{
@@ -17,7 +17,7 @@ use skein_protocol::{
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -197,6 +197,8 @@ pub(crate) struct Debounce {
     successes_before_passing: u32,
     failures: u32,
     successes: u32,
+    /// Whether it passed once: only then does a failure want more than one success after it.
+    passed: bool,
     health: Option<Health>,
 }
 
@@ -207,6 +209,7 @@ impl Debounce {
             successes_before_passing: check.successes_before_passing,
             failures: 0,
             successes: 0,
+            passed: false,
             health: None,
         }
     }
@@ -224,9 +227,12 @@ impl Debounce {
         let settled = match (self.health, found) {
             (None, _) => true,
             (Some(_), Health::Critical) => self.failures >= self.failures_before_critical,
-            (Some(Health::Critical), _) => self.successes >= self.successes_before_passing,
+            (Some(Health::Critical), _) => {
+                !self.passed || self.successes >= self.successes_before_passing
+            }
             (Some(_), _) => true,
         };
+        self.passed |= found != Health::Critical;
         if !settled || self.health == Some(found) {
             return None;
         }
@@ -242,20 +248,47 @@ async fn repeat(
     reports: mpsc::Sender<Report>,
 ) {
     let mut debounce = Debounce::new(&check);
-    let mut ticks = interval(check.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut early = Early::new(check.interval);
     loop {
-        ticks.tick().await;
+        let began = Instant::now();
         let (found, output) = probe(&check.kind, target.as_ref(), check.timeout).await;
-        let Some(health) = debounce.observe(found) else {
-            continue;
-        };
-        let report = Report { key: key.clone(), state: CheckState { health, output } };
-        if reports.send(report).await.is_err() {
-            return;
+        let next = began.checked_add(early.after(found)).unwrap_or(began);
+        if let Some(health) = debounce.observe(found) {
+            let report = Report { key: key.clone(), state: CheckState { health, output } };
+            if reports.send(report).await.is_err() {
+                return;
+            }
         }
+        sleep_until(next).await;
     }
 }
+
+/// When a check is run again: one that never passed sooner than its interval, so that a process
+/// which starts beside its registration is in use at once.
+#[derive(Debug)]
+struct Early {
+    interval: Duration,
+    next: Duration,
+}
+
+impl Early {
+    fn new(interval: Duration) -> Self {
+        Self { interval, next: FIRST_AGAIN }
+    }
+
+    /// From the start of a run that found that, to the start of the next.
+    fn after(&mut self, found: Health) -> Duration {
+        if found != Health::Critical {
+            self.next = self.interval;
+        }
+        let after = self.next.min(self.interval);
+        self.next = self.next.saturating_mul(2);
+        after
+    }
+}
+
+/// After this a check that has just failed for the first time is run again.
+const FIRST_AGAIN: Duration = Duration::from_millis(250);
 
 /// A ttl check: what was reported holds until its time is over.
 async fn listen(
@@ -301,8 +334,6 @@ async fn listen(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn check(failures: u32, successes: u32) -> Check {
@@ -315,6 +346,23 @@ mod tests {
             successes_before_passing: successes,
             port: None,
         }
+    }
+
+    #[test]
+    fn a_check_that_never_passed_is_run_again_soon_and_its_first_success_counts() {
+        let second = Duration::from_secs(1);
+        let mut early = Early::new(second * 5);
+        let waits: Vec<u128> = (0..7).map(|_| early.after(Health::Critical).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(early.after(Health::Passing), second * 5);
+        assert_eq!(early.after(Health::Critical), second * 5, "it has passed");
+        let mut quick = Early::new(Duration::from_millis(100));
+        assert_eq!(quick.after(Health::Critical), Duration::from_millis(100));
+
+        let mut debounce = Debounce::new(&check(3, 3));
+        assert_eq!(debounce.observe(Health::Critical), Some(Health::Critical));
+        assert_eq!(debounce.observe(Health::Critical), None);
+        assert_eq!(debounce.observe(Health::Passing), Some(Health::Passing));
     }
 
     #[test]

@@ -6,8 +6,52 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
+
+use nix::ifaddrs::getifaddrs;
+
+/// Bridges and pairs of containers and virtual machines: their addresses lead nowhere from other
+/// hosts, and are the same on many.
+const INNER: [&str; 8] = ["docker", "br-", "veth", "cni", "virbr", "lxc", "lxd", "podman"];
+
+/// The address from which this host reaches what lies beyond its networks. Asking the kernel sends
+/// nothing (RFC 5737 keeps that address for documents).
+pub(crate) fn default_source() -> Option<IpAddr> {
+    let beyond = SocketAddr::from(([192, 0, 2, 1], 9));
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(beyond).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    let inner = |(name, ip): &(String, IpAddr)| *ip == source && is_inner(name);
+    (fits(&source) && !interfaces().iter().any(inner)).then_some(source)
+}
+
+/// The addresses of all interfaces that are up, with their names.
+pub(crate) fn interfaces() -> Vec<(String, IpAddr)> {
+    let found = getifaddrs().into_iter().flatten();
+    let address = |one: nix::ifaddrs::InterfaceAddress| {
+        let ip = one.address?.as_sockaddr_in()?.ip();
+        Some((one.interface_name, IpAddr::V4(ip)))
+    };
+    found.filter_map(address).collect()
+}
+
+/// Of several addresses the first in the interfaces' order that other hosts may reach.
+pub(crate) fn pick(interfaces: &[(String, IpAddr)]) -> IpAddr {
+    let fit = |(name, ip): &&(String, IpAddr)| fits(ip) && !is_inner(name);
+    interfaces.iter().find(fit).map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(_, ip)| *ip)
+}
+
+fn is_inner(interface: &str) -> bool {
+    INNER.iter().any(|prefix| interface.starts_with(prefix))
+}
+
+fn fits(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
+        IpAddr::V6(_) => false,
+    }
+}
 
 /// All addresses of this host; `None` where the kernel does not say.
 pub fn addresses() -> Option<BTreeSet<IpAddr>> {
@@ -50,6 +94,20 @@ mod tests {
     fn loopback_is_an_address_of_every_host() {
         let found = addresses().unwrap();
         assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    }
+
+    #[test]
+    fn bridges_of_containers_are_never_where_a_host_is_reached() {
+        let of = |all: &[(&str, &str)]| {
+            let all: Vec<_> =
+                all.iter().map(|(name, ip)| ((*name).to_owned(), ip.parse().unwrap())).collect();
+            pick(&all).to_string()
+        };
+        let bridges = [("lo", "127.0.0.1"), ("docker0", "172.17.0.1"), ("br-5f", "172.18.0.1")];
+        assert_eq!(of(&bridges), "127.0.0.1");
+        let all = [&bridges[..], &[("veth1", "10.1.1.1"), ("ens5", "172.31.5.9")]].concat();
+        assert_eq!(of(&all), "172.31.5.9");
+        assert_eq!(of(&[("eth0", "169.254.1.1"), ("eth1", "192.168.1.2")]), "192.168.1.2");
     }
 
     #[test]

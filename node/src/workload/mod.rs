@@ -10,7 +10,7 @@ mod disk;
 mod documents;
 mod files;
 mod handle;
-mod host;
+pub(crate) mod host;
 mod probe;
 mod status;
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process_group};
 use skein_protocol::{
     manifest::{kinds::CheckKind, value::TargetAddress},
     record::node::Health,
@@ -120,21 +121,38 @@ async fn exec(command: &[String]) -> Result<Found, String> {
     let Some((program, arguments)) = command.split_first() else {
         return Err("there is no command".to_owned());
     };
-    let status = Command::new(program)
+    let unrunnable = |error: io::Error| format!("{program} cannot be run: {error}");
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        .status()
-        .await
-        .map_err(|error| format!("{program} cannot be run: {error}"))?;
+        .process_group(0)
+        .spawn()
+        .map_err(unrunnable)?;
+    // Ends with this run, also when it is given up.
+    let _group = Group(child.id());
+    let status = child.wait().await.map_err(unrunnable)?;
     let health = match status.code() {
         Some(0) => Health::Passing,
         Some(1) => Health::Warning,
         _ => Health::Critical,
     };
     Ok((health, format!("{program}: {status}")))
+}
+
+/// A command with all that it started. A shell that is killed leaves its children behind.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(leader) = leader {
+            // Nobody is left of most groups by now.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +236,31 @@ mod tests {
         let kind = CheckKind::Http { path: "/".into(), host: None };
         let found = probe(&kind, Some(&target), Duration::from_millis(50)).await;
         assert_eq!(found, (Health::Critical, "no answer within 50ms".to_owned()));
+    }
+
+    /// Processes whose command line holds that.
+    fn running(marker: &str) -> usize {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|one| std::fs::read(one.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(marker)).count()
+    }
+
+    #[tokio::test]
+    async fn what_a_command_started_ends_with_its_time() {
+        let seconds = format!("35{:05}", std::process::id() % 100_000);
+        let script = format!("sleep {seconds}; true");
+        let command = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+        let limit = Duration::from_millis(300);
+        let found = probe(&CheckKind::Exec(command), None, limit).await;
+        assert_eq!(found.0, Health::Critical);
+        let sleeping = format!("sleep\0{seconds}");
+        timeout(LONG, async {
+            while running(&sleeping) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("its child is gone");
     }
 
     #[tokio::test]

@@ -217,9 +217,10 @@ impl Proxy {
         let idle = self.idle_of(line);
         let gave_up = |line: &mut Line| line.0.reason = CloseReason::ClientReset;
         if admitted.request.waits {
-            match reader.frame().await {
-                Ok((FrameKind::Go, _)) => {}
-                Ok(_) | Err(_) => {
+            // Its caller has sent all of the head: a peer that says nothing now holds a process.
+            match timeout(self.parts.timeouts.head, reader.frame()).await {
+                Ok(Ok((FrameKind::Go, _))) => {}
+                Ok(Ok(_) | Err(_)) | Err(_) => {
                     gave_up(line);
                     self.processes.put(&admitted.target, admitted.process).await;
                     return None;
