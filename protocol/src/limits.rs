@@ -767,6 +767,29 @@ pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_IDLE: Duration = Duration::from_secs(300);
 /// A client outside of the mesh that has connected sends its first byte within this.
 pub const HTTP_FIRST_OUTSIDE: Duration = Duration::from_secs(60);
+/// Connections of one address outside of the mesh (of IPv6, one /64) at a gateway.
+pub const CLIENT_CONNECTIONS: usize = 256;
+/// Requests of one such address that are under way: two of them hold a host's share.
+pub const CLIENT_REQUESTS: usize = 256;
+/// Those of them that have switched to another protocol, and live for long.
+pub const CLIENT_SWITCHED: usize = 128;
+/// Of an address's connections those whose HTTP/2 window is [`H2_WINDOW_BYTES`]: at most 16 MiB, and
+/// 15 MiB for the others with [`H2_WINDOW_LEAST`]. All that may come from outside hold 384 MiB when
+/// no address has more than one narrow connection for each wide one.
+pub const CLIENT_WIDE: usize = 16;
+/// The least window of a connection (RFC 9113 6.9.2: the initial one).
+pub const H2_WINDOW_LEAST: u32 = 65_535;
+/// Calls from outside that a gateway has open at one host of the mesh: half of what that one takes
+/// of it, the other half is for the programs of the gateway's host.
+pub const OUTSIDE_PER_HOST: usize = STREAMS_PER_PEER / 2;
+const _: () = assert!(CLIENT_REQUESTS * 2 <= OUTSIDE_PER_HOST);
+/// How long a body from outside may be waited for in all, besides a second for each
+/// [`BODY_LEAST_RATE`] bytes of it.
+pub const BODY_PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes in a second that a client outside sends of a body.
+pub const BODY_LEAST_RATE: u64 = 512;
+/// Host names and ports that a gateway's document gives to namespaces.
+pub const GATEWAY_HOSTS: usize = 256;
 /// Connections of clients outside of the mesh, of [`CONNECTIONS_MAX`]: the rest is for programs on
 /// this host.
 pub const CONNECTIONS_OUTSIDE: usize = CONNECTIONS_MAX / 4 * 3;

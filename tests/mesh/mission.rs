@@ -144,7 +144,8 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     third.manifest("other.yaml", &other);
     third.manifest(
         "agent.yaml",
-        &agent(&["gateway: true"]).replace("serviceMesh: test", "serviceMesh: prod"),
+        &agent(&["gateway: {services: [\"*/*\"]}"])
+            .replace("serviceMesh: test", "serviceMesh: prod"),
     );
     let mut server = third.program("python3");
     server.args(["-m", "http.server", "8080", "--bind", "127.0.0.3", "--directory"]);
@@ -154,6 +155,8 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     server.arg(&www).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let _other = server.kill_on_drop(true).spawn().expect("python3");
     let join = ["join", "127.0.0.1:7400", "--name", "third"];
+    let roles = ["token", "create", "--service", "*/*", "--role", "gateway"];
+    let token = first.cli(&roles).await.out.trim().to_owned();
     let joined = third.run_with(&join, &[("SKEIN_TOKEN", token.as_str())]).await;
     assert!(joined.status.success(), "{joined:?}");
     third.start(&[]).await;

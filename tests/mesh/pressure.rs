@@ -163,8 +163,11 @@ async fn all_agents_restart_under_load_from_outside_and_no_request_fails() {
     const DOOR: u16 = 8090;
     let mut mesh = Mesh::of_hosts(3);
     for host in &mesh.hosts {
-        let gateway =
-            if host.name == "a" { "gateway: {ports: [8090, 8091]}" } else { "gateway: false" };
+        let gateway = if host.name == "a" {
+            "gateway: {ports: [8090, 8091], services: [shop/*]}"
+        } else {
+            "gateway: false"
+        };
         host.manifest("agent.yaml", &agent(&[gateway, "drain: 12s"]));
     }
     mesh.form().await;

@@ -291,9 +291,8 @@ type Scope = (
 fn scope(services: &[String], roles: &[String], zone: &str) -> Result<Scope, ApiError> {
     let services = services.iter().map(|text| text.parse()).collect::<Result<_, _>>();
     let roles = roles.iter().map(|role| match role.as_str() {
-        "relay" => Ok(skein_protocol::trust::Role::Relay),
         "gateway" => Ok(skein_protocol::trust::Role::Gateway),
-        other => Err(invalid(format!("`{other}` is no role: relay, gateway"))),
+        other => Err(invalid(format!("`{other}` is no role: gateway"))),
     });
     let zone = match zone {
         "" | "*" => None,

@@ -171,7 +171,11 @@ impl Composer {
         let (mut wanted, waiting) = local::listeners(documents, &view, bind, &self.identity.grant);
         self.agent.problems.set_all("discovery", waiting);
         let closed = match &snapshot.plan.mesh.gateway {
-            Some(gateway) => gateway::doors(gateway, &view, bind, &mut wanted),
+            Some(gateway) => {
+                let open = Arc::clone(&self.listeners.borrow());
+                let gateway = (gateway, &self.identity.grant);
+                gateway::doors(gateway, &view, bind, (&open, &mut wanted))
+            }
             None => Vec::new(),
         };
         self.agent.problems.set_all("gateway", closed);

@@ -22,49 +22,43 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use skein_protocol::{
     manifest::kinds::{Gateway, Listen},
-    record::node::{Protocol, ServicePort},
-    route::PortRef,
+    trust::{Grant, Role},
     view::View,
 };
 use tokio::sync::watch;
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::Agent;
-use crate::proxy::{Bind, Door, ListenerSpec, Listeners, Terms};
+use super::{Agent, doors::settle};
+use crate::proxy::{Bind, ListenerSpec, Listeners};
 
-/// Adds the doors of a gateway to the listeners, and gives what cannot be opened.
+/// Adds the doors of a gateway to the listeners, and gives what cannot be opened. `open` are the
+/// listeners as they are now.
 pub(super) fn doors(
-    gateway: &Gateway,
+    (gateway, grant): (&Gateway, &Grant),
     view: &View,
     bind: Option<IpAddr>,
-    wanted: &mut Listeners,
+    (open, wanted): (&Listeners, &mut Listeners),
 ) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut open: BTreeMap<u16, Door> = BTreeMap::new();
-    for (name, service) in &view.services {
-        let may = |port: &ServicePort| {
-            port.exposed
-                && (gateway.ports.is_empty() || gateway.ports.contains(&port.port))
-                && (gateway.services.is_empty()
-                    || gateway.services.iter().any(|pattern| pattern.covers(name)))
-        };
-        for port in service.ports.iter().filter(|port| may(port)) {
-            let spec = Arc::new(ListenerSpec {
-                name: format!("gateway port {}", port.port),
-                service: name.clone(),
-                port: PortRef::Number(port.port),
-                terms: Terms::default(),
-                outside: true,
-                door: None,
-            });
-            let fresh = !open.contains_key(&port.port);
-            let door = open.entry(port.port).or_default();
-            door.proxies.clone_from(&gateway.proxies);
-            problems.extend(add(door, fresh, port, spec));
-        }
+    if !grant.roles.contains(&Role::Gateway) {
+        return vec![format!(
+            "this gateway opens nothing: the grant of {} has not the role gateway: join with a token \
+             of `skein token create --role gateway`, or have it admitted with `--role gateway`",
+            grant.name
+        )];
     }
-    for (port, door) in open {
-        let Some(socket) = Listen::All(port).socket(bind) else { continue };
+    let socket = |port| Listen::All(port).socket(bind);
+    let held = |port: u16, host: Option<&str>| {
+        let door = open.0.get(&Bind::Tcp(socket(port)?))?.door.as_ref()?;
+        let spec = match host {
+            Some(host) => door.by_host.get(host),
+            None => door.other.as_ref(),
+        };
+        spec.map(|spec| spec.service.clone())
+    };
+    let services = view.services.iter().map(|(name, service)| (name, service.ports.as_slice()));
+    let (doors, mut problems) = settle(gateway, services, &held);
+    for (port, door) in doors {
+        let Some(socket) = socket(port) else { continue };
         let first = door.other.as_ref().or_else(|| door.by_host.values().next());
         let Some(first) = first.map(Arc::clone) else { continue };
         if let Some(taken) = wanted.0.get(&Bind::Tcp(socket)) {
@@ -78,49 +72,6 @@ pub(super) fn doors(
         wanted.0.insert(Bind::Tcp(socket), Arc::new(spec));
     }
     problems
-}
-
-/// Leads one more service through a door, unless another one has its place.
-fn add(
-    door: &mut Door,
-    fresh: bool,
-    port: &ServicePort,
-    spec: Arc<ListenerSpec>,
-) -> Option<String> {
-    let number = port.port;
-    let clash = |held: &ListenerSpec, why: &str| {
-        Some(format!(
-            "{} and {} both want gateway port {number}{why}: {} has it; give them different \
-             `hosts` or ports",
-            held.service, spec.service, held.service
-        ))
-    };
-    let held = door.other.as_ref().or_else(|| door.by_host.values().next()).map(Arc::clone);
-    let requests =
-        |protocol: Protocol| matches!(protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc);
-    if fresh {
-        door.protocol = Some(port.protocol);
-    } else if let Some(held) = &held
-        && !(requests(port.protocol) && door.protocol.is_some_and(requests))
-    {
-        // Bytes name no host.
-        return clash(held, ", and not both speak HTTP");
-    }
-    if port.hosts.is_empty() {
-        if let Some(held) = &door.other {
-            return clash(held, " for all hosts");
-        }
-        door.other = Some(spec);
-        return None;
-    }
-    for host in &port.hosts {
-        let host = host.to_ascii_lowercase();
-        if let Some(held) = door.by_host.get(&host) {
-            return clash(held, &format!(" for {host}"));
-        }
-        door.by_host.insert(host, Arc::clone(&spec));
-    }
-    None
 }
 
 impl Agent {

@@ -11,6 +11,7 @@ mod capture;
 mod change;
 mod compose;
 mod data;
+mod doors;
 mod events;
 mod gateway;
 mod identity;

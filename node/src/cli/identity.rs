@@ -87,7 +87,7 @@ pub(super) struct GrantArgs {
     /// Without any it may only call
     #[arg(long = "service", value_name = "PATTERN")]
     services: Vec<String>,
-    /// A role: relay, gateway; repeatable
+    /// A role: gateway; repeatable
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
     /// The `[region/]zone` it must be in

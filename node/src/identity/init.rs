@@ -11,7 +11,7 @@ use skein_protocol::{
     limits,
     name::{Locality, MeshId, NodeKey, NodeName, ServicePattern},
     trust::{
-        Grant, RootChain, Signer,
+        Grant, Role, RootChain, Signer,
         grant::GrantError,
         issue::{self, Authority, IssueError},
         operator::Scope,
@@ -217,8 +217,12 @@ fn found(
     file::write_roots(&files.roots(), chain)?;
     write_issuer(files, &by, &node.node_key(), now)?;
     let issuer = IssuingHost::open(files)?.ok_or(IssuerError::None)?;
-    let grant =
-        Grant::new(options.node.clone(), vec![ServicePattern::All], vec![], options.zone.clone())?;
+    let grant = Grant::new(
+        options.node.clone(),
+        vec![ServicePattern::All],
+        vec![Role::Gateway],
+        options.zone.clone(),
+    )?;
     let chain = issuer.admit(&node.node_key(), &grant, now)?;
     let token = issuer.create_token(first_token(options), now)?;
     // The first host knows all the policy that there is.

@@ -12,6 +12,7 @@ use skein_protocol::{
     name::NodeKey,
     record::node::Protocol,
     route::{CloseReason, rendezvous},
+    trust::Role,
     wire::{
         exchange::RequestHead,
         kind::StreamKind,
@@ -182,6 +183,13 @@ impl Proxy {
             let why = format!(
                 "the grant of {who} does not cover `{source}`: on an issuer, \
                  `skein admit` it with that service, or set another `source`"
+            );
+            return refuse(Refusal::Denied, why);
+        }
+        if head.outside() && !caller.grant.roles.contains(&Role::Gateway) {
+            let who = &caller.grant.name;
+            let why = format!(
+                "the grant of {who} has not the role gateway: it brings in nobody from outside"
             );
             return refuse(Refusal::Denied, why);
         }

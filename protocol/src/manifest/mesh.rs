@@ -12,7 +12,10 @@ use super::{
     registry::exposed,
     value::{self, HostAddress, Image, Ipv4Range, is_host, word},
 };
-use crate::{limits, name::Label};
+use crate::{
+    limits,
+    name::{Label, ServicePattern},
+};
 
 impl Default for Mesh {
     /// What holds without a document, in the namespace `default`.
@@ -272,6 +275,7 @@ fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
         let all = Gateway {
             ports: Vec::new(),
             services: Vec::new(),
+            hosts: BTreeMap::new(),
             certificates: None,
             proxies: Vec::new(),
         };
@@ -283,15 +287,43 @@ fn gateway(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Option<Gateway>> {
         items.iter().filter_map(|item| item.port(sink)).collect()
     });
     let services = fields.take("services").map(|item| item.list_of(limits::GRANT_SERVICES, sink));
+    let hosts = fields.take("hosts").map(|item| owners(&item, sink));
     let certificates = fields.take("certificates").and_then(|item| item.shown(sink));
     let proxies = fields.take("proxyProtocol").map(|item| item.list_of(limits::PORTS_MAX, sink));
     fields.finish(sink);
     Some(Some(Gateway {
         ports: ports.unwrap_or_default(),
         services: services.unwrap_or_default(),
+        hosts: hosts.unwrap_or_default(),
         certificates,
         proxies: proxies.unwrap_or_default(),
     }))
+}
+
+/// Whose host names and ports are: a namespace, or a service.
+fn owners(item: &Item<'_>, sink: &mut Sink<'_>) -> BTreeMap<String, ServicePattern> {
+    let mut found = BTreeMap::new();
+    for (host, item) in item.entries(limits::GATEWAY_HOSTS, sink) {
+        let Some(text) = item.text(sink) else {
+            continue;
+        };
+        let owner = match text.contains('/') {
+            true => text.parse().ok(),
+            false => Label::new(text).ok().map(ServicePattern::Namespace),
+        };
+        let named = host.strip_prefix("*.").unwrap_or(host);
+        match owner.filter(|owner| *owner != ServicePattern::All) {
+            Some(owner) if is_host(named) || host.parse::<u16>().is_ok_and(|port| port > 0) => {
+                found.insert(host.to_ascii_lowercase(), owner);
+            }
+            _ => item.fault(
+                sink,
+                format!("`{host}: {text}` does not say whose a host is"),
+                "write a host name or a port, and a namespace or a service: `shop.example.com: shop`",
+            ),
+        }
+    }
+    found
 }
 
 fn virtual_range(item: &Item<'_>, sink: &mut Sink<'_>) -> Option<Ipv4Range> {

@@ -107,8 +107,10 @@ pub struct Seed {
 pub struct Gateway {
     /// Ports to open; empty: all that services expose.
     pub ports: Vec<u16>,
-    /// Services to open; empty: all that expose a port.
+    /// Services to open; empty: none.
     pub services: Vec<ServicePattern>,
+    /// Whose a host name is, or a port for what names no other host.
+    pub hosts: BTreeMap<String, ServicePattern>,
     /// The directory of certificates, relative to the document's file.
     pub certificates: Option<String>,
     /// Balancers before this gateway: what comes from there begins with a header of the PROXY

@@ -137,7 +137,7 @@ spec:
     enableLogs: true
     debug: false
     disableAutoRestart: false
-    gateway: {ports: [80, 443], services: [shop/*], certificates: tls.d}
+    gateway: {ports: [80, 443], services: [shop/*], hosts: {shop.example.com: shop, 443: shop/api}, certificates: tls.d}
     transport: auto
     capture: auto
     virtualAddresses: 127.128.0.0/9

@@ -28,8 +28,6 @@ const VERSION: u8 = 1;
 /// A part that a node may play besides serving and calling.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Role {
-    /// Carries between gossip clusters.
-    Relay,
     /// Opens services to callers outside of the mesh.
     Gateway,
 }
@@ -37,14 +35,12 @@ pub enum Role {
 impl Role {
     fn number(self) -> u8 {
         match self {
-            Self::Relay => 1,
             Self::Gateway => 2,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
         match number {
-            1 => Some(Self::Relay),
             2 => Some(Self::Gateway),
             _ => None,
         }
@@ -53,7 +49,6 @@ impl Role {
     /// The word of the command line.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Relay => "relay",
             Self::Gateway => "gateway",
         }
     }
@@ -203,7 +198,7 @@ mod tests {
         Grant::new(
             "web-1".parse().unwrap(),
             vec!["shop/web".parse().unwrap(), "ops/*".parse().unwrap()],
-            vec![Role::Gateway, Role::Relay],
+            vec![Role::Gateway],
             Some("eu/eu-1a".parse().unwrap()),
         )
         .unwrap()
@@ -221,11 +216,11 @@ mod tests {
     fn golden_bytes_of_a_grant() {
         let hex = data_encoding::HEXLOWER.encode(&grant().encode().unwrap());
         let golden = concat!(
-            "302f",
+            "302c",
             "020101",
             "0c057765622d31",
             "30110c056f70732f2a0c0873686f702f776562",
-            "3006020101020102",
+            "3003020102",
             "0c0865752f65752d3161"
         );
         assert_eq!(hex, golden);
@@ -247,7 +242,7 @@ mod tests {
         let mut trailing = der.clone();
         trailing.push(0);
         assert_eq!(Grant::decode(&trailing), Err(GrantError::NotCanonical));
-        let unsorted = Grant { roles: vec![Role::Gateway, Role::Relay], ..grant() };
+        let unsorted = Grant { roles: vec![Role::Gateway, Role::Gateway], ..grant() };
         assert_eq!(Grant::decode(&unsorted.encode().unwrap()), Err(GrantError::NotCanonical));
     }
 
@@ -266,7 +261,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(
-            at in 0usize..49, to in any::<u8>(), cut in 0usize..50
+            at in 0usize..46, to in any::<u8>(), cut in 0usize..47
         ) {
             let mut der = grant().encode().unwrap();
             der[at] = to;
