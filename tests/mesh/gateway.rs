@@ -64,7 +64,7 @@ async fn leads(door: SocketAddr, host: &str, wanted: &str) {
 #[tokio::test]
 async fn one_port_leads_to_services_by_host_and_says_who_called() {
     let services = [("one", ", hosts: [one.example.com, \"*.one.example.com\"]"), ("two", "")];
-    let (mesh, door, webs) = stand(&services, "gateway: true").await;
+    let (mesh, door, webs) = stand(&services, "gateway: {services: [\"*/*\"]}").await;
     leads(door, "one.example.com", "one").await;
     leads(door, "x.one.example.com:8088", "one").await;
     leads(door, "anything.else", "two").await;
@@ -84,7 +84,8 @@ async fn one_port_leads_to_services_by_host_and_says_who_called() {
 
 #[tokio::test]
 async fn two_services_that_want_one_port_are_named_and_the_first_keeps_it() {
-    let (mesh, door, _webs) = stand(&[("alpha", ""), ("beta", "")], "gateway: true").await;
+    let (mesh, door, _webs) =
+        stand(&[("alpha", ""), ("beta", "")], "gateway: {services: [\"*/*\"]}").await;
     let status = until(SOON, "the clash is said", async || {
         let status = mesh[0].try_json(&["status"]).await?;
         let problems = status["problems"].to_string();
@@ -108,7 +109,7 @@ async fn two_services_that_want_one_port_are_named_and_the_first_keeps_it() {
 /// `outside` in a policy means what came in by a gateway.
 #[tokio::test]
 async fn a_policy_tells_those_outside_from_the_others() {
-    let (mesh, door, webs) = stand(&[("one", "")], "gateway: true").await;
+    let (mesh, door, webs) = stand(&[("one", "")], "gateway: {services: [\"*/*\"]}").await;
     leads(door, "a", "one").await;
     let file = mesh.folder().join("policy.yaml");
     let text = "apiVersion: skein/v1
@@ -121,7 +122,9 @@ spec: {destination: one, action: deny, from: [{outside: true}], to: [{paths: [\"
     let before = webs[0].count();
     let (status, body, reason) = ask(door, "a").await.expect("an answer");
     assert_eq!((status, &*reason), (403, "denied"), "{body}");
-    assert!(body.contains("outsiders"), "{body}");
+    assert_eq!(body, "denied\n", "strangers learn no more");
+    let log = mesh[0].log();
+    assert!(log.contains("AccessPolicy shop/outsiders"), "{log}");
     assert_eq!(webs[0].count(), before);
 }
 
@@ -167,7 +170,8 @@ async fn curl(
 #[ignore = "needs curl and openssl"]
 async fn tls_ends_at_the_gateway_by_name_and_follows_its_files() {
     let services = [("one", ", hosts: [one.test]"), ("two", ", hosts: [two.test]")];
-    let (mesh, door, webs) = stand(&services, "gateway: {certificates: tls.d}").await;
+    let (mesh, door, webs) =
+        stand(&services, "gateway: {services: [shop/*], certificates: tls.d}").await;
     // Relative to the document's file.
     let folder = mesh[0].manifests.join("tls.d");
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -222,7 +226,8 @@ fn proxy_header(client: SocketAddr) -> Vec<u8> {
 /// and a process that asks for it is told.
 #[tokio::test]
 async fn the_proxy_protocol_is_read_of_balancers_and_written_to_processes() {
-    let (mesh, door, webs) = stand(&[("one", "")], "gateway: {proxyProtocol: [127.0.0.0/8]}").await;
+    let (mesh, door, webs) =
+        stand(&[("one", "")], "gateway: {services: [shop/*], proxyProtocol: [127.0.0.0/8]}").await;
     let client: SocketAddr = "192.0.2.44:4444".parse().expect("an address");
     let request = b"GET /p HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let bytes = [proxy_header(client), request.to_vec()].concat();
@@ -243,7 +248,10 @@ async fn the_proxy_protocol_is_read_of_balancers_and_written_to_processes() {
     })
     .await;
     // From anybody else such a header is no request.
-    mesh[0].manifest("agent.yaml", &agent(&["gateway: {proxyProtocol: [192.0.2.1]}"]));
+    mesh[0].manifest(
+        "agent.yaml",
+        &agent(&["gateway: {services: [shop/*], proxyProtocol: [192.0.2.1]}"]),
+    );
     until(SOON, "the header is refused", async || {
         let answer = raw(door, &bytes).await?;
         answer.starts_with("HTTP/1.1 400").then_some(()).ok_or(answer)
@@ -278,4 +286,97 @@ async fn the_proxy_protocol_is_read_of_balancers_and_written_to_processes() {
     wanted[26..28].copy_from_slice(&process.port().to_be_bytes());
     wanted.extend(b"hello");
     assert_eq!(got, wanted);
+}
+
+/// A connection from that address.
+async fn from(address: [u8; 4], door: SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind((address, 0).into())?;
+    socket.connect(door).await
+}
+
+/// Eleven connections of HTTP/2 with a hundred requests each that never end; gives how many were
+/// answered with 429, and what holds the others.
+async fn flood(door: SocketAddr) -> (usize, tokio::task::JoinSet<()>) {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (answered, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..11 {
+        let stream = from([127, 0, 0, 250], door).await.expect("a connection");
+        let io = TokioIo::new(stream);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+        running.spawn(async move { drop(connection.await) });
+        for _ in 0..100 {
+            let (mut sender, answered) = (sender.clone(), answered.clone());
+            running.spawn(async move {
+                let request = hyper::Request::get("http://one.example.com/never")
+                    .body(http_body_util::Full::<hyper::body::Bytes>::default())
+                    .expect("a request");
+                if let Ok(response) = sender.send_request(request).await {
+                    let _ = answered.send(response.status().as_u16());
+                }
+            });
+        }
+    }
+    let mut count = 0;
+    while count < 11 * 100 - 256 {
+        let next = tokio::time::timeout(SOON, told.recv()).await;
+        let status = next.expect("those beyond the share are answered").expect("a status");
+        assert_eq!(status, 429);
+        count += 1;
+    }
+    (count, running)
+}
+
+/// One address costs its share: of what a service's host takes of this gateway something is left for
+/// the others, and what has switched to another protocol is counted as long as it lives.
+#[tokio::test]
+async fn one_address_does_not_take_a_gateway_from_the_others() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut mesh = Mesh::of_hosts(2);
+    mesh[0].manifest("agent.yaml", &agent(&["gateway: {services: [shop/*]}"]));
+    mesh.form().await;
+    let door = SocketAddr::new(mesh[0].ip, 8088);
+    let held = Web::start(mesh[1].ip, "one").await;
+    held.answers(skein_tests::web::Answer::Never);
+    let other = Web::start(mesh[1].ip, "two").await;
+    let hosts = ", hosts: [one.example.com]";
+    mesh[1].manifest("one.yaml", &exposed("one", "http", hosts, held.address));
+    mesh[1].manifest("two.yaml", &exposed("two", "http", "", other.address));
+    leads(door, "two", "two").await;
+    let (_, _flood) = flood(door).await;
+    // From another address: handshakes of WebSockets, which the service keeps waiting.
+    let mut sockets = Vec::new();
+    for _ in 0..200 {
+        let mut socket = from([127, 0, 0, 251], door).await.expect("a connection");
+        let asked = b"GET /ws HTTP/1.1\r\nhost: one.example.com\r\nconnection: upgrade\r\n\
+            upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+            sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        socket.write_all(asked).await.expect("sent");
+        sockets.push(socket);
+    }
+    let (answered, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut reading = tokio::task::JoinSet::new();
+    for mut socket in sockets {
+        let answered = answered.clone();
+        reading.spawn(async move {
+            let mut first = [0; 12];
+            if socket.read_exact(&mut first).await.is_ok() {
+                let _ = answered.send(first);
+            }
+            // Held open as long as the task is.
+            std::future::pending::<()>().await;
+        });
+    }
+    for _ in 0..200 - 128 {
+        let next = tokio::time::timeout(SOON, told.recv()).await;
+        let first = next.expect("those beyond the share are answered").expect("a status");
+        assert_eq!(&first, b"HTTP/1.1 429");
+    }
+    for _ in 0..50 {
+        let (status, body, reason) = ask(door, "two").await.expect("an answer");
+        assert_eq!((status, &*body), (200, "two"), "{reason}");
+    }
+    assert!(told.is_empty(), "the others of its share wait");
 }

@@ -26,6 +26,11 @@ pub struct Door {
 }
 
 impl Door {
+    /// Whether that is a balancer, whose word about the client is taken.
+    pub(super) fn trusts(&self, from: SocketAddr) -> bool {
+        self.proxies.iter().any(|one| one.contains(from.ip()))
+    }
+
     /// Where a client is led that names this host, with or without a port.
     pub fn at(&self, host: &str) -> Option<&Arc<ListenerSpec>> {
         let host = match host.rsplit_once(':') {
@@ -58,8 +63,7 @@ impl Proxy {
         from: Option<SocketAddr>,
         door: &Door,
     ) -> Result<Entered, String> {
-        let trusted =
-            from.is_some_and(|from| door.proxies.iter().any(|one| one.contains(from.ip())));
+        let trusted = from.is_some_and(|from| door.trusts(from));
         let client = match trusted {
             true => client_address::read(&mut socket).await?,
             false => None,

@@ -73,6 +73,13 @@ pub(super) struct Permit {
     _own: Option<Work>,
 }
 
+impl Permit {
+    /// What one bound alone counts.
+    pub(super) fn of(total: OwnedSemaphorePermit) -> Self {
+        Self { _total: total, _peer: None, _own: None }
+    }
+}
+
 /// Something that is being done, for as long as the value lives.
 #[derive(Debug)]
 pub(super) struct Work(Arc<AtomicUsize>);
@@ -226,7 +233,7 @@ impl Gate {
 
     fn enter(&self) -> Option<Permit> {
         let total = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(Permit { _total: total, _peer: None, _own: None })
+        Some(Permit::of(total))
     }
 }
 

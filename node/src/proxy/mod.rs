@@ -15,6 +15,7 @@
 //! A destination on this host skips the wire, not the checks.
 
 mod client_address;
+mod clients;
 mod copy;
 mod door;
 mod guard;
@@ -375,6 +376,7 @@ pub struct Proxy {
     pool: Arc<Pool>,
     meters: Arc<Meters>,
     guard: Guard,
+    clients: clients::Clients,
     processes: Arc<ProcessPool>,
     spoken: Spoken,
     /// Copies that may be on their way.
@@ -390,7 +392,8 @@ impl Proxy {
         let mirrors = Arc::new(Semaphore::new(limits::MIRRORS_MAX));
         let processes = Arc::new(ProcessPool::new(parts.runtime.clone()));
         let spoken = Spoken::default();
-        Arc::new(Self { parts, pool, meters, guard, processes, spoken, mirrors })
+        let clients = clients::Clients::default();
+        Arc::new(Self { parts, pool, meters, guard, clients, processes, spoken, mirrors })
     }
 
     /// What this agent's own calls say of a service's endpoints, in the view's order.

@@ -36,6 +36,7 @@ use tokio::{
 
 use super::{
     Connection, Direction, ListenerSpec, Proxy, Socket, Target,
+    clients::Connected,
     copy::{Copied, copy},
     guard::Permit,
     http::{Answer, Fallen, Outgoing, Says},
@@ -186,6 +187,10 @@ impl Proxy {
             );
             return self.refuse(socket, line(client, Some(spec)), (CloseReason::TooMany, many));
         };
+        let mut held = match self.share(spec, client) {
+            Ok(held) => held,
+            Err(why) => return self.refuse(socket, line(client, Some(spec)), why),
+        };
         let arrival = |socket: &Socket| socket.arrival(client, redirected);
         let standing = match self.standing(&socket, arrival, spec).await {
             Ok(standing) => standing,
@@ -202,7 +207,13 @@ impl Proxy {
             match self.enter(socket, client, door).await {
                 Ok(entered) => {
                     (socket, secure) = (entered.socket, entered.secure);
-                    client = entered.client.or(client);
+                    if let Some(told) = entered.client {
+                        client = Some(told);
+                        held = match self.one_of(told) {
+                            Ok(held) => Some(held),
+                            Err(why) => return self.refuse(socket, line(client, Some(&spec)), why),
+                        };
+                    }
                     // The door goes with it: requests may name other hosts than the handshake.
                     if let Some(named) = entered.spec {
                         let door = spec.door.clone();
@@ -233,18 +244,41 @@ impl Proxy {
                     Ok(_counted) => {
                         let http = (socket, &*first, two);
                         let idle = call.idle_http();
-                        let serve = self.serve_http(http, (line, note), (spec, secure), idle);
-                        let _permit = permit;
+                        let held = (permit, held);
+                        let serve =
+                            self.serve_http(http, (line, note), (spec, secure), (idle, held));
                         return Box::pin(serve).await;
                     }
                     Err(failed) => call.refused(socket, failed),
                 }
             }
         }
-        drop(permit);
+        drop((permit, held));
         call.line.duration = started.elapsed();
         call.line.detail = both(call.line.detail, note);
         self.parts.observer.finished(&call.line);
+    }
+
+    /// What counts a client outside of the mesh against its address; that of a balancer counts for
+    /// nobody until it has said who comes.
+    fn share(
+        &self,
+        spec: &ListenerSpec,
+        client: Option<SocketAddr>,
+    ) -> Result<Option<Connected>, (CloseReason, String)> {
+        let Some(client) = client.filter(|_| spec.outside) else { return Ok(None) };
+        match spec.door.as_ref().is_some_and(|door| door.trusts(client)) {
+            true => Ok(None),
+            false => self.one_of(client).map(Some),
+        }
+    }
+
+    fn one_of(&self, client: SocketAddr) -> Result<Connected, (CloseReason, String)> {
+        self.clients.at(client.ip()).connection().ok_or_else(|| {
+            let (address, most) = (client.ip(), limits::CLIENT_CONNECTIONS);
+            let many = format!("{address} has {most} connections open, as many as one address may");
+            (CloseReason::TooMany, many)
+        })
     }
 
     /// Ends a connection of which nothing is carried.
@@ -944,6 +978,15 @@ impl<'a> Call<'a> {
     ) -> Attempt {
         let deadline = Instant::now() + patience;
         let node = &endpoint.node;
+        let share = match self.spec.outside {
+            false => None,
+            true => Some(self.proxy.clients.to_host(node.key).ok_or_else(|| {
+                let most = limits::OUTSIDE_PER_HOST;
+                let why =
+                    format!("{most} calls from outside are open at {}, as many as may", node.name);
+                refused(Refused { code: Refusal::Overload, why, wait: None })
+            })?),
+        };
         let late = |what: &str| format!("{}: {what} within {} ms", node.name, patience.as_millis());
         let dialled = timeout_at(deadline, self.proxy.parts.dialer.data(node.key)).await;
         let mux = match dialled {
@@ -961,7 +1004,9 @@ impl<'a> Call<'a> {
             Err(_) => return Err(unreachable(late("no stream"))),
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        self.ask(stream, head, (left, number), outgoing).await.map_err(|mut miss| {
+        let asked = self.ask(stream, head, (left, number), outgoing).await;
+        let asked = asked.map(|(pair, _, took)| (pair, share.map(Permit::of), took));
+        asked.map_err(|mut miss| {
             if miss.failed.reason != CloseReason::RateLimited {
                 let named = miss.failed.detail.starts_with(&*node.name.to_string());
                 if !named && matches!(miss.outcome, Some(Outcome::NoReply | Outcome::Unreachable)) {

@@ -69,7 +69,7 @@ pub(super) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Res
     }
     let mut response = match answered {
         Ok(response) => response,
-        Err(failed) => refuse(failed, ending, grpc),
+        Err(failed) => refuse(failed, ending, (grpc, front.spec.outside)),
     };
     if one && !switched && front.proxy.guard.is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -117,6 +117,7 @@ async fn go(
             Refused::Late => bad(408, "the head was not whole in time".to_owned()),
         };
     }
+    let counted = share(front, request.headers().contains_key(header::UPGRADE))?;
     let switch = hyper::upgrade::on(&mut request);
     let ended = request.body().is_end_stream();
     let (parts, body) = request.into_parts();
@@ -126,6 +127,7 @@ async fn go(
     })?;
     if let Some(ending) = ending {
         ending.asked(&head);
+        ending.share = counted;
     }
     head::name(&mut head, &mut rand::rng());
     if spec.outside {
@@ -148,6 +150,10 @@ async fn go(
     }
     let (up, down) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut upload = (!ended).then(|| Upload::new(body, Arc::clone(&up)));
+    // A stream of gRPC lasts as long as its two ends wish; what it holds is bounded all the same.
+    if let Some(upload) = upload.as_mut().filter(|_| spec.outside && !is_grpc(&parts.headers)) {
+        upload.at_least_rate();
+    }
     mirror((front, spec), (&rules, &asked), &head, upload.as_mut());
     let body = match upload {
         None => Sent::None,
@@ -210,6 +216,28 @@ async fn go(
         next,
     };
     whole(&answered, body.boxed_unsync())
+}
+
+/// What one address outside of the mesh has under way, counted while it lives.
+type Share = Vec<tokio::sync::OwnedSemaphorePermit>;
+
+/// Room for one more request of a client outside of the mesh.
+fn share(front: &Front, switches: bool) -> Result<Share, Failed> {
+    let Some(held) = &front.outside else { return Ok(Vec::new()) };
+    let many = |what: &str, most: usize| {
+        let detail = format!("this address has {most} {what}, as many as one may");
+        Failed { status: Some(429), ..Failed::new(CloseReason::TooMany, detail) }
+    };
+    let client = held.client();
+    let request = client.request();
+    let request = request.ok_or_else(|| many("requests under way", limits::CLIENT_REQUESTS))?;
+    let mut share = vec![request];
+    if switches {
+        let switched = client.switch();
+        let most = limits::CLIENT_SWITCHED;
+        share.push(switched.ok_or_else(|| many("connections of other protocols", most))?);
+    }
+    Ok(share)
 }
 
 fn whole(head: &ResponseHead, body: Body) -> Result<Response<Body>, Failed> {
@@ -349,6 +377,7 @@ pub(super) struct Ending {
     moved: Option<(Arc<AtomicU64>, Arc<AtomicU64>)>,
     _open: Option<Box<dyn Send + Sync>>,
     _work: Work,
+    share: Share,
 }
 
 impl Ending {
@@ -373,7 +402,16 @@ impl Ending {
         let _open = observer.opened(Direction::Outbound, &spec.service);
         let _work = front.proxy.guard.answers();
         let front = Arc::clone(front);
-        Self { front, line, started: Instant::now(), counts: None, moved: None, _open, _work }
+        Self {
+            front,
+            line,
+            started: Instant::now(),
+            counts: None,
+            moved: None,
+            _open,
+            _work,
+            share: Vec::new(),
+        }
     }
 
     /// What it is that goes on.
@@ -526,15 +564,20 @@ impl HttpBody for Answering {
 }
 
 /// The answer of this agent, in place of the service's.
-fn refuse(failed: Failed, ending: Option<Ending>, grpc: bool) -> Response<Body> {
+///
+/// Who is outside of the mesh learns the word alone: the rest is for its people, in the log.
+fn refuse(failed: Failed, ending: Option<Ending>, (grpc, outside): (bool, bool)) -> Response<Body> {
     let Failed { reason, detail, status, wait } = failed;
+    let told = match outside {
+        true => reason.word().to_owned(),
+        false => format!("{}: {detail}", reason.word()),
+    };
     let status = status.unwrap_or_else(|| reason.status());
     let text: Body = match grpc {
         true => Empty::new().map_err(|never| match never {}).boxed_unsync(),
-        false => {
-            let text = format!("{}: {detail}\n", reason.word());
-            Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
-        }
+        false => Full::new(Bytes::from(told.clone() + "\n"))
+            .map_err(|never| match never {})
+            .boxed_unsync(),
     };
     let mut response = Response::new(text);
     let headers = response.headers_mut();
@@ -547,7 +590,7 @@ fn refuse(failed: Failed, ending: Option<Ending>, grpc: bool) -> Response<Body> 
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
-        let message = percent(&format!("skein: {}: {detail}", reason.word()));
+        let message = percent(&format!("skein: {told}"));
         if let Ok(message) = HeaderValue::from_str(&message) {
             headers.insert("grpc-message", message);
         }

@@ -16,7 +16,7 @@ use super::{
     guarded::{Guarded, Signals},
     serve::text_of,
 };
-use crate::proxy::{Connection, ListenerSpec, Proxy, Socket};
+use crate::proxy::{Connection, ListenerSpec, Proxy, Socket, clients::Connected, guard::Permit};
 
 /// A client's connection.
 pub(super) struct Front {
@@ -30,6 +30,11 @@ pub(super) struct Front {
     pub(super) signals: Arc<Signals>,
     /// Whether it came by TLS, which ended here.
     pub(super) secure: bool,
+    /// What counts a client outside of the mesh against its address.
+    pub(super) outside: Option<Connected>,
+    /// Its room on this host: a request that has become another protocol lives longer than what
+    /// hyper has of the connection.
+    _permit: Permit,
 }
 
 impl Proxy {
@@ -39,9 +44,10 @@ impl Proxy {
         (socket, first, two): (Socket, &[u8], bool),
         (line, note): (Connection, String),
         (spec, secure): (&Arc<ListenerSpec>, bool),
-        idle: Duration,
+        (idle, (permit, outside)): (Duration, (Permit, Option<Connected>)),
     ) {
         socket.tune();
+        let window = outside.as_ref().map_or(limits::H2_WINDOW_BYTES, Connected::window);
         let signals = Arc::<Signals>::default();
         let idles = (idle, self.parts.timeouts.idle);
         let io = Guarded::new(socket, first, two, idles, Arc::clone(&signals));
@@ -54,6 +60,8 @@ impl Proxy {
             note,
             signals,
             secure,
+            outside,
+            _permit: permit,
         });
         let serving = Arc::clone(&front);
         let service = service_fn(move |request: Request<Incoming>| {
@@ -95,7 +103,7 @@ impl Proxy {
                 .max_concurrent_streams(limits::H2_STREAMS)
                 .max_header_list_size(u32::try_from(limits::HTTP_HEAD_BYTES).unwrap_or(u32::MAX))
                 .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-                .initial_connection_window_size(limits::H2_WINDOW_BYTES)
+                .initial_connection_window_size(window)
                 .max_send_buf_size(limits::EXCHANGE_DATA_BYTES);
             serve!(builder.serve_connection(io, service))
         } else {

@@ -11,10 +11,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use skein_protocol::{
     limits,
@@ -27,6 +28,7 @@ use tokio::{
     runtime::Handle,
     sync::{OwnedMutexGuard, mpsc},
     task::AbortHandle,
+    time::{Instant, timeout},
 };
 
 use super::{frames, head};
@@ -111,6 +113,8 @@ pub(super) struct Upload {
     ended: bool,
     mirrors: Vec<mpsc::Sender<Piece>>,
     moved: Arc<AtomicU64>,
+    /// How long its client was waited for in all, where that is bounded.
+    waited: Option<Duration>,
 }
 
 /// Why a body does not go on.
@@ -124,7 +128,29 @@ pub(super) enum Stuck {
 impl Upload {
     pub(super) fn new(body: Incoming, moved: Arc<AtomicU64>) -> Self {
         let (kept, mirrors) = (Vec::new(), Vec::new());
-        Self { body, kept, bytes: 0, whole: true, ended: false, mirrors, moved }
+        Self { body, kept, bytes: 0, whole: true, ended: false, mirrors, moved, waited: None }
+    }
+
+    /// Ends the body when its client sends it slower than it may.
+    pub(super) fn at_least_rate(&mut self) {
+        self.waited = Some(Duration::ZERO);
+    }
+
+    /// The next frame of it. Only the time that the client takes counts, not that of the endpoint.
+    async fn frame(&mut self) -> Result<Option<Frame<Bytes>>, Stuck> {
+        let next = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
+        let next = match &mut self.waited {
+            None => next.await,
+            Some(waited) => {
+                let begun = Instant::now();
+                let come = u64::try_from(self.bytes).unwrap_or(u64::MAX) / limits::BODY_LEAST_RATE;
+                let left = limits::BODY_PATIENCE.saturating_add(Duration::from_secs(come));
+                let next = timeout(left.saturating_sub(*waited), next).await;
+                *waited = waited.saturating_add(begun.elapsed());
+                next.map_err(|_| Stuck::Client("its body came too slowly".to_owned()))?
+            }
+        };
+        next.transpose().map_err(|error| Stuck::Client(error.to_string()))
     }
 
     /// Sends a copy of what comes there.
@@ -140,14 +166,12 @@ impl Upload {
     /// The next piece, kept before it is given.
     async fn next(&mut self) -> Result<Piece, Stuck> {
         loop {
-            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-            let piece = match frame {
+            let piece = match self.frame().await? {
                 None => {
                     self.ended = true;
                     Piece::End
                 }
-                Some(Err(error)) => return Err(Stuck::Client(error.to_string())),
-                Some(Ok(frame)) => match frame.into_data() {
+                Some(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => continue,
                     Ok(data) => {
                         let count = u64::try_from(data.len()).unwrap_or(0);
