@@ -209,6 +209,16 @@ async fn tls_ends_at_the_gateway_by_name_and_follows_its_files() {
     })
     .await;
     assert_eq!(curl(door, "one.test", &trusted, &[]).await.as_deref(), Ok("one"));
+    // `skein certs` has them with their ends.
+    let shown = mesh[0].json(&["certs"]).await;
+    let of = |name: &str| {
+        let mut all = shown.as_array().expect("a list").iter();
+        all.find(|one| one["kind"] == "gateway" && one["path"].to_string().contains(name)).cloned()
+    };
+    let one = of("one.crt").expect("it is listed");
+    assert_eq!(one["name"], "one.test");
+    assert!(one["seconds_left"].as_i64().expect("a number") > 86_400, "{one}");
+    assert!(of("three.crt").expect("it is listed")["problem"].is_string());
 }
 
 /// A header of the PROXY protocol, version 2, for that client (haproxy's proxy-protocol.txt 2.2).
@@ -299,7 +309,7 @@ async fn from(address: [u8; 4], door: SocketAddr) -> std::io::Result<tokio::net:
 /// answered with 429, and what holds the others.
 async fn flood(door: SocketAddr) -> (usize, tokio::task::JoinSet<()>) {
     use hyper_util::rt::{TokioExecutor, TokioIo};
-    let (answered, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (answered, mut told) = tokio::sync::mpsc::channel(2048);
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..11 {
         let stream = from([127, 0, 0, 250], door).await.expect("a connection");
@@ -314,7 +324,7 @@ async fn flood(door: SocketAddr) -> (usize, tokio::task::JoinSet<()>) {
                     .body(http_body_util::Full::<hyper::body::Bytes>::default())
                     .expect("a request");
                 if let Ok(response) = sender.send_request(request).await {
-                    let _ = answered.send(response.status().as_u16());
+                    let _ = answered.try_send(response.status().as_u16());
                 }
             });
         }
@@ -356,14 +366,14 @@ async fn one_address_does_not_take_a_gateway_from_the_others() {
         socket.write_all(asked).await.expect("sent");
         sockets.push(socket);
     }
-    let (answered, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (answered, mut told) = tokio::sync::mpsc::channel(2048);
     let mut reading = tokio::task::JoinSet::new();
     for mut socket in sockets {
         let answered = answered.clone();
         reading.spawn(async move {
             let mut first = [0; 12];
             if socket.read_exact(&mut first).await.is_ok() {
-                let _ = answered.send(first);
+                let _ = answered.try_send(first);
             }
             // Held open as long as the task is.
             std::future::pending::<()>().await;

@@ -24,6 +24,7 @@ use super::{
     compose::NOT_DONE,
     data::DataLinks,
     events::Problems,
+    gateway,
     identity::Tokens,
     local::Phase,
     policy::Edges,
@@ -436,7 +437,27 @@ impl Agent {
             let mesh = skein_protocol::trust::certificate::mesh_name(der).unwrap_or_default();
             all.push(certificate("root", der, &mesh, &self.settings.files.roots));
         }
+        let folder = self.gateway_folder();
+        all.extend(folder.iter().flat_map(|folder| gateway::listed(folder)).map(of_gateway));
         all
+    }
+}
+
+/// A certificate that a gateway shows to those outside of the mesh.
+fn of_gateway((file, end): (std::path::PathBuf, Result<gateway::End, String>)) -> Certificate {
+    let path = file.display().to_string();
+    let shown = Certificate { kind: "gateway".to_owned(), path, ..Certificate::default() };
+    match end {
+        Err(error) => Certificate { problem: Some(error), ..shown },
+        Ok(end) => Certificate {
+            name: end.names.join(","),
+            serial: end.serial.clone(),
+            not_before: rfc3339(end.begins),
+            not_after: rfc3339(end.ends),
+            seconds_left: seconds_left(end.ends, wall()),
+            problem: gateway::near(&end, wall()),
+            ..shown
+        },
     }
 }
 

@@ -287,7 +287,7 @@ pub struct Link {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Certificate {
-    /// `root`, `issuer` or `node`.
+    /// `root`, `issuer`, `node`, or `gateway`: shown to those outside of the mesh.
     pub kind: String,
     /// Its name: the mesh, an issuer's host, a node.
     pub name: String,
