@@ -390,3 +390,32 @@ async fn one_address_does_not_take_a_gateway_from_the_others() {
     }
     assert!(told.is_empty(), "the others of its share wait");
 }
+
+/// An open connection does not keep what the gateway no longer opens: it ends between two requests.
+#[tokio::test]
+async fn a_connection_that_is_open_does_not_outlive_its_door() {
+    let open = "gateway: {services: [shop/*]}";
+    let (mesh, door, _webs) =
+        stand(&[("one", ""), ("two", ", hosts: [two.example.com]")], open).await;
+    leads(door, "a", "one").await;
+    leads(door, "two.example.com", "two").await;
+    let mut one = Client::to(door).await.expect("a connection");
+    let get = || {
+        let request = hyper::Request::get("/x").header("host", "a");
+        request.body(http_body_util::Full::default()).expect("a request")
+    };
+    assert_eq!(one.send(get()).await.expect("an answer").status, 200);
+    // Only the other one is open now, at the same port.
+    mesh[0].manifest("agent.yaml", &agent(&["gateway: {services: [shop/two]}"]));
+    let ends = async |mut client: Client, why: &str| {
+        until(SOON, why, async || match client.send(get()).await {
+            Ok(got) => Err(format!("{}", got.status)),
+            Err(_) => Ok(()),
+        })
+        .await;
+    };
+    ends(one, "the connection to what is closed ends").await;
+    let other = Client::to(door).await.expect("the port is open");
+    mesh[0].manifest("agent.yaml", &agent(&["gateway: false"]));
+    ends(other, "the connection to a port that is gone ends").await;
+}

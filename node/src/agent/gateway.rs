@@ -349,6 +349,21 @@ fn end_of(file: &Path, leaf: &CertificateDer<'_>) -> Result<End, String> {
 mod tests {
     use super::*;
 
+    /// A key that could not be read becomes readable without another byte in it.
+    #[test]
+    fn a_mended_mode_is_another_state_of_the_directory() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("one.key");
+        fs::write(&file, "key").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let before = stamp(folder.path());
+        // The clock of files is coarse.
+        while stamp(folder.path()) == before {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        }
+    }
+
     #[test]
     fn a_certificate_that_should_have_been_renewed_is_a_problem() {
         let day = Duration::from_secs(86_400);

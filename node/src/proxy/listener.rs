@@ -290,9 +290,10 @@ async fn accept(proxy: Arc<Proxy>, listener: Accepting, spec: watch::Receiver<Ar
         };
         match accepted {
             Ok((socket, client)) => {
+                let (carrier, follow) = (Arc::clone(&proxy), spec.clone());
                 let spec = Arc::clone(&spec.borrow());
-                let carrier = Arc::clone(&proxy);
-                let carry = async move { carrier.carry(socket, client, &spec).await };
+                let until = tightened(Arc::clone(&spec), follow);
+                let carry = async move { carrier.carry(socket, client, &spec, until).await };
                 proxy.parts.runtime.spawn(carry);
             }
             // Out of descriptors, or the caller was gone before it was accepted. The first does
@@ -303,6 +304,24 @@ async fn accept(proxy: Arc<Proxy>, listener: Accepting, spec: watch::Receiver<Ar
             }
         }
     }
+}
+
+/// Waits until a connection may no longer be what it was when it came in.
+async fn tightened(known: Arc<ListenerSpec>, mut follow: watch::Receiver<Arc<ListenerSpec>>) {
+    let other = follow.wait_for(|now| is_other(&known, now)).await.is_ok();
+    // Without its listener a caller on this host may finish; one from outside has lost its door.
+    if !other && !known.outside {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether who may come in, as whom, or where it leads, is another now.
+fn is_other(known: &ListenerSpec, now: &ListenerSpec) -> bool {
+    known.terms.allow != now.terms.allow
+        || known.terms.source != now.terms.source
+        || known.outside != now.outside
+        || known.door != now.door
+        || (known.outside && known.service != now.service)
 }
 
 async fn next(listener: &Accepting) -> io::Result<(Socket, Option<SocketAddr>)> {

@@ -150,14 +150,16 @@ impl Missed {
 }
 
 impl Proxy {
-    /// Carries a connection that came in at a listener, to its end.
+    /// Carries a connection that came in at a listener, to its end. One of requests takes no further
+    /// one once `until` is over.
     pub async fn carry(
         self: &Arc<Self>,
         socket: Socket,
         client: Option<SocketAddr>,
         spec: &Arc<ListenerSpec>,
+        until: impl Future<Output = ()> + Send,
     ) {
-        self.carry_from(socket, client, spec, false).await;
+        self.carry_from(socket, client, spec, (false, until)).await;
     }
 
     /// The same for one that the kernel redirected here from what `spec` stands for.
@@ -167,7 +169,7 @@ impl Proxy {
         client: SocketAddr,
         spec: &Arc<ListenerSpec>,
     ) {
-        self.carry_from(socket, Some(client), spec, true).await;
+        self.carry_from(socket, Some(client), spec, (true, std::future::pending())).await;
     }
 
     async fn carry_from(
@@ -175,7 +177,7 @@ impl Proxy {
         mut socket: Socket,
         mut client: Option<SocketAddr>,
         spec: &Arc<ListenerSpec>,
-        redirected: bool,
+        (redirected, until): (bool, impl Future<Output = ()> + Send),
     ) {
         let started = Instant::now();
         // Counted first: what asks the kernel is bounded by it too.
@@ -245,8 +247,8 @@ impl Proxy {
                         let http = (socket, &*first, two);
                         let idle = call.idle_http();
                         let held = (permit, held);
-                        let serve =
-                            self.serve_http(http, (line, note), (spec, secure), (idle, held));
+                        let more = (idle, held, until);
+                        let serve = self.serve_http(http, (line, note), (spec, secure), more);
                         return Box::pin(serve).await;
                     }
                     Err(failed) => call.refused(socket, failed),

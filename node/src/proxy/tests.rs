@@ -370,7 +370,8 @@ impl Agent {
     async fn call_as(&self, spec: ListenerSpec) -> TcpStream {
         let (app, at) = sockets().await;
         let (proxy, spec) = (Arc::clone(&self.proxy), Arc::new(spec));
-        Handle::current().spawn(async move { proxy.carry(Socket::Tcp(app), None, &spec).await });
+        Handle::current()
+            .spawn(async move { proxy.carry(Socket::Tcp(app), None, &spec, pending()).await });
         at
     }
 

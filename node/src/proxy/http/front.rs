@@ -44,7 +44,11 @@ impl Proxy {
         (socket, first, two): (Socket, &[u8], bool),
         (line, note): (Connection, String),
         (spec, secure): (&Arc<ListenerSpec>, bool),
-        (idle, (permit, outside)): (Duration, (Permit, Option<Connected>)),
+        (idle, (permit, outside), until): (
+            Duration,
+            (Permit, Option<Connected>),
+            impl Future<Output = ()> + Send,
+        ),
     ) {
         socket.tune();
         let window = outside.as_ref().map_or(limits::H2_WINDOW_BYTES, Connected::window);
@@ -76,9 +80,15 @@ impl Proxy {
                 let last = async {
                     // Of HTTP/1 each answer says by itself that it is the last one: a connection
                     // closed between two requests may meet the next one on its way.
-                    match two && !self.guard.is_draining() {
-                        true => self.guard.draining().await,
-                        false => self.guard.closing().await,
+                    let ends = async {
+                        match two && !self.guard.is_draining() {
+                            true => self.guard.draining().await,
+                            false => self.guard.closing().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = ends => {}
+                        () = until => {}
                     }
                 };
                 let mut last = std::pin::pin!(last);
