@@ -25,7 +25,11 @@ use skein_protocol::{
     engine::{PersistId, Write},
     limits,
     name::NodeKey,
-    record::{Bundle, header::Header, node::TokenUses},
+    record::{
+        Bundle,
+        header::Header,
+        node::{TokenUse, TokenUses},
+    },
     wire::codec,
 };
 
@@ -41,7 +45,7 @@ const ADDRESSES: TableDefinition<'_, &str, u32> = TableDefinition::new("virtual_
 
 const POLICIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("policies");
 
-const TOKENS: TableDefinition<'_, &[u8], (u32, bool)> = TableDefinition::new("token_uses");
+const TOKENS: TableDefinition<'_, &[u8], (u32, bool, u64)> = TableDefinition::new("tokens");
 
 /// When it was last, how often carried, how often refused.
 const EDGES: TableDefinition<'_, &[u8], (u64, u64, u64)> = TableDefinition::new("edges");
@@ -430,10 +434,13 @@ impl Disk {
             for entry in read.open_table(TOKENS)?.iter()? {
                 let (id, value) = entry?;
                 let Ok(id) = <[u8; 16]>::try_from(id.value()) else { continue };
-                let (used, revoked) = value.value();
-                uses.used.push((id, used));
+                let (times, revoked, until) = value.value();
+                let until = Wall(until);
+                if times > 0 {
+                    uses.used.push(TokenUse { id, uses: times, until });
+                }
                 if revoked {
-                    uses.revoked.push(id);
+                    uses.revoked.push((id, until));
                 }
             }
             Ok(uses)
@@ -444,11 +451,13 @@ impl Disk {
     pub fn keep_token_uses(&self, uses: &TokenUses) -> Result<(), StateError> {
         self.change(|write| {
             let mut table = write.open_table(TOKENS)?;
-            for (id, used) in &uses.used {
-                table.insert(id.as_slice(), (*used, uses.revoked.contains(id)))?;
+            // What is over is forgotten there too.
+            table.retain(|_, _| false)?;
+            for (id, until) in &uses.revoked {
+                table.insert(id.as_slice(), (0, true, until.0))?;
             }
-            for id in uses.revoked.iter().filter(|id| !uses.used.iter().any(|(u, _)| u == *id)) {
-                table.insert(id.as_slice(), (0, true))?;
+            for TokenUse { id, uses: times, until } in &uses.used {
+                table.insert(id.as_slice(), (*times, uses.is_revoked(id), until.0))?;
             }
             Ok(())
         })

@@ -39,9 +39,9 @@ pub const BACK_DATE: Duration = Duration::from_secs(3600);
 pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// For how long after its end a certificate may still renew itself.
 pub const EXPIRED_RENEWS: Duration = Duration::from_secs(90 * DAY);
-/// A join token's text: three 32 byte values and a body of at most [`TOKEN_BODY_BYTES`], a
-/// signature and an issuer certificate, in base64.
-pub const TOKEN_BYTES: usize = 4096;
+/// A join token before it becomes text: root, seed, terms of at most [`TOKEN_BODY_BYTES`] and a
+/// signature.
+pub const TOKEN_BYTES: usize = 2048;
 /// The body of a join token.
 pub const TOKEN_BODY_BYTES: usize = 1024;
 

@@ -456,6 +456,61 @@ impl ServicePattern {
     }
 }
 
+/// Names of nodes, `*` standing for any run of characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NamePattern(String);
+
+impl NamePattern {
+    /// Whether that name is meant.
+    pub fn covers(&self, name: &NodeName) -> bool {
+        let mut parts = self.0.split('*');
+        let Some(rest) = parts.next().and_then(|head| name.as_str().strip_prefix(head)) else {
+            return false;
+        };
+        let parts: Vec<&str> = parts.collect();
+        let Some((tail, middle)) = parts.split_last() else { return rest.is_empty() };
+        let mut rest = rest;
+        for part in middle {
+            let Some(at) = rest.find(part) else { return false };
+            rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
+        }
+        rest.ends_with(tail)
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        // What is left of it with something in the place of each star is a name.
+        NodeName::new(text.replace('*', "x")).map(|_| Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for NamePattern {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<NamePattern> for String {
+    fn from(pattern: NamePattern) -> Self {
+        pattern.0
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl FromStr for ServicePattern {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {

@@ -9,7 +9,7 @@ use crate::{
     clock::Wall,
     name::{Hash, Locality, NodeKey, NodeName, ServiceName, ShortId},
     policy::Policy,
-    record::node::{Address, Instance, InstanceId, ServicePort},
+    record::node::{Address, Instance, InstanceId, ServicePort, TokenUses},
     trust::{Grant, PublicKey},
 };
 
@@ -149,6 +149,10 @@ pub struct NodeView {
     pub version: String,
     /// Whether it holds an issuer.
     pub issuer: bool,
+    /// The certificate of that issuer, as it says.
+    pub held_issuer: Option<Arc<Vec<u8>>>,
+    /// What it says of join tokens. It counts only from who holds an issuer.
+    pub tokens: Arc<TokenUses>,
     /// The root that its certificate leads to.
     pub root: PublicKey,
     /// Whether nothing that it stands on has ended: its key, its issuer, its root.

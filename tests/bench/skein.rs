@@ -59,7 +59,8 @@ impl Skein {
         };
         let first = name(1);
         let key = skein.folder.join("operator.key");
-        let arguments = ["init", "--mesh", "bench", "--name", &first, "--operator-key"];
+        let arguments =
+            ["init", "--mesh", "bench", "--service", "*/*", "--name", &first, "--operator-key"];
         let mut init = skein.command(&first, &arguments)?;
         init.arg(key);
         said(init).await?;
@@ -67,7 +68,8 @@ impl Skein {
         skein.members.push(member);
         process::answers(&mut skein.members, 1).await?;
         let uses = hosts.to_string();
-        let arguments = ["token", "create", "--service", "*/*", "--uses", &uses, "-o", "json"];
+        let arguments =
+            ["token", "create", "--name", "*", "--service", "*/*", "--uses", &uses, "-o", "json"];
         let output = said(skein.command(&first, &arguments)?).await?;
         skein.token = serde_json::from_str::<Created>(&output)?.token;
         Ok(skein)

@@ -50,7 +50,7 @@ async fn shown(host: &Host, words: &[&str]) {
 
 async fn one_agent_and_a_stranger() -> Mesh {
     let mut mesh = Mesh::of_hosts(2);
-    let said = mesh[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    let said = mesh[0].cli(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     mesh.token = token_in(&said.out).expect("a token");
     mesh[0].start(&[]).await;
     mesh
@@ -65,11 +65,11 @@ async fn tokens_that_are_wrong_of_another_mesh_or_used_up_let_nobody_in() {
     failed(&join(stranger, &seed, "").await, 1, &["SKEIN_TOKEN"]);
 
     let other = Mesh::of_hosts(1);
-    let said = other[0].cli(&["init", "--mesh", "other", "--name", "x"]).await;
+    let said = other[0].cli(&["init", "--mesh", "other", "--service", "*/*", "--name", "x"]).await;
     let foreign = token_in(&said.out).expect("a token");
     failed(&join(stranger, &seed, &foreign).await, 1, &[&seed, "another mesh"]);
 
-    let said = mesh[0].cli(&["token", "create", "--uses", "1"]).await;
+    let said = mesh[0].cli(&["token", "create", "--name", "*", "--uses", "1"]).await;
     let once = token_in(&said.out).expect("a token");
     let third = Mesh::of_hosts(1);
     let said = join(&third[0], &seed, &once).await;
@@ -81,7 +81,8 @@ async fn tokens_that_are_wrong_of_another_mesh_or_used_up_let_nobody_in() {
     failed(&said, 1, &["the name a is held", "--name"]);
     assert_eq!(said.err.matches("is held").count(), 1, "said once: {}", said.err);
 
-    let said = mesh[0].cli(&["token", "create", "--ttl", "1s", "--uses", "100"]).await;
+    let said =
+        mesh[0].cli(&["token", "create", "--name", "*", "--ttl", "1s", "--uses", "100"]).await;
     let short = token_in(&said.out).expect("a token");
     until(SOON, "a token past its end is refused", async || {
         let host = Mesh::of_hosts(1);
@@ -119,7 +120,7 @@ async fn an_agent_that_cannot_start_says_why_and_what_to_do() {
     fs::write(&key, good).expect("a file");
 
     let other = Mesh::of_hosts(1);
-    other[0].cli(&["init", "--mesh", "other", "--name", "x"]).await;
+    other[0].cli(&["init", "--mesh", "other", "--service", "*/*", "--name", "x"]).await;
     let leaf = mesh[1].dir.join("node.pem");
     let good = fs::read(&leaf).expect("a certificate");
     fs::copy(other[0].dir.join("node.pem"), &leaf).expect("a copy");

@@ -189,7 +189,7 @@ async fn root_an_agent_does_not_take_the_range_of_another_that_runs() {
 #[tokio::test]
 async fn without_the_capability_redirect_says_so_and_listens_and_off_binds_nothing() {
     let mut mesh = Mesh::of_hosts(1);
-    mesh[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    mesh[0].cli(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     mesh[0].manifest("agent.yaml", &agent(&["capture: redirect"]));
     let process = std::net::TcpListener::bind((mesh[0].ip, 0)).expect("a port");
     mesh[0].manifest("db.yaml", &two_ports(process.local_addr().expect("bound")));

@@ -28,6 +28,7 @@ mod revoke;
 mod smuggle;
 mod tidy;
 mod time;
+mod token;
 mod traffic;
 mod walk;
 mod walls;

@@ -43,7 +43,8 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     let mesh = Mesh::in_lab(&lab);
     // The seed that the documents name is 127.0.0.1:7400.
     let mut first = host(&mesh, &lab, "first", "127.0.0.1");
-    let init = ["init", "--mesh", "prod", "--name", "first", "--zone", "eu-west-1a"];
+    let init =
+        ["init", "--mesh", "prod", "--service", "*/*", "--name", "first", "--zone", "eu-west-1a"];
     let said = first.cli(&init).await;
     let token = token_in(&said.out).expect("a token");
     first.start(&[]).await;
@@ -261,7 +262,7 @@ spec: {service: shop/none, source: shop/web, ports: [{name: tcp, port: 9099, tar
 async fn mesh_password_is_the_join_token_and_then_the_passphrase_of_the_key() {
     let mesh = Mesh::of_hosts(1);
     let mut first = mesh.hosts.into_iter().next().expect("a host");
-    let said = first.cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    let said = first.cli(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     let token = token_in(&said.out).expect("a token");
     first.start(&[]).await;
 

@@ -323,7 +323,8 @@ async fn a_mesh_of_which_every_disk_is_lost_comes_up_from_its_backup() {
     all["documents"] = Value::Array(Vec::new());
     std::fs::write(folder.join("none.json"), all.to_string()).expect("a file");
     for (from, adopt) in [("all.json", false), ("none.json", true)] {
-        let said = mesh[0].cli(&["init", "--from", &path(from), "--name", "a"]).await;
+        let said =
+            mesh[0].cli(&["init", "--from", &path(from), "--name", "a", "--service", "*/*"]).await;
         let token = skein_tests::mesh::token_in(&said.out).expect("a token");
         mesh[0].start(&[]).await;
         let seed = mesh.mesh_address(0);

@@ -137,7 +137,9 @@ async fn the_first_host_lost_for_good_is_missed_by_nobody() {
         })
         .await;
     }
-    let token = mesh[1].json(&["token", "create", "--service", "*/*"]).await["token"].clone();
+    let token =
+        mesh[1].json(&["token", "create", "--name", "*", "--service", "*/*"]).await["token"]
+            .clone();
     let mut newcomer = newcomer;
     newcomer.days_ahead = 10;
     let token = [("SKEIN_TOKEN", token.as_str().expect("a token"))];
@@ -256,6 +258,6 @@ async fn a_host_becomes_an_issuer_with_the_root_at_hand() {
         .await;
     }
     // It issues: a token of its own lets a third host in.
-    mesh[1].cli(&["token", "create"]).await;
+    mesh[1].cli(&["token", "create", "--name", "*"]).await;
     mesh[0].cli(&["issuer", "renew"]).await;
 }

@@ -46,12 +46,14 @@ async fn join_with(host: &mut Host, seed: &str, token: &str) {
 #[tokio::test]
 async fn a_file_dropped_on_one_host_is_a_service_on_another_within_seconds() {
     let mut mesh = Mesh::of_hosts(3);
-    let said = mesh[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    let said = mesh[0].cli(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     let first = token_in(&said.out).expect("init prints a token");
     mesh[0].start(&[]).await;
     let seed = mesh.mesh_address(0);
     join_with(&mut mesh[1], &seed, &first).await;
-    let said = mesh[0].cli(&["token", "create", "--service", "shop/*", "--uses", "1"]).await;
+    let said = mesh[0]
+        .cli(&["token", "create", "--name", "*", "--service", "shop/*", "--uses", "1"])
+        .await;
     let second = token_in(&said.out).expect("token create prints a token");
     join_with(&mut mesh[2], &seed, &second).await;
     let met = mesh.all_alive(3, Duration::from_secs(20)).await;

@@ -275,7 +275,7 @@ async fn greeting(stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
 #[tokio::test]
 async fn listeners_of_both_kinds_let_in_whom_allow_names_and_nobody_else() {
     let mut mesh = Mesh::of_hosts(1);
-    mesh[0].cli(&["init", "--mesh", "test", "--name", "a"]).await;
+    mesh[0].cli(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     mesh[0].start(&[]).await;
     let server = Server::start(mesh[0].ip, Conduct::Named("db".to_owned())).await;
     mesh[0].manifest("db.yaml", &db(server.address));

@@ -57,7 +57,8 @@ impl Mesh {
 
     /// The same with further arguments of `init`.
     pub async fn form_with(&mut self, arguments: &[&str]) {
-        let init = [&["init", "--mesh", "test", "--name", "a"], arguments].concat();
+        let init =
+            [&["init", "--mesh", "test", "--service", "*/*", "--name", "a"], arguments].concat();
         self.init(&init).await;
         let seed = self.mesh_address(0);
         for host in &mut self.hosts[1..] {
@@ -71,7 +72,7 @@ impl Mesh {
 
     /// Makes the mesh on the first host and starts its agent, nothing more.
     pub async fn form_first(&mut self) {
-        self.init(&["init", "--mesh", "test", "--name", "a"]).await;
+        self.init(&["init", "--mesh", "test", "--service", "*/*", "--name", "a"]).await;
     }
 
     async fn init(&mut self, init: &[&str]) {
@@ -100,6 +101,22 @@ impl Mesh {
         })
         .await;
         took
+    }
+
+    /// Waits until the agents of these hosts count `alive` live members.
+    pub async fn all_alive_of(&self, hosts: &[usize], alive: usize, limit: Duration) {
+        let what = format!("{hosts:?} count {alive} live members");
+        until(limit, &what, async || {
+            for host in hosts.iter().map(|n| &self.hosts[*n]) {
+                let status = host.try_json(&["status"]).await?;
+                let counted = status["members"]["alive"].as_u64();
+                if counted != u64::try_from(alive).ok() {
+                    return Err(format!("{}: {}", host.name, status["members"]));
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Waits until all agents hold the same view, told by its root. Gives how long it took.

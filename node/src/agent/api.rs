@@ -1,19 +1,20 @@
 //! The API of a running agent: what the command line and scripts ask of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use skein_protocol::{
+    clock::Wall,
     limits,
     manifest::{self, DocumentId, Kind},
     name::{Label, NodeKey, ServiceName},
-    record::node::{Health, InstanceId, NodeState, SHOWN_BYTES},
-    trust::Grant,
+    record::node::{Health, InstanceId, NodeState, SHOWN_BYTES, TokenUses},
+    trust::{Grant, Signer},
     view::Liveness,
     wire::ask::{Answer, Ask},
 };
 
-use super::{VERSION, show::Agent};
+use super::{VERSION, identity::holds_name, show::Agent};
 use crate::{
     api::{
         AgentApi, ApiError, ApiErrorKind, Reply,
@@ -25,7 +26,7 @@ use crate::{
             MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared, RevokePlan,
             RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
             RoutesReport, RoutesRequest, ServiceDetail, ServiceSummary, Status, TokenCreated,
-            TokenInfo, TokenRequest, ValidateReport, Visible, WhyReport, WhyRequest,
+            TokenInfo, TokenRequest, TokenRevoked, ValidateReport, Visible, WhyReport, WhyRequest,
         },
     },
     clock::{rfc3339, wall},
@@ -304,8 +305,10 @@ fn scope(services: &[String], roles: &[String], zone: &str) -> Result<Scope, Api
 /// The scope of a token request.
 pub(crate) fn token_scope(request: &TokenRequest) -> Result<TokenScope, ApiError> {
     let (services, roles, zone) = scope(&request.services, &request.roles, &request.zone)?;
+    let names = request.names.iter().map(|text| text.parse()).collect::<Result<_, _>>();
     Ok(TokenScope {
         services,
+        names: names.map_err(invalid)?,
         roles,
         zone,
         issuers: 0,
@@ -318,13 +321,13 @@ pub(crate) fn token_scope(request: &TokenRequest) -> Result<TokenScope, ApiError
 pub(crate) fn created(
     token: &skein_protocol::trust::token::Token,
 ) -> Result<TokenCreated, ApiError> {
-    let body = &token.proof.body;
+    let terms = &token.terms;
     Ok(TokenCreated {
-        id: data_encoding::HEXLOWER.encode(&body.id),
-        token: token.to_text().map_err(invalid)?,
-        not_after: rfc3339(body.not_after),
-        services: body.services.iter().map(ToString::to_string).collect(),
-        uses: body.uses,
+        id: token_id_of(token)?,
+        token: token.to_text().unwrap_or_default(),
+        not_after: rfc3339(terms.not_after),
+        services: terms.services.iter().map(ToString::to_string).collect(),
+        uses: terms.uses,
     })
 }
 
@@ -672,25 +675,37 @@ impl AgentApi for Agent {
 
     fn token_list(&self) -> Reply<'_, Vec<TokenInfo>> {
         Box::pin(async move {
-            self.issuer().ok_or_else(|| no_issuer(self))?;
             let own = self.settings.name(&self.credentials);
-            Ok(token_infos(&self.tokens.all(), &own))
+            let mut all = token_infos(&self.tokens.all(), &own);
+            for (node, tokens) in self.issuers_tokens() {
+                all.extend(token_infos(&tokens, &self.name_of(&node)));
+            }
+            Ok(all)
         })
     }
 
-    fn token_revoke(&self, id: String) -> Reply<'_, ()> {
+    fn token_revoke(&self, id: String) -> Reply<'_, TokenRevoked> {
         Box::pin(async move {
             self.issuer().ok_or_else(|| no_issuer(self))?;
-            let id = token_id(&id)?;
+            let token = token_id(&id)?;
             self.tokens
                 .change(|uses| {
-                    revoke_token(uses, id);
+                    revoke_token(uses, token, wall());
                     Ok(())
                 })
                 .map_err(|refusal| ApiError::unavailable(refusal.to_string()))?;
             let tokens = self.tokens.all();
             self.phase.send_modify(|phase| phase.tokens = tokens);
-            Ok(())
+            self.told().await;
+            let unheard = self.issuers_without_own_record().await;
+            let of = self.issuers_tokens().len() + 1;
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            Ok(TokenRevoked {
+                id,
+                on: number(of.saturating_sub(unheard.len())),
+                of: number(of),
+                unheard,
+            })
         })
     }
 
@@ -700,16 +715,18 @@ impl AgentApi for Agent {
             let key: NodeKey = request.key.parse().map_err(invalid)?;
             let view = self.view();
             let taken = view.nodes.values().find(|node| {
+                let lives = matches!(node.liveness, Liveness::Alive | Liveness::Suspect);
                 node.name.as_str() == request.name
                     && node.key != key
-                    && node.liveness == Liveness::Alive
+                    && holds_name(node, wall())
+                    && (lives || !request.replace)
             });
             if let Some(node) = taken {
-                return Err(ApiError::new(
-                    ApiErrorKind::Conflict,
-                    format!("the name {} belongs to the live node {}", node.name, node.short),
-                )
-                .fix("say another with --name"));
+                let text = format!("the name {} belongs to node {}", node.name, node.short);
+                return Err(ApiError::new(ApiErrorKind::Conflict, text).fix(
+                    "say another with --name; of a host that is gone --replace takes it, and \
+                     `skein revoke` ends one that lives",
+                ));
             }
             admitted(&issuer, &request)
         })
@@ -756,31 +773,37 @@ pub(crate) fn token_id(text: &str) -> Result<[u8; 16], ApiError> {
         .ok_or_else(|| invalid(format!("`{text}` is no token id: 32 hexadecimal digits")))
 }
 
-/// Ends a token: it stays known, so that it never counts again.
-pub(crate) fn revoke_token(uses: &mut skein_protocol::record::node::TokenUses, id: [u8; 16]) {
-    if let Err(place) = uses.revoked.binary_search(&id) {
-        uses.revoked.insert(place, id);
+/// The id of a token, for people.
+pub(crate) fn token_id_of(token: &skein_protocol::trust::token::Token) -> Result<String, ApiError> {
+    let seed = crate::keys::KeyPair::from_seed(&token.seed).map_err(invalid)?;
+    let id = skein_protocol::trust::token::token_id(&Signer::public_key(&seed));
+    Ok(data_encoding::HEXLOWER.encode(&id))
+}
+
+/// Ends a token. It stays known until it would be over anyway.
+pub(crate) fn revoke_token(uses: &mut TokenUses, id: [u8; 16], now: Wall) {
+    uses.forget(now);
+    if let Err(place) = uses.revoked.binary_search_by(|(known, _)| known.cmp(&id)) {
+        let known = uses.used.iter().find(|one| one.id == id).map(|one| one.until);
+        let until = known.unwrap_or_else(|| now.after(limits::TOKEN_LIFE_MAX));
+        uses.revoked.insert(place, (id, until));
     }
 }
 
 /// Tokens of an issuer, as far as their uses tell.
-pub(crate) fn token_infos(
-    uses: &skein_protocol::record::node::TokenUses,
-    issuer: &str,
-) -> Vec<TokenInfo> {
-    let mut ids: Vec<[u8; 16]> = uses.used.iter().map(|(id, _)| *id).collect();
-    ids.extend(uses.revoked.iter().copied());
-    ids.sort();
-    ids.dedup();
-    ids.into_iter()
-        .map(|id| TokenInfo {
-            id: data_encoding::HEXLOWER.encode(&id),
-            used: uses.used.iter().find(|(known, _)| *known == id).map_or(0, |(_, used)| *used),
-            state: if uses.revoked.contains(&id) { "revoked" } else { "used" }.to_owned(),
-            issuer: issuer.to_owned(),
-            ..TokenInfo::default()
-        })
-        .collect()
+pub(crate) fn token_infos(uses: &TokenUses, issuer: &str) -> Vec<TokenInfo> {
+    let mut all: BTreeMap<[u8; 16], Wall> =
+        uses.revoked.iter().map(|(id, until)| (*id, *until)).collect();
+    all.extend(uses.used.iter().map(|one| (one.id, one.until)));
+    let info = |(id, until): ([u8; 16], Wall)| TokenInfo {
+        id: data_encoding::HEXLOWER.encode(&id),
+        used: uses.uses_of(&id),
+        not_after: rfc3339(until),
+        state: if uses.is_revoked(&id) { "revoked" } else { "used" }.to_owned(),
+        issuer: issuer.to_owned(),
+        ..TokenInfo::default()
+    };
+    all.into_iter().map(info).collect()
 }
 
 /// Lines that went and came, each with its sign.

@@ -376,7 +376,7 @@ impl DataLinks {
                         identity::serve_relayed(&agent, key, (send, receive)).await;
                     }
                     Some(StreamKind::Ask) => match asks.take(key) {
-                        Some(_share) => policy::ask::serve(&agent, (send, receive)).await,
+                        Some(_share) => policy::ask::serve(&agent, key, (send, receive)).await,
                         None => {
                             send.reset(kind::TOO_MANY);
                             receive.stop(kind::TOO_MANY);

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use skein_protocol::{
+    clock::Wall,
     limits,
     name::NodeKey,
     record::{
@@ -19,10 +20,11 @@ use skein_protocol::{
     trust::{
         ChainClass, PublicKey, Revocations, Revoked, RootChain, Roots, VerifiedChain,
         join::{PeerAddress, Refusal, RefusalCode},
-        token::Token,
-        verify_chain,
+        token::{IssuerHint, Token, TokenBody, hint},
+        verify_chain, verify_issuer,
     },
     view::{Liveness, NodeView, View},
+    wire::ask::{Answer, Ask, TokenUseAsk},
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -35,7 +37,7 @@ use super::{
 use crate::{
     clock::wall,
     disk::Disk,
-    identity::{self, Desk, Files, IssuingHost, Member, Relay, Situation, desk},
+    identity::{self, Desk, Files, IssuingHost, Member, Relay, Situation, Told, desk},
     keys::{Credentials, Ed25519, KeyPair, Trust, file},
     link::{
         Endpoint, Link,
@@ -281,11 +283,11 @@ impl Desk for AgentDesk {
     fn situation(&self) -> Situation {
         let agent = &self.0;
         let view = agent.view();
+        let now = wall();
         let members = view.nodes.values().map(|node| Member {
             key: node.key,
             name: node.name.clone(),
-            holds: !agent.revocations.borrow().is_revoked(&node.key)
-                && wall() <= node.not_after.after(limits::EXPIRED_RENEWS),
+            holds: holds_name(node, now),
         });
         let peers = view
             .nodes
@@ -297,7 +299,7 @@ impl Desk for AgentDesk {
             })
             .take(limits::JOIN_PEERS);
         Situation {
-            now: wall(),
+            now,
             trust: self.trust(),
             members: members.collect(),
             policy: agent.listed_policy(),
@@ -305,19 +307,47 @@ impl Desk for AgentDesk {
         }
     }
 
-    fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>> {
+    fn take_use<'a>(&'a self, token: &'a TokenBody) -> BoxFuture<'a, Result<u32, Refusal>> {
         Box::pin(async move {
-            let agent = Arc::clone(&self.0);
-            let taken = tokio::task::spawn_blocking(move || {
-                let used = agent.tokens.change(|uses| desk::take_use(uses, id, at_most))?;
-                let tokens = agent.tokens.all();
-                agent.phase.send_modify(|phase| phase.tokens = tokens);
-                Ok(used)
-            });
-            taken.await.unwrap_or_else(|error| {
-                Err(Refusal::new(RefusalCode::Trouble, format!("the desk failed: {error}")))
-            })
+            let agent = &self.0;
+            let terms = &token.terms;
+            let asked = TokenUseAsk { id: token.id(), at_most: terms.uses, until: terms.not_after };
+            let Some(maker) = agent.maker_of(terms.issuer) else {
+                return agent.take_token_use(asked).await;
+            };
+            // While the issuer that made it lives, it alone counts: of two hosts that are asked at
+            // once only one gets the last use.
+            match agent.ask(maker, Ask::TokenUse(asked)).await {
+                Ok(Answer::TokenUse(Ok(used))) => Ok(used),
+                Ok(Answer::TokenUse(Err(code))) => {
+                    let known = [RefusalCode::UsedUp, RefusalCode::TokenRevoked];
+                    let code = known.into_iter().find(|known| known.number() == code);
+                    let code = code.unwrap_or(RefusalCode::Trouble);
+                    Err(desk::refused_use(code, asked.at_most))
+                }
+                Ok(_) | Err(_) => Err(desk::refused_use(RefusalCode::Trouble, asked.at_most)),
+            }
         })
+    }
+
+    fn issuers(&self) -> Vec<Arc<Vec<u8>>> {
+        let own = self.0.issuer().map(|issuer| Arc::new(issuer.certificate().to_vec()));
+        let view = self.0.view();
+        let others = view.nodes.values().filter(|node| may_issue(node));
+        own.into_iter().chain(others.filter_map(|node| node.held_issuer.clone())).collect()
+    }
+
+    fn told(&self, what: &Told<'_>) {
+        let (node, name) = (what.node.short(), what.name);
+        let by = what.token.map(|id| data_encoding::HEXLOWER.encode(&id));
+        let (key, token) = (what.node, by.unwrap_or_else(|| "none: a renewal".to_owned()));
+        match what.result {
+            Ok(()) => tracing::info!(%node, %name, %key, token, "certificate issued"),
+            Err(refusal) => {
+                let why = refusal.shown();
+                tracing::warn!(%node, %name, %key, token, why, "certificate refused");
+            }
+        }
     }
 
     fn relay(&self) -> BoxFuture<'_, Result<Relay, Refusal>> {
@@ -352,6 +382,96 @@ impl Desk for AgentDesk {
 /// A connection that joins or renews.
 pub(super) async fn serve_stranger(agent: &Arc<Agent>, link: Link) {
     identity::serve(link, &AgentDesk(Arc::clone(agent))).await;
+}
+
+impl Agent {
+    /// The live host of another issuer, by the head of that one's key.
+    fn maker_of(&self, issuer: IssuerHint) -> Option<NodeKey> {
+        if self.issuer().is_some_and(|own| hint(&own.verified().key) == issuer) {
+            return None;
+        }
+        let (view, roots) = (self.view(), self.roots());
+        let made = |node: &&Arc<NodeView>| {
+            let lives = node.liveness == Liveness::Alive && may_issue(node);
+            lives && issuer_of(node, &roots).is_some_and(|key| hint(&key) == issuer)
+        };
+        view.nodes.values().find(made).map(|node| node.key)
+    }
+
+    /// Whether that node holds an issuer of this mesh.
+    pub(crate) fn issues(&self, node: &NodeKey) -> bool {
+        let view = self.view();
+        let node = view.nodes.get(node).filter(|node| may_issue(node));
+        node.is_some_and(|node| issuer_of(node, &self.roots()).is_some())
+    }
+
+    /// What the other issuers of the mesh say of join tokens, by their hosts.
+    pub(crate) fn issuers_tokens(&self) -> Vec<(NodeKey, Arc<TokenUses>)> {
+        let (view, roots) = (self.view(), self.roots());
+        let others = view.nodes.values().filter(|node| node.key != self.me && may_issue(node));
+        let others = others.filter(|node| issuer_of(node, &roots).is_some());
+        others.map(|node| (node.key, Arc::clone(&node.tokens))).collect()
+    }
+
+    /// Takes a use of a token at this host, on disk first.
+    pub(crate) async fn take_token_use(
+        self: &Arc<Self>,
+        asked: TokenUseAsk,
+    ) -> Result<u32, Refusal> {
+        let agent = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || {
+            let others: Vec<Arc<TokenUses>> =
+                agent.issuers_tokens().into_iter().map(|(_, tokens)| tokens).collect();
+            let taken = |uses: &mut TokenUses| desk::take_use(uses, &others, &asked, wall());
+            let used = agent.tokens.change(taken)?;
+            let tokens = agent.tokens.all();
+            agent.phase.send_modify(|phase| phase.tokens = tokens);
+            Ok(used)
+        });
+        taken.await.unwrap_or_else(|error| {
+            Err(Refusal::new(RefusalCode::Trouble, format!("the desk failed: {error}")))
+        })
+    }
+
+    /// Waits until every other live issuer goes by the newest record of this host: the names of
+    /// the hosts that do not within a while.
+    pub(crate) async fn issuers_without_own_record(&self) -> Vec<String> {
+        let own = self.view().nodes.get(&self.me).map_or(0, |node| node.sequence);
+        let mut waits: Vec<NodeKey> =
+            self.issuers_tokens().into_iter().map(|(node, _)| node).collect();
+        let look = async {
+            while !waits.is_empty() {
+                let mut still = Vec::new();
+                for node in waits.drain(..) {
+                    match self.ask(node, Ask::Record(self.me)).await {
+                        Ok(Answer::Record(sequence)) if sequence >= own => {}
+                        _ => still.push(node),
+                    }
+                }
+                waits = still;
+                tokio::time::sleep(super::api::LOOK_EVERY).await;
+            }
+        };
+        let _ = tokio::time::timeout(HEARD_WITHIN, look).await;
+        waits.into_iter().map(|node| self.name_of(&node)).collect()
+    }
+}
+
+/// How long a revocation of a token waits for the other issuers.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// The key of the issuer that a node holds: by a certificate of this mesh that names it as the
+/// host, not by its word.
+fn issuer_of(node: &NodeView, roots: &Roots) -> Option<PublicKey> {
+    let certificate = node.held_issuer.as_ref()?;
+    let issuer = verify_issuer(certificate, roots, &Ed25519).ok()?;
+    (issuer.host == node.key).then_some(issuer.key)
+}
+
+/// Whether a node's name is its own: until it was revoked, or its certificate is over for so long
+/// that it cannot renew it any more.
+pub(crate) fn holds_name(node: &NodeView, now: Wall) -> bool {
+    node.certified && node.not_after.after(limits::EXPIRED_RENEWS) >= now
 }
 
 /// A relayed join or renewal that came over a member's data link.

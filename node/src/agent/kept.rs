@@ -138,6 +138,7 @@ mod tests {
             zone: None,
             issuers: 1,
             offline_root: false,
+            services: Vec::new(),
             operator: directory.path().join("operator"),
         };
         crate::identity::init(&files, &options, now()).unwrap();

@@ -21,7 +21,7 @@ use skein_protocol::{
         Address, Addresses, Health, HeldIssuer, Host, InstanceId, Instances, NodeState, Protocol,
         TokenUses,
     },
-    trust::Grant,
+    trust::{Grant, Role},
     view::View,
     wire::stream::Source,
 };
@@ -192,15 +192,33 @@ pub fn listeners(
         if let Some(nobody @ Processes::User { uid: None, .. }) = &terms.allow {
             waiting.push(format!("{name}: `allow` is {nobody}: nobody may connect"));
         }
+        // Only a gateway is believed about who comes from outside: without the role nobody does.
+        let outside = listener.exposed && grant.roles.contains(&Role::Gateway);
+        let listen = match (listener.exposed && !outside, &listener.listen) {
+            (false, listen) => listen.clone(),
+            (true, closed) => {
+                waiting.push(format!(
+                    "{name}: it is not opened to the outside, as the grant of this host has not the \
+                     role gateway: join with a token of `skein token create --role gateway`; programs \
+                     on this host have it at 127.0.0.1"
+                ));
+                match closed {
+                    Listen::All(port) => Listen::Loopback(*port),
+                    Listen::Address(ip, port) if ip.is_loopback() => Listen::Address(*ip, *port),
+                    Listen::Address(..) => continue,
+                    other => other.clone(),
+                }
+            }
+        };
         let spec = ListenerSpec {
             name,
             service: service.clone(),
             port: listener.port.clone(),
             terms,
-            outside: listener.exposed,
+            outside,
             door: None,
         };
-        let place = match &listener.listen {
+        let place = match &listen {
             Listen::Unix(path) => Bind::Unix(PathBuf::from(path)),
             other => match other.socket(bind) {
                 Some(socket) => Bind::Tcp(socket),

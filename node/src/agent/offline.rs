@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 pub(crate) use super::{
     addresses::outward,
-    api::{admitted, created, revoke_token, token_id, token_infos, token_scope, validate},
+    api::{
+        admitted, created, revoke_token, token_id, token_id_of, token_infos, token_scope, validate,
+    },
     seeds::resolve,
     settings::{MESH_PORT, seed},
 };

@@ -356,9 +356,9 @@ impl AgentApi for FakeAgent {
     fn token_list(&self) -> Reply<'_, Vec<TokenInfo>> {
         ok(vec![])
     }
-    fn token_revoke(&self, id: String) -> Reply<'_, ()> {
+    fn token_revoke(&self, id: String) -> Reply<'_, TokenRevoked> {
         match id.as_str() {
-            "t1" => self.wrote(()),
+            "t1" => self.wrote(TokenRevoked { id, on: 1, of: 1, unheard: Vec::new() }),
             other => fail(ApiError::not_found(format!("no token `{other}`"))),
         }
     }

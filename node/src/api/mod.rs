@@ -26,7 +26,7 @@ use dto::{
     MaintenanceReport, MaintenanceRequest, Member, PolicyReport, PrepareRequest, Prepared,
     RevokePlan, RevokePlanRequest, RevokeReport, RevokeRequest, RootsReport, RootsRequest,
     RoutesReport, RoutesRequest, ServiceDetail, ServiceSummary, Status, TokenCreated, TokenInfo,
-    TokenRequest, ValidateReport, WhyReport, WhyRequest,
+    TokenRequest, TokenRevoked, ValidateReport, WhyReport, WhyRequest,
 };
 
 /// What an [`AgentApi`] method gives back.
@@ -199,7 +199,7 @@ pub trait AgentApi: Send + Sync + 'static {
     /// Tokens of all issuers, as their records tell.
     fn token_list(&self) -> Reply<'_, Vec<TokenInfo>>;
     /// Ends a token that this host's issuer made.
-    fn token_revoke(&self, id: String) -> Reply<'_, ()>;
+    fn token_revoke(&self, id: String) -> Reply<'_, TokenRevoked>;
     /// Certifies a key without a token, where an issuer key is.
     fn admit(&self, request: AdmitRequest) -> Reply<'_, Admitted>;
 

@@ -25,6 +25,8 @@ pub struct InitOptions {
     pub name: Option<String>,
     /// How many hosts get an issuer by the printed token, this one among them.
     pub issuers: u8,
+    /// What hosts that join by the printed token may serve; empty: all of namespace `default`.
+    pub services: Vec<String>,
     /// The root key is meant to be taken away: the token's scope holds no issuer.
     pub offline_root: bool,
     /// A backup to start from.
@@ -39,6 +41,10 @@ pub struct InitOptions {
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InitReport {
+    /// The id of the token, for `token revoke`.
+    pub token_id: String,
+    /// What hosts that join by it may serve.
+    pub token_services: Vec<String>,
     /// Nothing was made: there is a mesh already.
     pub already: bool,
     /// The mesh's name.

@@ -18,7 +18,15 @@ use super::{
     query,
     secret::{self, SecretSource},
 };
-use crate::api::dto::{AdmitRequest, Admitted, TokenCreated, TokenInfo, TokenRequest};
+use skein_protocol::trust::{
+    Signer,
+    token::{Token, TokenError, token_id},
+};
+
+use crate::{
+    api::dto::{AdmitRequest, Admitted, TokenCreated, TokenInfo, TokenRequest, TokenRevoked},
+    keys::KeyPair,
+};
 
 /// `skein init`.
 #[derive(Args, Debug)]
@@ -35,6 +43,10 @@ pub(super) struct InitArgs {
     /// How many hosts get an issuer by the printed token, this one among them
     #[arg(long, default_value_t = 3)]
     issuers: u8,
+    /// A service that hosts which join by the printed token may serve: `namespace/name`,
+    /// `namespace/*` or `*/*`; repeatable [default: default/*]
+    #[arg(long = "service", value_name = "PATTERN")]
+    services: Vec<String>,
     /// The root key will be taken off this host: the token makes no issuers
     #[arg(long)]
     offline_root: bool,
@@ -76,6 +88,9 @@ pub(super) struct AdmitArgs {
     /// The node's name
     #[arg(long)]
     name: Option<String>,
+    /// Take the name from a host that is away
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     grant: GrantArgs,
 }
@@ -104,7 +119,7 @@ pub(super) enum TokenCommand {
     List,
     /// End a token
     Revoke {
-        /// Its id, as `list` shows it
+        /// Its id, as `list` shows it, or @FILE with the token in it
         id: String,
     },
 }
@@ -112,6 +127,10 @@ pub(super) enum TokenCommand {
 /// `skein token create`.
 #[derive(Args, Debug)]
 pub(super) struct TokenCreateArgs {
+    /// A name that it may give, `*` for any characters: `web-*`; repeatable. Without any a host
+    /// that joins is called node-ID
+    #[arg(long = "name", value_name = "PATTERN")]
+    names: Vec<String>,
     #[command(flatten)]
     grant: GrantArgs,
     /// How long it lives
@@ -135,6 +154,7 @@ pub(super) fn init(
         zone: args.zone.clone(),
         name: args.name.clone(),
         issuers: args.issuers,
+        services: args.services.clone(),
         offline_root: args.offline_root,
         from: args.from.clone(),
         root: args.root.clone(),
@@ -184,6 +204,7 @@ pub(super) fn admit(
     let request = AdmitRequest {
         key: args.key.clone(),
         name: args.name.clone().unwrap_or_default(),
+        replace: args.replace,
         services: args.grant.services.clone(),
         roles: args.grant.roles.clone(),
         zone: args.grant.zone.clone(),
@@ -221,20 +242,47 @@ pub(super) fn token(
             console.show(&tokens)?;
         }
         TokenCommand::Revoke { id } => {
-            match client.runs() {
-                true => client.delete::<()>(&format!("/v1/tokens/{}", query(id)))?,
-                false => local.token_revoke(dir.to_owned(), id.clone())?,
+            let id = token_named(id)?;
+            if !client.runs() {
+                local.token_revoke(dir.to_owned(), id.clone())?;
+                console.say(&format!(
+                    "token {id} is revoked on this host: the others hear of it when its agent runs"
+                ));
+                return Ok(Exit::Done);
             }
-            console.say(&format!("token {id} is revoked"));
+            let revoked: TokenRevoked = client.delete(&format!("/v1/tokens/{}", query(&id)))?;
+            console.show(&revoked)?;
+            return Ok(if revoked.unheard.is_empty() { Exit::Done } else { Exit::Degraded });
         }
     }
     Ok(Exit::Done)
+}
+
+/// The id of a token that is named by it, or by a file that holds the token. What is said is never
+/// printed: it may be the secret.
+fn token_named(said: &str) -> Result<String, CliError> {
+    let text = match said.strip_prefix('@') {
+        None if said.starts_with("skein1") => {
+            return Err(CliError::failed("a token is a secret: it does not stand in arguments")
+                .fix("name it by its id (`skein token list`), or by a file: @FILE"));
+        }
+        None => return Ok(said.to_owned()),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| CliError::failed(format!("{path}: {error}")))?,
+    };
+    let token: Token = text.trim().parse().map_err(|error: TokenError| {
+        CliError::failed(format!("the file holds no join token: {error}"))
+    })?;
+    let seed = KeyPair::from_seed(&token.seed)
+        .map_err(|error| CliError::failed(format!("the token's seed: {error}")))?;
+    Ok(data_encoding::HEXLOWER.encode(&token_id(&seed.public_key())))
 }
 
 impl TokenCreateArgs {
     fn request(&self) -> TokenRequest {
         TokenRequest {
             services: self.grant.services.clone(),
+            names: self.names.clone(),
             roles: self.grant.roles.clone(),
             zone: self.grant.zone.clone(),
             ttl_seconds: self.ttl.as_secs(),
@@ -266,8 +314,11 @@ impl Show for InitReport {
         );
         if let Some(token) = &self.token {
             text += &format!(
-                "\non the next host (this token lasts an hour, ten uses; keep it secret):\n  \
+                "\non the next host (this token, id {}, lasts an hour, ten uses; it lets a host \
+                 call, and serve {}; keep it secret):\n  \
                  SKEIN_TOKEN={token} skein join {} && skein agent\n",
+                self.token_id,
+                self.token_services.join(", "),
                 self.address
             );
         }
@@ -346,6 +397,20 @@ impl Show for Admitted {
              # and this as ca.pem:\n{}",
             self.not_after, self.chain_pem, self.roots_pem
         )
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.id.clone()]
+    }
+}
+
+impl Show for TokenRevoked {
+    fn text(&self, _: bool) -> String {
+        let mut text = format!("token {} is revoked on {}/{} issuers\n", self.id, self.on, self.of);
+        for host in &self.unheard {
+            text += &format!("not heard yet: {}\n", clean(host));
+        }
+        text
     }
 
     fn names(&self) -> Vec<String> {

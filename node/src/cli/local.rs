@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
-use skein_protocol::{engine::Write, name::NodeName, policy::SignedVersion, trust::token::Token};
+use skein_protocol::{
+    engine::Write,
+    name::{NodeName, ServicePattern},
+    policy::SignedVersion,
+    trust::token::{Token, name_of_key},
+};
 
 use super::hooks::{
     AgentOptions, InitOptions, InitReport, JoinOptions, JoinReport, KeyReport, Local,
@@ -98,6 +103,7 @@ impl Local for ThisHost {
             node: node_name(options.name.as_ref())?,
             zone: options.zone.as_deref().map(str::parse).transpose()?,
             issuers: u32::from(options.issuers),
+            services: token_services(&options.services)?,
             offline_root: options.offline_root,
             operator: operator_directory(options.operator_key.as_ref())?,
         };
@@ -133,8 +139,10 @@ impl Local for ThisHost {
             mesh_id: made.mesh.to_string(),
             node_id: made.node.short().to_string(),
             node_name: wanted.node.to_string(),
-            token: Some(made.token.to_text()?),
-            token_not_after: Some(offline::rfc3339(made.token.proof.body.not_after)),
+            token: made.token.to_text(),
+            token_id: offline::token_id_of(&made.token)?,
+            token_services: made.token.terms.services.iter().map(ToString::to_string).collect(),
+            token_not_after: Some(offline::rfc3339(made.token.terms.not_after)),
             operator_key: made.operator_key,
             root_key: Some(made.root_key),
             address: offline::outward_address(),
@@ -153,7 +161,7 @@ impl Local for ThisHost {
         let token: Token = text.trim().parse().with_context(
             || "the join token does not read: copy all of it, from `skein1.` to its end",
         )?;
-        let name = node_name(options.name.as_ref())?;
+        let name = name_for(&files, &token, options.name.as_ref())?;
         let seed = offline::seed(&options.address)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let joined = runtime.block_on(async {
@@ -211,7 +219,7 @@ impl Local for ThisHost {
         issuer(dir.clone())?;
         let (disk, _) = Disk::open(&dir, wall())?;
         let mut uses = disk.token_uses()?;
-        offline::revoke_token(&mut uses, offline::token_id(&id)?);
+        offline::revoke_token(&mut uses, offline::token_id(&id)?, wall());
         disk.keep_token_uses(&uses)?;
         Ok(())
     }
@@ -230,5 +238,29 @@ impl Local for ThisHost {
 
     fn schema(&self) -> Result<String> {
         bail!("`skein schema` is not part of this version; `configs/` has every field written out")
+    }
+}
+
+/// What the first token lets hosts serve, where nothing is said: the namespace that a newcomer
+/// writes in, and nothing else.
+fn token_services(said: &[String]) -> Result<Vec<ServicePattern>> {
+    if said.is_empty() {
+        return Ok(vec!["default/*".parse()?]);
+    }
+    Ok(said.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+}
+
+/// The name to join under: what is said, else this host's, else, where the token does not give
+/// that one, the name that is made of its key.
+fn name_for(files: &Files, token: &Token, said: Option<&String>) -> Result<NodeName> {
+    let wanted = node_name(said)?;
+    if said.is_some() {
+        return Ok(wanted);
+    }
+    file::make_directory(files.directory())?;
+    let key = identity::init::node_key(files)?.node_key();
+    match token.terms.may_name(&key, &wanted) {
+        true => Ok(wanted),
+        false => Ok(name_of_key(&key).parse()?),
     }
 }

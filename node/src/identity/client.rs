@@ -145,11 +145,11 @@ pub async fn join(
     file::make_agent_directory(files.directory())?;
     let key = init::node_key(files)?;
     let node = key.node_key();
-    let issuer = if token.proof.body.issuers > 0 { Some(KeyPair::generate()?) } else { None };
+    let issuer = if token.terms.issuers > 0 { Some(KeyPair::generate()?) } else { None };
     let credentials = Credentials::bare(key, now)?;
     let handle = tokio::runtime::Handle::current();
     let endpoint = Endpoint::dialler(from, &credentials, &handle)?;
-    let expect = Expect::Token { root: token.root, mesh: token.proof.body.mesh };
+    let expect = Expect::Token { root: token.root, mesh: token.terms.mesh };
     let link = dial(&endpoint, addresses, Alpn::Join, expect.clone()).await;
     let link = link.map_err(clock_of)?;
     let asked = Asked { token, name, issuer: issuer.as_ref(), node, nonce: random()? };
@@ -177,7 +177,7 @@ impl Asked<'_> {
             self.node,
             self.issuer.map(Signer::public_key),
             self.name.clone(),
-            self.token.proof.clone(),
+            self.token.proof(seed.public_key()),
             self.nonce,
             exporter,
             &seed,
@@ -195,7 +195,7 @@ fn take(
 ) -> Result<Joined, JoinError> {
     let meant = |roots: &Roots| {
         let pinned = roots.roots.keys().any(|key| Roots::hash_of(key) == asked.token.root);
-        roots.mesh == asked.token.proof.body.mesh && pinned
+        roots.mesh == asked.token.terms.mesh && pinned
     };
     let (roots, _) = signed.verify(&asked.node, &asked.nonce, meant, &Ed25519)?;
     let admission = &signed.admission;

@@ -9,15 +9,16 @@ use skein_protocol::{
     clock::Wall,
     limits,
     name::{NodeKey, NodeName},
-    record::node::TokenUses,
+    record::node::{TokenUse, TokenUses},
     trust::{
         Grant, VerifiedChain,
         join::{
             Admission, Exporter, JoinRequest, Nonce, PeerAddress, PolicyHead, Refusal, RefusalCode,
             Reply,
         },
-        token::TokenError,
+        token::{self, TokenError},
     },
+    wire::ask::TokenUseAsk,
     words,
 };
 
@@ -54,42 +55,55 @@ pub struct Situation {
     pub peers: Vec<PeerAddress>,
 }
 
-/// Takes one use of a token, before it is honoured. Gives how often it was used before. The
-/// caller writes what changed to disk before it goes on.
-pub fn take_use(uses: &mut TokenUses, id: [u8; 16], at_most: u32) -> Result<u32, Refusal> {
-    if uses.revoked.contains(&id) {
-        let text = "the token was revoked: ask for a new one (`skein token create`)";
-        return Err(Refusal::new(RefusalCode::TokenRevoked, text));
+/// Takes one use of a token, before it is honoured: one of those that all issuers together have
+/// left, of which `others` are the sections but this host's. Gives how often it was used before.
+/// The caller writes what changed to disk before it goes on.
+pub fn take_use(
+    uses: &mut TokenUses,
+    others: &[Arc<TokenUses>],
+    asked: &TokenUseAsk,
+    now: Wall,
+) -> Result<u32, Refusal> {
+    let TokenUseAsk { id, at_most, until } = asked;
+    if uses.is_revoked(id) || others.iter().any(|one| one.is_revoked(id)) {
+        return Err(refused_use(RefusalCode::TokenRevoked, *at_most));
     }
-    let place = uses.used.binary_search_by(|(known, _)| known.cmp(&id));
-    match place {
-        Ok(place) => match uses.used.get_mut(place) {
-            Some((_, used)) if *used < at_most => {
-                let before = *used;
-                *used = used.saturating_add(1);
-                Ok(before)
+    let elsewhere = others.iter().map(|one| one.uses_of(id));
+    let before = elsewhere.fold(uses.uses_of(id), u32::saturating_add);
+    if before >= *at_most {
+        return Err(refused_use(RefusalCode::UsedUp, *at_most));
+    }
+    uses.forget(now);
+    match uses.used.binary_search_by(|one| one.id.cmp(id)) {
+        Ok(place) => {
+            if let Some(one) = uses.used.get_mut(place) {
+                one.uses = one.uses.saturating_add(1);
             }
-            _ => Err(used_up(at_most)),
-        },
-        Err(_) if at_most == 0 => Err(used_up(at_most)),
+        }
         Err(_) if uses.used.len() >= limits::TOKENS_COUNTED => {
             let text = "this issuer counts as many tokens as it can: use another one's";
-            Err(Refusal::new(RefusalCode::Trouble, text))
+            return Err(Refusal::new(RefusalCode::Trouble, text));
         }
-        Err(place) => {
-            uses.used.insert(place, (id, 1));
-            Ok(0)
-        }
+        Err(place) => uses.used.insert(place, TokenUse { id: *id, uses: 1, until: *until }),
     }
+    Ok(before)
 }
 
-fn used_up(at_most: u32) -> Refusal {
-    let text = format!(
-        "the token has been used {}, as often as it may be: make a new one with `skein token \
-         create`",
-        words::count(at_most, "time", "times")
-    );
-    Refusal::new(RefusalCode::UsedUp, text)
+/// Why a token may not be used, as an issuer says that counts its uses.
+pub fn refused_use(code: RefusalCode, at_most: u32) -> Refusal {
+    let text = match code {
+        RefusalCode::TokenRevoked => {
+            "the token was revoked: ask for a new one (`skein token create`)".to_owned()
+        }
+        RefusalCode::UsedUp => format!(
+            "the token has been used {}, as often as it may be: make a new one with `skein token \
+             create`",
+            words::count(at_most, "time", "times")
+        ),
+        _ => "the host that made the token, and counts its uses, does not take this one: try again"
+            .to_owned(),
+    };
+    Refusal::new(code, text)
 }
 
 /// Checks what a request to join proves by itself: the token, and that who asks has its secret.
@@ -97,7 +111,7 @@ pub fn check_proof(
     request: &JoinRequest,
     peer: &NodeKey,
     exporter: &Exporter,
-    (trust, now): (&Trust, Wall),
+    (trust, issuers, now): (&Trust, &[Arc<Vec<u8>>], Wall),
 ) -> Result<(), Refusal> {
     if request.node != *peer {
         let text = "the request is for another key than the connection's";
@@ -105,7 +119,7 @@ pub fn check_proof(
     }
     let issuer = request
         .token
-        .verify(&trust.roots, now, &Ed25519)
+        .verify(issuers.iter().map(|one| one.as_slice()), &trust.roots, now, &Ed25519)
         .map_err(|error| refused_token(&error, now))?;
     if !request.holds(exporter, &Ed25519) {
         let text = "the request is not signed with the token's secret on this connection: make \
@@ -121,8 +135,19 @@ pub fn check_proof(
 /// Checks what a request to join would be granted against what is known of the mesh. Gives the
 /// grant to certify. The token's uses are not looked at.
 pub fn check_grant(request: &JoinRequest, situation: &Situation) -> Result<Grant, Refusal> {
+    let terms = &request.token.body.terms;
+    if !terms.may_name(&request.node, &request.name) {
+        let text = format!(
+            "the token gives no host the name {}: make one with `skein token create --name {}`, or \
+             join as {}",
+            request.name,
+            request.name,
+            token::name_of_key(&request.node)
+        );
+        return Err(Refusal::new(RefusalCode::NameNotGiven, text));
+    }
     check_name(&request.node, &request.name, situation)?;
-    let grant = request.token.body.grant(request.name.clone());
+    let grant = terms.grant(request.name.clone());
     let grant = grant.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
     if situation.trust.revocations.ends(&request.node, &grant) {
         let text = "this key was revoked: remove node.key and join with a new one";
@@ -138,6 +163,7 @@ fn refused_token(error: &TokenError, now: Wall) -> Refusal {
         TokenError::Text(_)
         | TokenError::BadSignature
         | TokenError::Issuer(_)
+        | TokenError::UnknownIssuer
         | TokenError::Scope(_) => RefusalCode::WrongToken,
     };
     let clock = match error {
@@ -176,7 +202,7 @@ pub fn grant_join(
     situation: &Situation,
 ) -> Reply {
     let own_issuer = match request.issuer {
-        Some(key) if used < request.token.body.issuers && issuer.has_root() => {
+        Some(key) if used < request.token.body.terms.issuers && issuer.has_root() => {
             let made = issuer.certify_issuer(&key, &request.node, situation.now);
             match made {
                 Ok(certificate) => Some(certificate),

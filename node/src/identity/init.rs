@@ -44,6 +44,8 @@ pub struct InitOptions {
     pub offline_root: bool,
     /// Where the operator's key goes: a person's directory, not the agent's.
     pub operator: PathBuf,
+    /// What hosts that join by the printed token may serve.
+    pub services: Vec<ServicePattern>,
 }
 
 /// What was made.
@@ -265,7 +267,9 @@ fn write_operator(directory: &Path, by: &Authority<'_>, now: Wall) -> Result<(),
 
 fn first_token(options: &InitOptions) -> TokenScope {
     TokenScope {
-        services: vec![ServicePattern::All],
+        services: options.services.clone(),
+        // For its hour: whoever made the mesh lets in the first hosts by it, under their names.
+        names: "*".parse().into_iter().collect(),
         roles: vec![],
         zone: None,
         issuers: if options.offline_root { 0 } else { options.issuers.saturating_sub(1) },

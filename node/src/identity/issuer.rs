@@ -6,11 +6,11 @@ use std::time::Duration;
 use skein_protocol::{
     clock::Wall,
     limits,
-    name::{Locality, NodeKey, ServicePattern},
+    name::{Locality, NamePattern, NodeKey, ServicePattern},
     trust::{
         Chain, ChainError, Grant, PublicKey, Role, RootChain, Roots, Signer, VerifiedIssuer,
         issue::{self, Authority, IssueError, Validity},
-        token::{Token, TokenBody},
+        token::{self, Token, TokenBody, TokenProof, TokenTerms},
         verify_issuer,
     },
     wire::codec::CodecError,
@@ -66,6 +66,8 @@ pub enum IssuerError {
 pub struct TokenScope {
     /// What nodes may speak for; none is calling only.
     pub services: Vec<ServicePattern>,
+    /// Which names they may have; none is one made of the key.
+    pub names: Vec<NamePattern>,
     /// Their further parts.
     pub roles: Vec<Role>,
     /// Where they must be.
@@ -172,20 +174,23 @@ impl IssuingHost {
             return Err(IssuerError::NoRoot);
         }
         let seed = random()?;
-        let body = TokenBody {
+        let terms = TokenTerms {
             mesh: self.trusted.mesh,
-            issuer: self.verified.key,
-            seed_key: KeyPair::from_seed(&seed)?.public_key(),
+            issuer: token::hint(&self.verified.key),
             services: scope.services,
+            names: scope.names,
             roles: scope.roles,
             zone: scope.zone,
             issuers: scope.issuers.min(limits::TOKEN_ISSUERS_MAX),
             not_after: now.after(scope.life),
             uses: scope.uses,
-            id: random()?,
         };
-        let proof = body.sign(self.certificate.clone(), &self.key)?;
-        Ok(Token { root: Roots::hash_of(&self.verified.root), seed, proof })
+        let body = TokenBody { seed_key: KeyPair::from_seed(&seed)?.public_key(), terms };
+        let TokenProof { body, signature } = body.sign(&self.key)?;
+        let root = Roots::hash_of(&self.verified.root);
+        let token = Token { root, seed, terms: body.terms, signature };
+        let fits = token.to_text().is_some();
+        fits.then_some(token).ok_or(IssuerError::Scope("a token says no more than 2,048 bytes"))
     }
 
     /// A certificate for an issuer on another host. Needs the root.

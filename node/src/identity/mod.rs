@@ -25,4 +25,4 @@ pub use files::Files;
 pub use init::{Init, InitError, InitOptions, init};
 pub use issuer::{IssuerError, IssuingHost, TokenScope};
 pub use operator::{OperatorError, RootKey};
-pub use serve::{Desk, NO_ISSUER, Relay, serve, serve_relayed};
+pub use serve::{Desk, NO_ISSUER, Relay, Told, serve, serve_relayed};

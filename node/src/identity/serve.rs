@@ -12,12 +12,14 @@ use std::{io, sync::Arc};
 use rustls_pki_types::UnixTime;
 use skein_protocol::{
     limits,
+    name::{NodeKey, NodeName},
     trust::{
         admit::{Alpn, CloseCode, admit},
         join::{
             EXPORTER_LABEL, Exporter, JoinRequest, Message, Refusal, RefusalCode, RenewRequest,
             Reply,
         },
+        token::{TokenBody, TokenId},
     },
     wire::kind::{StreamKind, UNKNOWN_KIND},
 };
@@ -52,10 +54,27 @@ pub trait Desk: Send + Sync {
     fn situation(&self) -> Situation;
     /// Takes a use of a token and writes it to disk, before it answers. Gives how often the
     /// token was used before ([`desk::take_use`]).
-    fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>>;
+    fn take_use<'a>(&'a self, token: &'a TokenBody) -> BoxFuture<'a, Result<u32, Refusal>>;
+    /// The certificates of all issuers of the mesh that are known, this host's among them.
+    fn issuers(&self) -> Vec<Arc<Vec<u8>>>;
+    /// Tells people what became of a request.
+    fn told(&self, _what: &Told<'_>) {}
     /// A stream to the agent of an issuer, its kind byte not written yet. Refuses when too many
     /// are open, or none is reached.
     fn relay(&self) -> BoxFuture<'_, Result<Relay, Refusal>>;
+}
+
+/// What became of a request to join or to renew, for the log.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// Who asked.
+    pub node: NodeKey,
+    /// Under which name.
+    pub name: &'a NodeName,
+    /// By which token; none for a renewal.
+    pub token: Option<TokenId>,
+    /// Whether it was let in, or why not.
+    pub result: Result<(), &'a Refusal>,
 }
 
 /// A stream to the agent of an issuer.
@@ -202,20 +221,41 @@ async fn join(
 ) -> Result<Reply, Refusal> {
     let issuer = desk.issuer().ok_or_else(no_issuer)?;
     let request = JoinRequest::decode(bytes).map_err(|_| malformed())?;
-    // Who holds no token costs no more than two signature checks.
-    desk::check_proof(&request, &peer.key, exporter, (&desk.trust(), crate::clock::wall()))?;
-    let situation = desk.situation();
-    let grant = desk::check_grant(&request, &situation)?;
-    let body = &request.token.body;
-    let used = desk.take_use(body.id, body.uses).await?;
-    Ok(desk::grant_join(&issuer, &request, &grant, used, &situation))
+    // Who holds no token costs no more than a few signature checks.
+    let known = desk.issuers();
+    let proof = (&*desk.trust(), known.as_slice(), crate::clock::wall());
+    let decided = async {
+        desk::check_proof(&request, &peer.key, exporter, proof)?;
+        let situation = desk.situation();
+        let grant = desk::check_grant(&request, &situation)?;
+        let used = desk.take_use(&request.token.body).await?;
+        Ok(desk::grant_join(&issuer, &request, &grant, used, &situation))
+    };
+    let decided = decided.await;
+    let token = Some(request.token.body.id());
+    tell(desk, (peer.key, &request.name, token), &decided);
+    decided
+}
+
+fn tell(
+    desk: &dyn Desk,
+    (node, name, token): (NodeKey, &NodeName, Option<TokenId>),
+    decided: &Result<Reply, Refusal>,
+) {
+    let result = match decided {
+        Ok(Reply::Admitted(_)) => Ok(()),
+        Ok(Reply::Refused(refusal)) | Err(refusal) => Err(refusal),
+    };
+    desk.told(&Told { node, name, token, result });
 }
 
 fn renew(peer: &Identity, bytes: &[u8], desk: &dyn Desk) -> Result<Reply, Refusal> {
     let issuer = desk.issuer().ok_or_else(no_issuer)?;
     let request = RenewRequest::decode(bytes).map_err(|_| malformed())?;
     let (verified, _) = peer.chain.as_ref().ok_or_else(malformed)?;
-    Ok(desk::renew(&issuer, verified, request.nonce, &desk.situation()))
+    let decided = Ok(desk::renew(&issuer, verified, request.nonce, &desk.situation()));
+    tell(desk, (verified.key, &verified.grant.name, None), &decided);
+    decided
 }
 
 fn no_issuer() -> Refusal {

@@ -17,10 +17,10 @@ use skein_protocol::{
         issue::{self, Authority, Validity},
         join::{JoinRequest, Refusal, RefusalCode, Reply},
         revocation::{By, Revocation, Subject},
-        token::Token,
+        token::{Token, TokenBody},
         verify_chain,
     },
-    wire::kind::StreamKind,
+    wire::{ask::TokenUseAsk, kind::StreamKind},
 };
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, runtime::Handle, task::JoinSet};
@@ -70,6 +70,7 @@ fn made_with(change: impl Fn(&mut InitOptions)) -> Host {
         zone: None,
         issuers: 3,
         offline_root: false,
+        services: vec!["*/*".parse().unwrap()],
         operator: directory.path().join("operator"),
     };
     change(&mut options);
@@ -83,6 +84,8 @@ struct TestDesk {
     trust: Arc<Trust>,
     members: Vec<Member>,
     uses: Mutex<TokenUses>,
+    /// The mesh's issuer, as the records of members tell.
+    certificate: Arc<Vec<u8>>,
     through: Option<Link>,
 }
 
@@ -90,7 +93,10 @@ impl TestDesk {
     fn new(files: &Files) -> Self {
         let issuer = IssuingHost::open(files).unwrap().map(Arc::new);
         let trust = files.credentials(now()).unwrap().trust().unwrap();
-        Self { issuer, trust, members: vec![], uses: Mutex::default(), through: None }
+        let chain = file::read_chain(&files.node_chain()).unwrap();
+        let certificate = Arc::new(chain.issuer);
+        let uses = Mutex::default();
+        Self { issuer, trust, members: vec![], uses, certificate, through: None }
     }
 }
 
@@ -113,8 +119,12 @@ impl Desk for TestDesk {
         }
     }
 
-    fn take_use(&self, id: [u8; 16], at_most: u32) -> BoxFuture<'_, Result<u32, Refusal>> {
-        let taken = take_use(&mut self.uses.lock().unwrap(), id, at_most);
+    fn issuers(&self) -> Vec<Arc<Vec<u8>>> {
+        vec![self.certificate.clone()]
+    }
+
+    fn take_use<'a>(&'a self, token: &'a TokenBody) -> BoxFuture<'a, Result<u32, Refusal>> {
+        let taken = take_use(&mut self.uses.lock().unwrap(), &[], &use_of(token), now());
         Box::pin(async { taken })
     }
 
@@ -171,7 +181,7 @@ fn init_makes_a_whole_mesh_once() {
     assert_eq!(mode(host.made.operator_key.as_deref().unwrap()), 0o600);
     let own = files.credentials(now()).unwrap().own().unwrap();
     assert_eq!(own.verified.grant.name.as_str(), "first");
-    let body = &host.made.token.proof.body;
+    let body = &host.made.token.terms;
     assert_eq!((body.issuers, body.uses), (2, 10));
     assert!(body.not_after.since(now()) <= Duration::from_secs(3600));
     let options = InitOptions {
@@ -180,6 +190,7 @@ fn init_makes_a_whole_mesh_once() {
         zone: None,
         issuers: 3,
         offline_root: false,
+        services: vec!["*/*".parse().unwrap()],
         operator: host.directory.path().join("other"),
     };
     let error = init(files, &options, now()).unwrap_err();
@@ -192,11 +203,12 @@ fn an_offline_root_stays_with_the_operator_and_the_token_makes_no_issuers() {
     let host = made_with(|options| options.offline_root = true);
     assert!(!host.files.root_key().exists());
     assert!(host.made.root_key.starts_with(host.directory.path().join("operator")));
-    assert_eq!(host.made.token.proof.body.issuers, 0);
+    assert_eq!(host.made.token.terms.issuers, 0);
     let issuer = IssuingHost::open(&host.files).unwrap().unwrap();
     assert!(!issuer.has_root());
     let scope = TokenScope {
         services: vec![],
+        names: vec![],
         roles: vec![],
         zone: None,
         issuers: 1,
@@ -217,6 +229,7 @@ fn a_directory_that_is_not_writable_is_told_with_what_to_do() {
         zone: None,
         issuers: 1,
         offline_root: false,
+        services: vec!["*/*".parse().unwrap()],
         operator: directory.path().join("operator"),
     };
     let error = init(&Files::new(file.join("agent")), &options, now()).unwrap_err();
@@ -342,9 +355,21 @@ async fn an_agent_that_reaches_no_issuer_says_so() {
     assert!(error.to_string().contains("holds no issuer and reaches none"), "{error}");
 }
 
+/// What its uses are taken by.
+fn use_of(token: &TokenBody) -> TokenUseAsk {
+    let terms = &token.terms;
+    TokenUseAsk { id: token.id(), at_most: terms.uses, until: terms.not_after }
+}
+
+fn body_of(token: &Token) -> TokenBody {
+    let seed = KeyPair::from_seed(&token.seed).unwrap();
+    token.proof(seed.public_key()).body
+}
+
 fn token(host: &Host, change: impl Fn(&mut TokenScope)) -> Token {
     let mut scope = TokenScope {
         services: vec!["shop/*".parse().unwrap()],
+        names: vec!["*".parse().unwrap()],
         roles: vec![],
         zone: None,
         issuers: 0,
@@ -376,12 +401,13 @@ async fn a_token_is_refused_by_number_and_words() {
     assert_eq!(refused(&host, desk(), &wrong).await.0, RefusalCode::WrongToken);
 
     let mut wide = token(&host, |_| {});
-    wide.proof.body.services = vec!["*/*".parse().unwrap()];
+    wide.terms.services = vec!["*/*".parse().unwrap()];
     assert_eq!(refused(&host, desk(), &wide).await.0, RefusalCode::WrongToken);
 
     let issuer = IssuingHost::open(&host.files).unwrap().unwrap();
     let scope = TokenScope {
         services: vec![],
+        names: vec![],
         roles: vec![],
         zone: None,
         issuers: 0,
@@ -395,13 +421,14 @@ async fn a_token_is_refused_by_number_and_words() {
 
     let once = token(&host, |scope| scope.uses = 1);
     let used = desk();
-    take_use(&mut used.uses.lock().unwrap(), once.proof.body.id, 1).unwrap();
+    let asked = use_of(&body_of(&once));
+    take_use(&mut used.uses.lock().unwrap(), &[], &asked, now()).unwrap();
     let (code, text) = refused(&host, used, &once).await;
     assert_eq!(code, RefusalCode::UsedUp);
     assert!(text.contains("used 1 time,"), "{text}");
 
     let revoked = desk();
-    revoked.uses.lock().unwrap().revoked.push(once.proof.body.id);
+    revoked.uses.lock().unwrap().revoked.push((asked.id, asked.until));
     assert_eq!(refused(&host, revoked, &once).await.0, RefusalCode::TokenRevoked);
 }
 
@@ -462,13 +489,41 @@ async fn a_host_whose_clock_is_years_off_is_told_so() {
 fn uses_are_counted_to_their_bound_and_no_further() {
     let mut uses = TokenUses::default();
     let ids = [[3; 16], [1; 16], [2; 16]];
+    let until = now().after(DAY);
     for id in ids {
-        assert_eq!(take_use(&mut uses, id, 2).unwrap(), 0);
-        assert_eq!(take_use(&mut uses, id, 2).unwrap(), 1);
-        assert_eq!(take_use(&mut uses, id, 2).unwrap_err().code, RefusalCode::UsedUp);
+        let asked = TokenUseAsk { id, at_most: 2, until };
+        let mut take = || take_use(&mut uses, &[], &asked, now());
+        assert_eq!(take().unwrap(), 0);
+        assert_eq!(take().unwrap(), 1);
+        assert_eq!(take().unwrap_err().code, RefusalCode::UsedUp);
     }
     assert!(uses.used.is_sorted());
-    assert_eq!(uses.used.iter().map(|(_, used)| used).sum::<u32>(), 6);
+    assert_eq!(uses.used.iter().map(|one| one.uses).sum::<u32>(), 6);
+}
+
+#[test]
+fn what_other_issuers_say_of_a_token_counts_and_what_is_over_is_forgotten() {
+    let asked = TokenUseAsk { id: [1; 16], at_most: 3, until: now().after(DAY) };
+    let mut other = TokenUses::default();
+    assert_eq!(take_use(&mut other, &[], &asked, now()), Ok(0));
+    assert_eq!(take_use(&mut other, &[], &asked, now()), Ok(1));
+    let others = [Arc::new(other)];
+    let mut own = TokenUses::default();
+    assert_eq!(take_use(&mut own, &others, &asked, now()), Ok(2), "two were used elsewhere");
+    let refusal = take_use(&mut own, &others, &asked, now()).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::UsedUp);
+    let revoked = [Arc::new(TokenUses { used: vec![], revoked: vec![([2; 16], asked.until)] })];
+    let second = TokenUseAsk { id: [2; 16], ..asked };
+    let refusal = take_use(&mut own, &revoked, &second, now()).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::TokenRevoked);
+    // A machine a token, for years: what is over makes room.
+    for n in 0..3 * u64::try_from(limits::TOKENS_COUNTED).unwrap() {
+        let mut id = [9; 16];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        let at = now().after(DAY * u32::try_from(n / 1000).unwrap());
+        let asked = TokenUseAsk { id, at_most: 1, until: at.after(DAY / 2) };
+        assert_eq!(take_use(&mut own, &[], &asked, at), Ok(0), "{n}");
+    }
 }
 
 /// A member whose certificate was made at `at`, by an issuer that is a year old by then.
@@ -525,6 +580,7 @@ fn made_long_ago() -> Host {
         zone: None,
         issuers: 3,
         offline_root: false,
+        services: vec!["*/*".parse().unwrap()],
         operator: directory.path().join("operator"),
     };
     let made = init(&files, &options, now().before(100 * DAY)).unwrap();
@@ -589,6 +645,7 @@ fn an_operators_key_does_not_go_where_the_agent_reads_it() {
             zone: None,
             issuers: 3,
             offline_root: false,
+            services: vec!["*/*".parse().unwrap()],
             operator: directory.path().join(operator),
         };
         let error = init(&files, &options, now()).unwrap_err();
@@ -616,6 +673,7 @@ fn root_makes_a_mesh_for_the_agents_user_and_keeps_the_operators_key() {
         zone: None,
         issuers: 3,
         offline_root: false,
+        services: vec!["*/*".parse().unwrap()],
         operator: directory.path().join(operator),
     };
     let theirs = directory.path().join("theirs");
@@ -648,19 +706,27 @@ fn a_request_for_another_key_than_the_connections_is_refused() {
     let token = token(&host, |_| {});
     let seed = KeyPair::from_seed(&token.seed).unwrap();
     let key = KeyPair::generate().unwrap().node_key();
-    let request =
-        JoinRequest::sign(key, None, name("web"), token.proof.clone(), [1; 32], &[2; 32], &seed)
-            .unwrap();
+    let request = JoinRequest::sign(
+        key,
+        None,
+        name("web"),
+        token.proof(seed.public_key()),
+        [1; 32],
+        &[2; 32],
+        &seed,
+    )
+    .unwrap();
     let situation = desk.situation();
     let other = KeyPair::generate().unwrap().node_key();
-    let trust = (&*situation.trust, situation.now);
+    let known = desk.issuers();
+    let trust = (&*situation.trust, known.as_slice(), situation.now);
     let refusal = desk::check_proof(&request, &other, &[2; 32], trust).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Malformed);
     let refusal = desk::check_proof(&request, &key, &[3; 32], trust).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::WrongToken, "copied from another connection");
     desk::check_proof(&request, &key, &[2; 32], trust).unwrap();
     let grant = desk::check_grant(&request, &situation).unwrap();
-    assert_eq!(grant.services, token.proof.body.services);
+    assert_eq!(grant.services, token.terms.services);
     let issuer = desk.issuer.as_ref().unwrap();
     let reply = desk::grant_join(issuer, &request, &grant, 0, &situation);
     assert!(matches!(reply, Reply::Admitted(_)));

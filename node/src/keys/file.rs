@@ -153,7 +153,7 @@ pub fn make_directory(path: &Path) -> Result<(), FileError> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         make_directory(parent)?;
     }
     fs::DirBuilder::new().mode(0o750).create(path).map_err(unwritable)?;

@@ -87,6 +87,8 @@ fn endpoint(number: u8, usable: Use) -> Endpoint {
             hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
+            held_issuer: None,
+            tokens: Arc::default(),
             root: [0; 32],
             certified: true,
             unwritten: false,

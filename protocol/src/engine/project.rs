@@ -244,6 +244,8 @@ fn node_view(
         hash: record.hash(),
         version: content.host.version.to_string(),
         issuer: content.issuer.0.is_some(),
+        held_issuer: content.issuer.0.clone().map(Arc::new),
+        tokens: Arc::new(content.tokens.clone()),
         root: record.chain().root,
         certified: true,
         unwritten: content.host.unwritten,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::settings::{Advertised, Capture, Gateway, Mesh, MeshPort, Proxies, Seed, Transport};
 use super::value::{HostAddress, Image, InvalidValue, TargetAddress, invalid};
 use crate::{
-    name::{Label, NodeName, ServiceName, ServicePattern, Tag, VersionText},
+    name::{Label, NamePattern, NodeName, ServiceName, ServicePattern, Tag, VersionText},
     record::node::Protocol,
     route::{PortRef, Subset},
 };
@@ -384,41 +384,28 @@ impl Called {
 
 /// Node names, `*` standing for any run of characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct NodePattern(String);
+pub struct NodePattern(NamePattern);
 
 impl NodePattern {
     /// The pattern of that text: what a node's name may hold, and `*`.
     pub fn new(text: &str) -> Result<Self, InvalidValue> {
-        let plain = text.replace('*', "x");
-        match NodeName::new(plain) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err(_) => Err(invalid(
+        text.parse().map(Self).map_err(|_| {
+            invalid(
                 format!("`{text}` is no pattern of node names"),
                 "write a node's name as `skein members` shows it; `*` stands for any characters",
-            )),
-        }
+            )
+        })
     }
 
     /// Whether that name is meant.
     pub fn covers(&self, name: &NodeName) -> bool {
-        let mut parts = self.0.split('*');
-        let Some(rest) = parts.next().and_then(|head| name.as_str().strip_prefix(head)) else {
-            return false;
-        };
-        let parts: Vec<&str> = parts.collect();
-        let Some((tail, middle)) = parts.split_last() else { return rest.is_empty() };
-        let mut rest = rest;
-        for part in middle {
-            let Some(at) = rest.find(part) else { return false };
-            rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
-        }
-        rest.ends_with(tail)
+        self.0.covers(name)
     }
 }
 
 impl fmt::Display for NodePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.fmt(f)
     }
 }
 

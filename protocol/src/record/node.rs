@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Wall,
     limits,
     name::{Label, Locality, NodeName, ServiceName, Tag, VersionText},
 };
@@ -171,13 +172,44 @@ impl std::fmt::Display for InstanceId {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Instances(pub Vec<Instance>);
 
-/// Section 4: the uses of join tokens at an issuing host.
+/// Section 4: the uses of join tokens at an issuing host. It counts for the whole mesh: what all
+/// live issuers say together decides.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TokenUses {
-    /// Token id and how often it was used, sorted.
-    pub used: Vec<([u8; 16], u32)>,
-    /// Tokens that the host revoked, sorted.
-    pub revoked: Vec<[u8; 16]>,
+    /// Tokens that were used, sorted by id.
+    pub used: Vec<TokenUse>,
+    /// Tokens that the host revoked, sorted, each with the time from which on it is over anyway.
+    pub revoked: Vec<([u8; 16], Wall)>,
+}
+
+/// A token that was used at the host.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// Its id.
+    pub id: [u8; 16],
+    /// How often.
+    pub uses: u32,
+    /// Until when it is good: after that it is forgotten.
+    pub until: Wall,
+}
+
+impl TokenUses {
+    /// How often that token was used here.
+    pub fn uses_of(&self, id: &[u8; 16]) -> u32 {
+        self.used.iter().find(|one| one.id == *id).map_or(0, |one| one.uses)
+    }
+
+    /// Whether that token was revoked here.
+    pub fn is_revoked(&self, id: &[u8; 16]) -> bool {
+        self.revoked.iter().any(|(revoked, _)| revoked == id)
+    }
+
+    /// Forgets what is over by `now`.
+    pub fn forget(&mut self, now: Wall) {
+        let holds = |until: &Wall| until.after(limits::CLOCK_SKEW) >= now;
+        self.used.retain(|one| holds(&one.until));
+        self.revoked.retain(|(_, until)| holds(until));
+    }
 }
 
 /// Section 5: the issuer certificate that the host holds, as DER.

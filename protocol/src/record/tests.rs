@@ -8,7 +8,7 @@ use super::{
     header::{HEADER_BYTES, Header, RecordKind, SIGNATURE_DOMAIN},
     node::{
         Address, Addresses, Health, HeldIssuer, Host, Instance, InstanceId, Instances, NodeRecord,
-        NodeState, Protocol, ServicePort, TokenUses,
+        NodeState, Protocol, ServicePort, TokenUse, TokenUses,
     },
     signed::{Bundle, OwnChain, RecordError, Signed, Verified},
 };
@@ -59,7 +59,10 @@ fn content() -> NodeRecord {
         },
         addresses: Addresses(vec![address]),
         instances: Instances(vec![instance]),
-        tokens: TokenUses { used: vec![([1; 16], 2)], revoked: vec![[3; 16]] },
+        tokens: TokenUses {
+            used: vec![TokenUse { id: [1; 16], uses: 2, until: Wall(5) }],
+            revoked: vec![([3; 16], Wall(7))],
+        },
         issuer: HeldIssuer(Some(vec![1, 2, 3])),
     }
 }

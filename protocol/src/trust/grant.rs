@@ -33,13 +33,13 @@ pub enum Role {
 }
 
 impl Role {
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             Self::Gateway => 2,
         }
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(super) fn of_number(number: u8) -> Option<Self> {
         match number {
             2 => Some(Self::Gateway),
             _ => None,
@@ -176,7 +176,7 @@ impl Grant {
         let mut list = der::take(fields, der::SEQUENCE).ok_or(GrantError::Malformed("roles"))?;
         let mut roles = Vec::new();
         while !list.is_empty() {
-            let role = der::take_small(&mut list).and_then(Role::from_number);
+            let role = der::take_small(&mut list).and_then(Role::of_number);
             roles.push(role.ok_or(GrantError::Malformed("an unknown role"))?);
         }
         let zone = match der::take_text(fields) {

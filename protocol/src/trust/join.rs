@@ -225,6 +225,8 @@ pub enum RefusalCode {
     Malformed,
     /// The answering host has a trouble of its own.
     Trouble,
+    /// The token does not give that name.
+    NameNotGiven,
 }
 
 impl RefusalCode {
@@ -243,6 +245,7 @@ impl RefusalCode {
             Self::NoIssuer => 10,
             Self::Malformed => 11,
             Self::Trouble => 12,
+            Self::NameNotGiven => 13,
         }
     }
 }

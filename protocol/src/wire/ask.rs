@@ -15,6 +15,7 @@ use super::{
     kind::StreamKind,
 };
 use crate::{
+    clock::Wall,
     limits,
     name::{NodeKey, NodeName, ServiceName},
 };
@@ -30,6 +31,19 @@ pub enum Ask {
     Record(NodeKey),
     /// For how long are all calls at your host known?
     CallsKnown,
+    /// May a host join by a token that your issuer made? It takes a use. Only of issuing hosts.
+    TokenUse(TokenUseAsk),
+}
+
+/// A use of a join token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenUseAsk {
+    /// The token.
+    pub id: [u8; 16],
+    /// How often it may be used.
+    pub at_most: u32,
+    /// Until when it is good.
+    pub until: Wall,
 }
 
 /// An answer.
@@ -43,6 +57,8 @@ pub enum Answer {
     Record(u64),
     /// For so many seconds; `None`: for as long as the host is in the mesh.
     CallsKnown(Option<u32>),
+    /// It was used so often before; or why it may not be used, by the number of a refusal.
+    TokenUse(Result<u32, u16>),
 }
 
 /// Somebody called something at the answering host.

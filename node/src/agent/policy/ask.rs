@@ -6,6 +6,7 @@ use futures_util::{StreamExt, stream};
 use skein_protocol::{
     limits,
     name::NodeKey,
+    trust::join::{Refusal, RefusalCode},
     view::{Liveness, NodeView},
     wire::{
         ask::{Answer, Ask},
@@ -22,14 +23,14 @@ use super::super::show::Agent;
 use crate::{link::mux::StreamPair, proxy::Dialer};
 
 /// Answers a peer's question, from behind its kind byte on.
-pub(crate) async fn serve(agent: &Agent, (mut send, mut receive): StreamPair) {
+pub(crate) async fn serve(agent: &Arc<Agent>, by: NodeKey, (mut send, mut receive): StreamPair) {
     let answered = timeout(limits::ASK_TIMEOUT, async {
         let mut length = [0; 2];
         receive.read_exact(&mut length).await.ok()?;
         let length = usize::from(u16::from_le_bytes(length));
         let mut question = vec![0; Some(length).filter(|length| *length <= limits::ASK_BYTES)?];
         receive.read_exact(&mut question).await.ok()?;
-        let answer = answer(agent, Ask::decode(&question).ok()?).encode().ok()?;
+        let answer = answer(agent, by, Ask::decode(&question).ok()?).await.encode().ok()?;
         send.write_all(&answer).await.ok()?;
         send.shutdown().await.ok()
     });
@@ -40,7 +41,7 @@ pub(crate) async fn serve(agent: &Agent, (mut send, mut receive): StreamPair) {
     }
 }
 
-fn answer(agent: &Agent, question: Ask) -> Answer {
+async fn answer(agent: &Arc<Agent>, by: NodeKey, question: Ask) -> Answer {
     match question {
         Ask::Stand => {
             let view = agent.view();
@@ -58,6 +59,14 @@ fn answer(agent: &Agent, question: Ask) -> Answer {
         }
         Ask::Record(node) => {
             Answer::Record(agent.view().nodes.get(&node).map_or(0, |node| node.sequence))
+        }
+        Ask::TokenUse(asked) => {
+            // An issuer may ask; it could admit whom it likes anyway.
+            let taken = match agent.issues(&by) {
+                true => agent.take_token_use(asked).await,
+                false => Err(Refusal::new(RefusalCode::Trouble, "only issuing hosts may ask")),
+            };
+            Answer::TokenUse(taken.map_err(|refusal| refusal.code.number()))
         }
     }
 }

@@ -96,6 +96,8 @@ pub struct LeaveReport {
 pub struct TokenRequest {
     /// Services that the joining nodes may serve; empty: they may only call.
     pub services: Vec<String>,
+    /// Names that it may give, `*` for any characters; empty: `node-ID` only.
+    pub names: Vec<String>,
     /// `relay`, `gateway`.
     pub roles: Vec<String>,
     /// The zone they must be in; `*` for any.
@@ -128,6 +130,20 @@ impl std::fmt::Debug for TokenCreated {
     }
 }
 
+/// On how many issuers a token is revoked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenRevoked {
+    /// Which.
+    pub id: String,
+    /// Issuers that have heard, this one among them.
+    pub on: u32,
+    /// Issuers that live.
+    pub of: u32,
+    /// The hosts of those that have not heard.
+    pub unheard: Vec<String>,
+}
+
 /// A token as its issuer remembers it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -154,6 +170,8 @@ pub struct TokenInfo {
 pub struct AdmitRequest {
     /// The public key, as `skein key` prints it on the host to admit.
     pub key: String,
+    /// Whether a host that is away gives up the name.
+    pub replace: bool,
     /// The node's name.
     pub name: String,
     /// Services it may serve.

@@ -223,6 +223,8 @@ impl Tour<'_> {
             &node.state_text(),
             "--service",
             "demo/*",
+            "--name",
+            "*",
             "--uses",
             "20",
             "-o",

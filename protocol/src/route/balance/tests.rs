@@ -34,6 +34,8 @@ fn endpoint(number: u8, weight: u32, zone: &str, usable: Use) -> Endpoint {
             hash: Hash([0; 32]),
             version: String::new(),
             issuer: false,
+            held_issuer: None,
+            tokens: Arc::default(),
             root: [0; 32],
             certified: true,
             unwritten: false,
