@@ -156,7 +156,7 @@ async fn root_the_missions_documents_are_accepted_as_they_stand_and_have_their_e
     server.arg(&www).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let _other = server.kill_on_drop(true).spawn().expect("python3");
     let join = ["join", "127.0.0.1:7400", "--name", "third"];
-    let roles = ["token", "create", "--service", "*/*", "--role", "gateway"];
+    let roles = ["token", "create", "--name", "*", "--service", "*/*", "--role", "gateway"];
     let token = first.cli(&roles).await.out.trim().to_owned();
     let joined = third.run_with(&join, &[("SKEIN_TOKEN", token.as_str())]).await;
     assert!(joined.status.success(), "{joined:?}");
