@@ -15,6 +15,7 @@ mod capture;
 mod carry;
 mod crash;
 mod foreign;
+mod full;
 mod gateway;
 mod harness;
 mod hostile;

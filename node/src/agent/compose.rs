@@ -6,6 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
+    time::Duration,
 };
 
 use skein_protocol::{
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     caller,
-    disk::Disk,
+    disk::{Disk, StateError},
     gossip::{Directory, Hints},
     proxy::{
         Bind, Captured, ListenerSpec, Listeners, LocalServices, PeerIdentity,
@@ -290,6 +291,30 @@ fn occupied(snapshot: &Snapshot) -> Occupied {
 /// The book of virtual addresses, on disk.
 pub(super) struct VirtualBook(pub(super) Arc<Disk>);
 
+/// What waits for the book waits no longer than this: composition must not hang with a disk.
+const BOOK_PATIENCE: Duration = Duration::from_millis(250);
+
+impl VirtualBook {
+    /// Writes, unless the disk cannot be written or does not answer in time. What comes on disk after
+    /// all does no harm: an address that nobody was told.
+    fn write(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<(), StateError> + Send + 'static,
+    ) -> io::Result<()> {
+        if let Some(why) = self.0.trouble() {
+            return Err(io::Error::other(why));
+        }
+        let (done, written) = std::sync::mpsc::sync_channel(1);
+        let disk = Arc::clone(&self.0);
+        std::thread::Builder::new().name("skein-book".to_owned()).spawn(move || {
+            let _ = done.send(work(&disk));
+        })?;
+        let written = written.recv_timeout(BOOK_PATIENCE);
+        let late = |_| io::Error::other("the disk does not answer");
+        written.map_err(late)?.map_err(io::Error::other)
+    }
+}
+
 impl AddressBook for VirtualBook {
     fn load(&self) -> io::Result<BTreeMap<ServiceName, Ipv4Addr>> {
         let kept = self.0.virtual_addresses().map_err(io::Error::other)?;
@@ -302,13 +327,14 @@ impl AddressBook for VirtualBook {
     fn save(&mut self, given: &[(ServiceName, Ipv4Addr)]) -> io::Result<()> {
         let texts: Vec<(String, u32)> =
             given.iter().map(|(service, at)| (service.to_string(), (*at).into())).collect();
-        let entries = texts.iter().map(|(service, at)| (service.as_str(), *at));
-        self.0.keep_virtual_addresses(entries).map_err(io::Error::other)
+        self.write(move |disk| {
+            let entries = texts.iter().map(|(service, at)| (service.as_str(), *at));
+            disk.keep_virtual_addresses(entries)
+        })
     }
 
     fn forget(&mut self, services: &[ServiceName]) -> io::Result<()> {
         let texts: Vec<String> = services.iter().map(ToString::to_string).collect();
-        let texts = texts.iter().map(String::as_str);
-        self.0.forget_virtual_addresses(texts).map_err(io::Error::other)
+        self.write(move |disk| disk.forget_virtual_addresses(texts.iter().map(String::as_str)))
     }
 }
