@@ -409,7 +409,8 @@ impl Checks {
         if ended.is_empty() {
             return;
         }
-        self.knew_ended.insert(number, ended.len());
+        // What a failing disk does not take counts at once, and is learned again after a crash.
+        self.knew_ended.insert(number, ended.len().min(node.disk.revocations.len()));
         self.made += 1;
         if let Some((_, key)) = engine.ready_links().find(|(_, key)| ended.is_revoked(key)) {
             let of = world.number(&key);

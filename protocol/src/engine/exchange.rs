@@ -328,7 +328,7 @@ impl Pulls {
         }
         let held = self.by_link.get(&link).copied().unwrap_or_default();
         let free = PULLS_MAX.saturating_sub(self.of.len());
-        if before.is_none() && held >= free {
+        if before.is_none() && held >= free.min(PULLS_PER_LINK) {
             return false;
         }
         self.remove(&origin);
@@ -362,6 +362,10 @@ impl Pulls {
 
 /// With one peer all nodes can be under way; with three that invent heads a fourth gets a third as
 /// many.
+/// What one peer tells of is asked for within this, or its lies would fill this host's own line: at
+/// 32 bytes 32 KiB in two seconds.
+const PULLS_PER_LINK: usize = limits::NODES_MAX / 4;
+/// With one peer a quarter of all nodes can be under way, with eight all of them twice.
 pub(super) const PULLS_MAX: usize = 2 * limits::NODES_MAX;
 
 pub(super) fn next_key(key: NodeKey) -> Option<NodeKey> {

@@ -55,9 +55,6 @@ struct Asking {
     until: Tick,
     /// Who was asked and has not answered.
     open: BTreeSet<LinkId>,
-    /// How many must have heard of the node: most of those who were asked, so that one liar
-    /// shields nobody.
-    wanted: usize,
 }
 
 impl Member {
@@ -166,17 +163,13 @@ impl Engine {
     }
 
     /// Somebody who was asked says that it hears of a node. It is only said, so it moves nothing:
-    /// of the doubts about that node this round's is not signed, if most say so.
+    /// of the doubts about that node this round's is not signed. The next round asks others.
     pub(super) fn heard_by(&mut self, link: LinkId, probe: ProbeFor) {
         let Some(member) = self.members.get_mut(&probe.subject) else { return };
-        let Some(asking) = member.asking.as_mut().filter(|asking| asking.id == probe.id) else {
+        let Some(asking) = member.asking.as_ref().filter(|asking| asking.id == probe.id) else {
             return;
         };
-        if !asking.open.remove(&link) {
-            return;
-        }
-        asking.wanted = asking.wanted.saturating_sub(1);
-        if asking.wanted == 0 {
+        if asking.open.contains(&link) {
             member.asking = None;
         }
     }
@@ -393,24 +386,21 @@ impl Engine {
         if member.liveness == Liveness::Alive {
             self.set_liveness(now, node, Liveness::Suspect);
         }
-        let subject_near = self.live.neighbours(&node);
-        let mut helpers: Vec<(bool, LinkId)> = self
-            .links
-            .ready()
-            .filter(|(_, peer)| *peer != node)
-            .map(|(link, peer)| (!subject_near.contains(&peer), link))
-            .collect();
-        helpers.sort();
+        // Others each time: one that lies about a node is asked now and then, not whenever.
+        let mut helpers: Vec<LinkId> =
+            self.links.ready().filter(|(_, peer)| *peer != node).map(|(link, _)| link).collect();
+        let mut open = BTreeSet::new();
+        while open.len() < limits::INDIRECT_PROBES && !helpers.is_empty() {
+            open.insert(helpers.swap_remove(self.rng.random_range(0..helpers.len())));
+        }
         let id = self.rng.random();
-        let open: BTreeSet<LinkId> =
-            helpers.into_iter().take(limits::INDIRECT_PROBES).map(|(_, link)| link).collect();
         let frame = Frame::ProbeFor(ProbeFor { id, subject: node });
         for link in &open {
             self.send(*link, &frame);
         }
-        let (wanted, until) = ((open.len() / 2).saturating_add(1), now.tick.after(patience));
+        let until = now.tick.after(patience);
         if let Some(member) = self.members.get_mut(&node) {
-            member.asking = Some(Asking { id, until, open, wanted });
+            member.asking = Some(Asking { id, until, open });
         }
     }
 
