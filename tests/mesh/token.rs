@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use skein_tests::{
     host::{Host, Said},
     mesh::{Mesh, token_in},
@@ -101,4 +102,17 @@ async fn a_token_gives_the_names_that_it_says_and_a_name_stays_its_keys() {
     let other = mesh.mesh_address(1);
     let said = join(&mesh[4], &other, &named, &["--name", "web-1"]).await;
     assert!(said.status.success(), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_revocation_of_a_token_names_the_issuer_that_has_not_heard() {
+    let mut mesh = two_issuers(0).await;
+    let made = mesh[0].json(&["token", "create", "--name", "*"]).await;
+    let id = made["id"].as_str().expect("an id");
+    mesh[1].agent().signal(Signal::STOP);
+    let said = mesh[0].run(&["token", "revoke", id]).await;
+    mesh[1].agent().signal(Signal::CONT);
+    assert_eq!(said.code(), 3, "{said:?}");
+    assert!(said.out.contains("revoked on 1/2 issuers"), "{said:?}");
+    assert!(said.out.contains("not heard yet: b"), "{said:?}");
 }

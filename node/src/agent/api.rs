@@ -1,6 +1,10 @@
 //! The API of a running agent: what the command line and scripts ask of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use skein_protocol::{
@@ -38,6 +42,8 @@ use crate::{
 
 /// How often it is asked whether all agents show what was changed.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a revocation of a token waits for the other issuers.
+const ISSUERS_HEAR: Duration = Duration::from_secs(5);
 
 /// How long a change is followed at least, so that what is said of it means something.
 const VISIBLE: Duration = Duration::from_secs(1);
@@ -129,6 +135,28 @@ impl Agent {
         let of = u32::try_from(alive).unwrap_or(u32::MAX).saturating_add(1);
         let took = self.clock.now().tick.since(start).as_millis();
         Visible { on: on.min(of), of, ms: u64::try_from(took).unwrap_or(u64::MAX) }
+    }
+
+    /// Waits until every other issuer goes by this host's newest record: the names of the hosts
+    /// that do not within a while.
+    async fn issuers_unheard(&self, issuers: &[NodeKey]) -> Vec<String> {
+        let mut unheard: BTreeSet<NodeKey> = issuers.iter().copied().collect();
+        let followed = async {
+            self.told().await;
+            let sequence = self.settled().await;
+            let each = stream::iter(issuers.to_vec())
+                .map(|node| async move { (node, self.goes_by(node, sequence).await) })
+                .buffer_unordered(limits::ASK_AT_ONCE);
+            let mut each = std::pin::pin!(each);
+            while let Some((node, has)) = each.next().await {
+                if has {
+                    unheard.remove(&node);
+                }
+            }
+        };
+        // Who did not answer by then has not heard.
+        let _ = tokio::time::timeout(ISSUERS_HEAR, followed).await;
+        unheard.iter().map(|node| self.name_of(node)).collect()
     }
 
     /// The sequence of this host's record, once it has all that this host wants to say: before that
@@ -696,9 +724,10 @@ impl AgentApi for Agent {
                 .map_err(|refusal| ApiError::unavailable(refusal.to_string()))?;
             let tokens = self.tokens.all();
             self.phase.send_modify(|phase| phase.tokens = tokens);
-            self.told().await;
-            let unheard = self.issuers_without_own_record().await;
-            let of = self.issuers_tokens().len() + 1;
+            let issuers: Vec<NodeKey> =
+                self.issuers_tokens().into_iter().map(|(node, _)| node).collect();
+            let unheard = self.issuers_unheard(&issuers).await;
+            let of = issuers.len() + 1;
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             Ok(TokenRevoked {
                 id,

@@ -432,33 +432,7 @@ impl Agent {
             Err(Refusal::new(RefusalCode::Trouble, format!("the desk failed: {error}")))
         })
     }
-
-    /// Waits until every other live issuer goes by the newest record of this host: the names of
-    /// the hosts that do not within a while.
-    pub(crate) async fn issuers_without_own_record(&self) -> Vec<String> {
-        let own = self.view().nodes.get(&self.me).map_or(0, |node| node.sequence);
-        let mut waits: Vec<NodeKey> =
-            self.issuers_tokens().into_iter().map(|(node, _)| node).collect();
-        let look = async {
-            while !waits.is_empty() {
-                let mut still = Vec::new();
-                for node in waits.drain(..) {
-                    match self.ask(node, Ask::Record(self.me)).await {
-                        Ok(Answer::Record(sequence)) if sequence >= own => {}
-                        _ => still.push(node),
-                    }
-                }
-                waits = still;
-                tokio::time::sleep(super::api::LOOK_EVERY).await;
-            }
-        };
-        let _ = tokio::time::timeout(HEARD_WITHIN, look).await;
-        waits.into_iter().map(|node| self.name_of(&node)).collect()
-    }
 }
-
-/// How long a revocation of a token waits for the other issuers.
-const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// The key of the issuer that a node holds: by a certificate of this mesh that names it as the
 /// host, not by its word.
