@@ -88,25 +88,14 @@ impl Mesh {
 
     /// Waits until every running agent counts `alive` live members. Gives how long it took.
     pub async fn all_alive(&self, alive: usize, limit: Duration) -> Duration {
-        let what = format!("every agent counts {alive} live members");
-        let ((), took) = until(limit, &what, async || {
-            for host in &self.hosts {
-                let status = host.try_json(&["status"]).await?;
-                let counted = status["members"]["alive"].as_u64();
-                if counted != u64::try_from(alive).ok() {
-                    return Err(format!("{}: {}", host.name, status["members"]));
-                }
-            }
-            Ok(())
-        })
-        .await;
-        took
+        let all: Vec<usize> = (0..self.hosts.len()).collect();
+        self.all_alive_of(&all, alive, limit).await
     }
 
-    /// Waits until the agents of these hosts count `alive` live members.
-    pub async fn all_alive_of(&self, hosts: &[usize], alive: usize, limit: Duration) {
-        let what = format!("{hosts:?} count {alive} live members");
-        until(limit, &what, async || {
+    /// The same of the agents of these hosts.
+    pub async fn all_alive_of(&self, hosts: &[usize], alive: usize, limit: Duration) -> Duration {
+        let what = format!("every agent counts {alive} live members");
+        let ((), took) = until(limit, &what, async || {
             for host in hosts.iter().map(|n| &self.hosts[*n]) {
                 let status = host.try_json(&["status"]).await?;
                 let counted = status["members"]["alive"].as_u64();
@@ -117,6 +106,7 @@ impl Mesh {
             Ok(())
         })
         .await;
+        took
     }
 
     /// Waits until all agents hold the same view, told by its root. Gives how long it took.
